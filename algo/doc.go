@@ -1,0 +1,19 @@
+// Package algo is the arithmetic of limits: state, limit, cost and instant in,
+// new state and outcome out. It does no I/O, reads no clock, allocates nothing
+// and rounds nothing: all quantities are integers and every wait is exact to
+// the microsecond.
+//
+// The state of one budget is a slice of int64 words. [Words] says how many a
+// budget that was never seen needs, [Need] how many its next charge needs;
+// [Init] fills in the state of "never seen", [Apply] operates on it, [Convert]
+// carries it over when a limit's numbers change, and [AbsentAt] says from when
+// on it equals "never seen", so that a store may forget it.
+//
+// A token bucket may also be kept in a single word: see [PackedLevel].
+//
+// Instants are microseconds since the Unix epoch. An instant before one already
+// seen is no error: budgets refill no further and no window comes back.
+//
+// This package is the reference for every store: scripts and SQL functions are
+// translations of it, held equal by tests.
+package algo

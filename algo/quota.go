@@ -1,0 +1,77 @@
+package algo
+
+import "github.com/headgate/headgate"
+
+// A quota's state: the calendar period it is in, what was used of it, and what
+// the period before left over.
+const (
+	quotaLabel = iota
+	quotaStart
+	quotaEnd
+	quotaUsed
+	quotaCarry
+	quotaWords
+)
+
+func quotaInit(l *headgate.Prepared, st []int64, now int64) {
+	p := PeriodAt(l.Calendar, now)
+	st[quotaLabel], st[quotaStart], st[quotaEnd] = p.Label, p.Start, p.End
+}
+
+// rollover returns what a period of limit count+carry leaves to the next.
+func rollover(l *headgate.Prepared, used, carry int64) int64 {
+	return min(l.Rollover, max(0, l.Count+carry-used))
+}
+
+func quotaApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost int64, o *headgate.Outcome) {
+	p := Period{Label: st[quotaLabel], Start: st[quotaStart], End: st[quotaEnd]}
+	n, carry := st[quotaUsed], st[quotaCarry]
+	if now >= p.End {
+		before := p.Label
+		p = PeriodAt(l.Calendar, now)
+		if l.Rollover > 0 && n > 0 && Follows(l.Calendar, before, p) {
+			carry = rollover(l, n, carry)
+		} else {
+			carry = 0
+		}
+		n = 0
+	}
+	limit := l.Count + carry
+	switch {
+	case l.Soft && op == headgate.Take:
+		n = min(headgate.MaxInt, n+cost)
+	case l.Soft && op == headgate.Peek:
+	default:
+		n = countStep(op, n, cost, limit, p.End-now, o)
+		if !o.Allowed {
+			quotaNext(l, n, carry, cost, p.End-now, o)
+		}
+	}
+	used(o, n, limit)
+	o.ResetAfter = duration(p.End - now)
+	o.ResetsAt = p.End
+	if op != headgate.Peek && o.Allowed {
+		st[quotaLabel], st[quotaStart], st[quotaEnd] = p.Label, p.Start, p.End
+		st[quotaUsed], st[quotaCarry] = n, carry
+	}
+}
+
+// quotaNext says whether a refused cost passes in the next period, whose limit
+// depends on what this one leaves to it.
+func quotaNext(l *headgate.Prepared, n, carry, cost, left int64, o *headgate.Outcome) {
+	limit := l.Count
+	if n > 0 {
+		limit += rollover(l, n, carry)
+	}
+	o.Never, o.RetryAfter = cost > limit, 0
+	if !o.Never {
+		o.RetryAfter = duration(left)
+	}
+}
+
+func quotaAbsentAt(l *headgate.Prepared, st []int64) int64 {
+	if l.Rollover > 0 && st[quotaUsed] > 0 && rollover(l, st[quotaUsed], st[quotaCarry]) > 0 {
+		return PeriodAt(l.Calendar, st[quotaEnd]).End
+	}
+	return st[quotaEnd]
+}

@@ -1,0 +1,515 @@
+package memstore
+
+import (
+	"hash/maphash"
+	"math/bits"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/algo"
+)
+
+// cell is where the state of one charge lives while its batch is decided.
+type cell struct {
+	shard  *shard
+	number uint32 // of the shard
+	id     ident
+	at     int   // place in the table, -1 for none
+	fresh  bool  // inserted for this batch
+	shared bool  // an overflow cell
+	moved  bool  // its state has changed
+	before int64 // cost of earlier charges of this batch to the same cell
+}
+
+// sharedClasses is the number of overflow cells per limit and shard.
+const sharedClasses = 16
+
+// overflowID returns the identity of the cell that keys without room share.
+func overflowID(id ident, l *headgate.Prepared) ident {
+	class := uint64(id.lo>>1) % sharedClasses
+	hi, lo := bits.Mul64(l.ID[0]^0xa0761d6478bd642f, l.ID[1]^class<<1|1)
+	return ident{hi ^ lo, uint32(lo>>32) | 1}
+}
+
+// applyAll decides any batch.
+func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64) error {
+	if s.versions.due() {
+		s.collectVersions()
+	}
+	var buf [headgate.MaxCharges]cell
+	cells := buf[:len(charges)]
+	s.locate(cells, charges)
+	var locks [headgate.MaxCharges]uint32
+	held := lockOrder(locks[:0], cells)
+	for _, n := range held {
+		sh := &s.shards[n]
+		sh.mu.Lock()
+		now = max(now, sh.last)
+	}
+	defer func() {
+		for _, n := range held {
+			s.shards[n].mu.Unlock()
+		}
+	}()
+	for _, n := range held {
+		if s.shards[n].closed {
+			return errClosed
+		}
+		s.shards[n].last = now
+	}
+	b.At = now
+	switch b.Op {
+	case headgate.Take, headgate.Debit:
+		return s.spend(b, charges, cells, now)
+	case headgate.Reset:
+		s.forget(b, charges, cells, now)
+		return nil
+	default:
+		return s.visit(b, charges, cells, now)
+	}
+}
+
+// locate finds each charge's shard and identity. Charges of one owner, which
+// come in a row, share the hashes.
+func (s *Store) locate(cells []cell, charges []headgate.Charge) {
+	var h1, h2 uint64
+	for i := range charges {
+		c := &charges[i]
+		if i == 0 || c.Owner != charges[i-1].Owner {
+			h1, h2 = maphash.String(s.owner1, c.Owner), maphash.String(s.owner2, c.Owner)
+		}
+		n := uint32(h1 >> s.shift)
+		cells[i] = cell{shard: &s.shards[n], number: n, id: identify(h1, h2, c.Limit), at: -1}
+	}
+}
+
+// lockOrder lists the shards of cells without repetition, ascending.
+func lockOrder(order []uint32, cells []cell) []uint32 {
+	for i := range cells {
+		n := cells[i].number
+		at := len(order)
+		for at > 0 && order[at-1] > n {
+			at--
+		}
+		if at > 0 && order[at-1] == n {
+			continue
+		}
+		order = append(order, 0)
+		copy(order[at+1:], order[at:])
+		order[at] = n
+	}
+	return order
+}
+
+// spend does Take and Debit: first it makes sure that every charge has a cell
+// with room, then it decides, and only then does anything move.
+func (s *Store) spend(b *headgate.Batch, charges []headgate.Charge, cells []cell, now int64) error {
+	defer s.tidy(cells, now)
+	if err := s.ready(charges, cells, now); err != nil {
+		return err
+	}
+	outcomes := b.Outcomes()
+	b.Allowed = true
+	if b.Op == headgate.Take && len(charges) > 1 {
+		for i := range charges {
+			c := &charges[i]
+			s.run(headgate.Peek, &cells[i], c.Limit, now, c.Cost+cells[i].before, 0, &outcomes[i])
+			b.Allowed = b.Allowed && (outcomes[i].Allowed || c.Shadow)
+		}
+		if !b.Allowed {
+			s.countDenial(charges, cells, outcomes, now)
+			return nil
+		}
+	}
+	for i := range charges {
+		c, o := &charges[i], &outcomes[i]
+		if len(charges) > 1 && b.Op == headgate.Take && !o.Allowed {
+			continue // a shadow that refuses
+		}
+		s.run(b.Op, &cells[i], c.Limit, now, c.Cost, b.Hold, o)
+		cells[i].moved = o.Allowed && c.Cost > 0
+		b.Allowed = b.Allowed && (o.Allowed || c.Shadow)
+	}
+	return nil
+}
+
+// ready gives every charge a cell of its limit's present numbers, with room for
+// what the charge may add.
+func (s *Store) ready(charges []headgate.Charge, cells []cell, now int64) error {
+	inserted := false
+	for i := range charges {
+		fresh, err := s.materialise(&cells[i], charges[i].Limit, now, cells)
+		if err != nil {
+			return err
+		}
+		inserted = inserted || fresh
+	}
+	for i := range cells {
+		c := &cells[i]
+		if inserted {
+			c.at, _ = c.shard.find(c.id)
+		}
+		if c.shared {
+			for j := range i {
+				if cells[j].id == c.id && cells[j].shard == c.shard {
+					c.before += charges[j].Cost
+				}
+			}
+		}
+		if err := c.shard.widen(c.at, charges[i].Limit, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// materialise finds the cell of a charge, or inserts it. It reports whether the
+// table has moved.
+func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []cell) (inserted bool, err error) {
+	sh := c.shard
+	if at, found := sh.find(c.id); found {
+		c.at = at
+		return false, s.convert(sh, at, l, now)
+	}
+	own := sh.budget - sh.budget/16
+	over := overflowID(c.id, l)
+	from := -1
+	if sh.shared > 0 {
+		if at, found := sh.find(over); found {
+			if err := s.convert(sh, at, l, now); err != nil {
+				return false, err
+			}
+			from = at
+		}
+	}
+	ok, err := s.create(sh, c.id, l, from, now, own)
+	if err == nil && !ok {
+		s.sweepAround(sh, 64, now, batch)
+		if from >= 0 {
+			if at, found := sh.find(over); found {
+				from = at
+			} else {
+				from = -1
+			}
+		}
+		ok, err = s.create(sh, c.id, l, from, now, own)
+	}
+	if err != nil {
+		return false, err
+	}
+	if ok {
+		c.fresh = true
+		return true, nil
+	}
+	c.id, c.shared = over, true
+	if at, found := sh.find(over); found {
+		c.at = at
+		return false, s.convert(sh, at, l, now)
+	}
+	if ok, err = s.create(sh, over, l, -1, now, sh.budget); err != nil || !ok {
+		return false, orFull(err)
+	}
+	sh.shared++
+	s.overflowed.Add(1)
+	c.fresh = true
+	return true, nil
+}
+
+func orFull(err error) error {
+	if err != nil {
+		return err
+	}
+	return errFull
+}
+
+// create inserts a cell for l: with the state of the one at place from, or that
+// of "never seen" if from is -1. It reports false if limit bytes do not allow
+// it.
+func (s *Store) create(sh *shard, id ident, l *headgate.Prepared, from int, now, limit int64) (bool, error) {
+	if !s.versions.touch(l) {
+		return false, errVersions
+	}
+	e := entry{hi: id.hi, lo: id.lo, version: l.Serial}
+	var src entry
+	if from >= 0 {
+		src = sh.table[from]
+	}
+	switch {
+	case from >= 0 && src.version&wide == 0:
+		e.state = src.state
+	case from < 0 && algo.Packable(l):
+		e.state = algo.Pack(l, l.Cap, now-s.origin)
+	default:
+		n := algo.Words(l)
+		if from >= 0 {
+			n = len(sh.arena.state(src.state))
+		}
+		ref, ok := sh.arena.alloc(n, limit-int64(len(sh.table))*entryBytes)
+		if !ok {
+			return false, nil
+		}
+		e.version |= wide
+		e.state = ref
+		*sh.arena.keep(ref) = 0
+		if from >= 0 {
+			copy(sh.arena.state(ref), sh.arena.state(src.state))
+			*sh.arena.keep(ref) = *sh.arena.keep(src.state)
+		} else {
+			algo.Init(l, sh.arena.state(ref), now)
+		}
+	}
+	if !sh.insert(e, limit) {
+		if e.version&wide != 0 {
+			sh.arena.release(e.state)
+		}
+		return false, nil
+	}
+	return true, nil
+}
+
+// widen gives the cell at place at the room that its next charge needs.
+func (sh *shard) widen(at int, l *headgate.Prepared, now int64) error {
+	e := &sh.table[at]
+	if e.version&wide == 0 {
+		return nil
+	}
+	st := sh.arena.state(e.state)
+	n := algo.Need(l, st, now)
+	if n <= len(st) {
+		return nil
+	}
+	ref, ok := sh.arena.alloc(n, sh.budget-int64(len(sh.table))*entryBytes)
+	if !ok {
+		return errFull
+	}
+	algo.Grow(l, sh.arena.state(ref), sh.arena.state(e.state))
+	*sh.arena.keep(ref) = *sh.arena.keep(e.state)
+	sh.arena.release(e.state)
+	e.state = ref
+	return nil
+}
+
+// convert carries the cell at place at over to the numbers of l.
+func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) error {
+	e := &sh.table[at]
+	if e.version&^wide == l.Serial {
+		return nil
+	}
+	old := s.versions.get(e.version &^ wide)
+	if !s.versions.touch(l) {
+		return errVersions
+	}
+	if old.SameNumbers(l) {
+		e.version = l.Serial | e.version&wide
+		return nil
+	}
+	var two [2]int64
+	src, keep := s.words(sh, e, old, now, &two)
+	absent := max(keep, algo.AbsentAt(old, src))
+	if now >= absent && algo.Packable(l) {
+		if e.version&wide != 0 {
+			sh.arena.release(e.state)
+		}
+		e.version, e.state = l.Serial, algo.Pack(l, l.Cap, now-s.origin)
+		return nil
+	}
+	ref, ok := sh.arena.alloc(algo.ConvertWords(old, l, src), sh.budget-int64(len(sh.table))*entryBytes)
+	if !ok {
+		return errFull
+	}
+	src, _ = s.words(sh, e, old, now, &two) // the arena may have moved
+	if now >= absent {
+		algo.Init(l, sh.arena.state(ref), now)
+		absent = 0
+	} else {
+		algo.Convert(old, l, sh.arena.state(ref), src, now)
+	}
+	*sh.arena.keep(ref) = absent
+	if e.version&wide != 0 {
+		sh.arena.release(e.state)
+	}
+	e.version, e.state = l.Serial|wide, ref
+	return nil
+}
+
+// words returns a cell's state in words and the instant before which it may not
+// be forgotten; two takes the words of a packed one.
+func (s *Store) words(sh *shard, e *entry, l *headgate.Prepared, now int64, two *[2]int64) ([]int64, int64) {
+	if e.version&wide != 0 {
+		return sh.arena.state(e.state), *sh.arena.keep(e.state)
+	}
+	algo.Unpack(l, two[:], e.state, now-s.origin, now)
+	return two[:], -1 << 63
+}
+
+// run does op on a cell that is kept under l.
+func (s *Store) run(op headgate.Op, c *cell, l *headgate.Prepared, now, cost int64, hold uint64, o *headgate.Outcome) {
+	e := &c.shard.table[c.at]
+	if e.version&wide == 0 {
+		e.state = algo.PackedApply(op, l, e.state, now-s.origin, cost, o)
+		return
+	}
+	algo.Apply(op, l, c.shard.arena.state(e.state), now, cost, hold, o)
+}
+
+// countDenial counts a refused batch towards the bans in it, if a limit that
+// the subject owns refused. Cells that strangers share are never banned.
+func (s *Store) countDenial(charges []headgate.Charge, cells []cell, outcomes []headgate.Outcome, now int64) {
+	counts := false
+	for i := range charges {
+		c, o := &charges[i], &outcomes[i]
+		if o.Allowed || c.Shadow {
+			continue
+		}
+		if c.Limit.Algorithm == headgate.Ban {
+			return
+		}
+		counts = counts || !c.Parent && !o.Never
+	}
+	for i := range charges {
+		if c := &cells[i]; counts && charges[i].Limit.Algorithm == headgate.Ban && !c.shared {
+			e := &c.shard.table[c.at]
+			algo.CountDenial(charges[i].Limit, c.shard.arena.state(e.state), now)
+			c.moved = true
+			s.run(headgate.Peek, c, charges[i].Limit, now, 0, 0, &outcomes[i])
+		}
+	}
+}
+
+// tidy removes the cells that were inserted in vain, and drops a little of what
+// has run out where new keys came in.
+func (s *Store) tidy(cells []cell, now int64) {
+	for i := range cells {
+		c := &cells[i]
+		if !c.fresh {
+			continue
+		}
+		if !c.moved {
+			if at, found := c.shard.find(c.id); found {
+				s.remove(c.shard, at)
+			}
+		}
+		s.sweep(c.shard, 2, now)
+	}
+}
+
+// remove frees a cell.
+func (s *Store) remove(sh *shard, at int) {
+	if sh.table[at].lo&1 != 0 {
+		sh.shared--
+		s.overflowed.Add(-1)
+	}
+	sh.remove(at)
+}
+
+// forget does Reset.
+func (s *Store) forget(b *headgate.Batch, charges []headgate.Charge, cells []cell, now int64) {
+	b.Allowed = true
+	for i := range cells {
+		c := &cells[i]
+		if at, found := c.shard.find(c.id); found {
+			s.remove(c.shard, at)
+		}
+		s.unseen(headgate.Peek, charges[i].Limit, now, 0, &b.Outcomes()[i])
+	}
+}
+
+// unseen does op on the state of "never seen", which is then dropped.
+func (s *Store) unseen(op headgate.Op, l *headgate.Prepared, now, cost int64, o *headgate.Outcome) {
+	var buf [headgate.MaxSlices + 8]int64
+	st := buf[:algo.Words(l)]
+	algo.Init(l, st, now)
+	algo.Apply(op, l, st, now, cost, 0, o)
+}
+
+// visit does the operations that make no cells: Peek, Refund, Release, Renew.
+func (s *Store) visit(b *headgate.Batch, charges []headgate.Charge, cells []cell, now int64) error {
+	b.Allowed = true
+	for i := range charges {
+		c, l, o := &cells[i], charges[i].Limit, &b.Outcomes()[i]
+		found := false
+		if c.at, found = c.shard.find(c.id); !found && c.shard.shared > 0 {
+			c.at, found = c.shard.find(overflowID(c.id, l))
+		}
+		switch e := c.entry(); {
+		case !found:
+			s.unseen(b.Op, l, now, charges[i].Cost, o)
+		case b.Op == headgate.Peek && e.version&^wide != l.Serial:
+			s.peekOther(c, l, now, charges[i].Cost, o)
+		default:
+			if err := s.convert(c.shard, c.at, l, now); err != nil {
+				return err
+			}
+			s.run(b.Op, c, l, now, charges[i].Cost, b.Hold, o)
+		}
+		b.Allowed = b.Allowed && (o.Allowed || charges[i].Shadow)
+	}
+	return nil
+}
+
+func (c *cell) entry() entry {
+	if c.at < 0 || c.at >= len(c.shard.table) {
+		return entry{}
+	}
+	return c.shard.table[c.at]
+}
+
+// peekOther peeks at a cell that is kept under other numbers than l, and leaves
+// it so. It is rare, and may allocate.
+func (s *Store) peekOther(c *cell, l *headgate.Prepared, now, cost int64, o *headgate.Outcome) {
+	e := &c.shard.table[c.at]
+	old := s.versions.get(e.version &^ wide)
+	var two [2]int64
+	src, keep := s.words(c.shard, e, old, now, &two)
+	if old.SameNumbers(l) {
+		algo.Apply(headgate.Peek, l, src, now, cost, 0, o)
+		return
+	}
+	if now >= max(keep, algo.AbsentAt(old, src)) {
+		s.unseen(headgate.Peek, l, now, cost, o)
+		return
+	}
+	dst := make([]int64, algo.ConvertWords(old, l, src))
+	algo.Convert(old, l, dst, src, now)
+	algo.Apply(headgate.Peek, l, dst, now, cost, 0, o)
+}
+
+// sweep looks at n places and drops what equals "never seen".
+func (s *Store) sweep(sh *shard, n int, now int64) { s.sweepAround(sh, n, now, nil) }
+
+// sweepAround is sweep, but for the cells of a batch that is being decided.
+func (s *Store) sweepAround(sh *shard, n int, now int64, batch []cell) {
+	var serial uint32
+	var l *headgate.Prepared
+	for range n {
+		if sh.hand >= len(sh.table) {
+			sh.hand = 0
+			if len(sh.table) == 0 {
+				return
+			}
+		}
+		e := &sh.table[sh.hand]
+		if e.version == 0 || pinned(batch, e, sh) {
+			sh.hand++
+			continue
+		}
+		if v := e.version &^ wide; v != serial {
+			serial, l = v, s.versions.get(v)
+		}
+		var two [2]int64
+		st, keep := s.words(sh, e, l, now, &two)
+		if now >= max(keep, algo.AbsentAt(l, st)) {
+			s.remove(sh, sh.hand) // the next one may have moved here
+			continue
+		}
+		sh.hand++
+	}
+}
+
+func pinned(batch []cell, e *entry, sh *shard) bool {
+	for i := range batch {
+		if c := &batch[i]; c.shard == sh && c.id == (ident{e.hi, e.lo}) {
+			return true
+		}
+	}
+	return false
+}

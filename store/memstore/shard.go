@@ -1,0 +1,234 @@
+package memstore
+
+import (
+	"math/bits"
+	"sync"
+	"unsafe"
+)
+
+// ident is 95 bits of a keyed hash: who and which limit.
+type ident struct {
+	hi uint64
+	lo uint32
+}
+
+func (a ident) less(b ident) bool { return a.hi < b.hi || a.hi == b.hi && a.lo < b.lo }
+
+// entry is a place in the table. version is 0 where it is free, else the serial
+// of the limit under which state is kept: the word itself, or with the bit wide
+// a reference to the arena.
+type entry struct {
+	hi      uint64
+	lo      uint32
+	version uint32
+	state   int64
+}
+
+const (
+	wide       = 1 << 31
+	entryBytes = int64(unsafe.Sizeof(entry{}))
+	// tail is the number of places behind the last home, so that no search
+	// wraps around.
+	tail      = 16
+	firstSize = 16
+)
+
+type shard struct {
+	mu     sync.Mutex
+	closed bool
+	last   int64 // latest instant seen
+	budget int64 // bytes
+	table  []entry
+	used   int
+	hand   int // where the sweep goes on
+	shared int // overflow cells among used
+	arena  arena
+	_      [64]byte // keeps neighbours' locks off this cache line
+}
+
+// advance returns now, or the latest instant seen if that is later.
+func (sh *shard) advance(now int64) int64 {
+	sh.last = max(sh.last, now)
+	return sh.last
+}
+
+func (sh *shard) bytes() int64 { return int64(len(sh.table))*entryBytes + sh.arena.bytes() }
+
+// home is where id would stand in a table of n places.
+func home(hi uint64, n int) int {
+	h, _ := bits.Mul64(hi, uint64(n-tail))
+	return int(h)
+}
+
+// find returns the place of id, or the one to insert it at.
+func (sh *shard) find(id ident) (int, bool) {
+	if len(sh.table) == 0 {
+		return 0, false
+	}
+	i := home(id.hi, len(sh.table))
+	for ; i < len(sh.table); i++ {
+		e := &sh.table[i]
+		if e.version == 0 {
+			return i, false
+		}
+		if e.hi >= id.hi {
+			if e.hi == id.hi && e.lo == id.lo {
+				return i, true
+			}
+			if id.less(ident{e.hi, e.lo}) {
+				return i, false
+			}
+		}
+	}
+	return i, false
+}
+
+// insert puts e, which is not in the table, in its place. It reports false if
+// the table is full and may not grow within limit bytes.
+func (sh *shard) insert(e entry, limit int64) bool {
+	if (sh.used+1)*20 > len(sh.table)*17 && !sh.grow(limit) {
+		return false
+	}
+	for {
+		i, _ := sh.find(ident{e.hi, e.lo})
+		free := i
+		for free < len(sh.table) && sh.table[free].version != 0 {
+			free++
+		}
+		if free < len(sh.table) {
+			copy(sh.table[i+1:free+1], sh.table[i:free])
+			sh.table[i] = e
+			sh.used++
+			return true
+		}
+		if !sh.grow(limit) { // an unlucky crowd at the end
+			return false
+		}
+	}
+}
+
+// grow makes the table half as large again.
+func (sh *shard) grow(limit int64) bool {
+	size := max(firstSize+tail, len(sh.table)+len(sh.table)/2)
+	if int64(size)*entryBytes+sh.arena.bytes() > limit {
+		return false
+	}
+	sh.resize(size)
+	return true
+}
+
+// resize moves all entries, in order, to a table of size places.
+func (sh *shard) resize(size int) {
+	for ; ; size += size/8 + 1 {
+		table := make([]entry, size)
+		at := 0
+		for i := range sh.table {
+			e := &sh.table[i]
+			if e.version == 0 {
+				continue
+			}
+			if at = max(at, home(e.hi, size)); at == size {
+				break
+			}
+			table[at] = *e
+			at++
+		}
+		if at < size || sh.used == 0 {
+			sh.table, sh.hand = table, 0
+			return
+		}
+	}
+}
+
+// shrink gives memory back when little of it is used.
+func (sh *shard) shrink() {
+	if sh.used == 0 {
+		sh.table, sh.hand, sh.arena = nil, 0, arena{}
+		return
+	}
+	if size := sh.used*3/2 + firstSize + tail; size < len(sh.table)/2 {
+		sh.resize(size)
+	}
+}
+
+// remove frees place i and what it refers to.
+func (sh *shard) remove(i int) {
+	if e := &sh.table[i]; e.version&wide != 0 {
+		sh.arena.release(e.state)
+	}
+	for ; i+1 < len(sh.table); i++ {
+		next := &sh.table[i+1]
+		if next.version == 0 || home(next.hi, len(sh.table)) == i+1 {
+			break
+		}
+		sh.table[i] = *next
+	}
+	sh.table[i] = entry{}
+	sh.used--
+}
+
+// arena holds the states that need more than one word. A block's first word is
+// the instant until which it may not be forgotten whatever its state says. A
+// reference is the block's offset and its class.
+type arena struct {
+	words []int64
+	free  [classes]int64 // offset+1 of the first free block, which holds the next
+}
+
+// classes of block sizes in words: 2, 3, 4, 6, 8, 12, 16, 24 ... 49152.
+const classes = 30
+
+func classWords(c int) int { return (2 + c&1) << (c / 2) }
+
+func classFor(n int) int {
+	c := 0
+	for classWords(c) < n {
+		c++
+	}
+	return c
+}
+
+const classBits = 8
+
+func (a *arena) bytes() int64 { return int64(cap(a.words)) * 8 }
+
+// alloc returns a block for n words of state. It reports false if there is none
+// and the arena may not grow to room bytes.
+func (a *arena) alloc(n int, room int64) (ref int64, ok bool) {
+	c := classFor(n + 1)
+	if head := a.free[c]; head != 0 {
+		at := head - 1
+		a.free[c] = a.words[at]
+		return at<<classBits | int64(c), true
+	}
+	at, size := len(a.words), classWords(c)
+	if at+size > cap(a.words) {
+		want := max(at+size, 64, at+at/4)
+		if int64(want)*8 > room {
+			if want = at + size; int64(want)*8 > room {
+				return 0, false
+			}
+		}
+		words := make([]int64, at, want)
+		copy(words, a.words)
+		a.words = words
+	}
+	a.words = a.words[:at+size]
+	return int64(at)<<classBits | int64(c), true
+}
+
+func (a *arena) release(ref int64) {
+	at, c := ref>>classBits, ref&(1<<classBits-1)
+	a.words[at] = a.free[c]
+	a.free[c] = at + 1
+}
+
+// keep returns the instant before which the block may not be forgotten.
+func (a *arena) keep(ref int64) *int64 { return &a.words[ref>>classBits] }
+
+// state returns the block's state as n words.
+func (a *arena) state(ref int64) []int64 {
+	at := int(ref >> classBits)
+	end := at + classWords(int(ref&(1<<classBits-1)))
+	return a.words[at+1 : end : end]
+}

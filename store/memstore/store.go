@@ -1,0 +1,190 @@
+package memstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"math/bits"
+	"sync/atomic"
+	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/algo"
+)
+
+// Config sizes a store. The zero value is a good one.
+type Config struct {
+	// MaxBytes caps the memory for state, in bytes: at least 1 MiB, 0 means
+	// 256 MiB. A token bucket takes about 34 bytes.
+	MaxBytes int64
+	// Shards is the number of locks, a power of two up to 4096. 0 means 256,
+	// or fewer for a small MaxBytes.
+	Shards int
+	// Origin is the instant, in microseconds since the Unix epoch, from which
+	// ten years to either side can be decided. 0 means the time of New; set it
+	// to decide about the past.
+	Origin int64
+}
+
+const (
+	minBytes     = 1 << 20
+	defaultBytes = 256 << 20
+	maxShards    = 4096
+	// shardBytes is the least that a shard is worth having for.
+	shardBytes = 64 << 10
+	// maxVersions bounds the different limits in use, about 400 bytes each.
+	maxVersions = 1 << 16
+)
+
+// Store is a [headgate.Store] in memory. Make one with [New].
+type Store struct {
+	owner1, owner2 maphash.Seed
+	start          time.Time
+	startMicros    int64
+	origin         int64
+	maxBytes       int64
+	shift          uint // of an owner's hash, to its shard
+	shards         []shard
+	versions       versions
+	overflowed     atomic.Int64
+}
+
+// New returns an empty store. Panics if c.Shards is not a power of two from 0
+// to 4096, or if c.MaxBytes is neither 0 nor at least 1 MiB.
+func New(c Config) *Store {
+	c.MaxBytes = cmp.Or(c.MaxBytes, defaultBytes)
+	if c.MaxBytes < minBytes {
+		panic(fmt.Sprintf("memstore: MaxBytes %d: must be at least %d", c.MaxBytes, minBytes))
+	}
+	if c.Shards < 0 || c.Shards > maxShards || c.Shards&(c.Shards-1) != 0 {
+		panic(fmt.Sprintf("memstore: Shards %d: must be a power of two up to %d", c.Shards, maxShards))
+	}
+	if c.Shards == 0 {
+		c.Shards = min(256, 1<<(bits.Len64(uint64(c.MaxBytes/shardBytes))-1))
+	}
+	start := time.Now()
+	s := &Store{
+		owner1:      maphash.MakeSeed(),
+		owner2:      maphash.MakeSeed(),
+		start:       start,
+		startMicros: start.UnixMicro(),
+		origin:      cmp.Or(c.Origin, start.UnixMicro()),
+		maxBytes:    c.MaxBytes,
+		shift:       uint(64 - bits.TrailingZeros(uint(c.Shards))),
+		shards:      make([]shard, c.Shards),
+	}
+	s.versions.known = make(map[uint32]*version)
+	for i := range s.shards {
+		s.shards[i].budget = c.MaxBytes / int64(c.Shards)
+		s.shards[i].last = -1 << 63
+	}
+	return s
+}
+
+// Now returns the store's clock; see [headgate.Clock].
+func (s *Store) Now() int64 { return s.startMicros + time.Since(s.start).Microseconds() }
+
+// Close drops all state. Apply fails from then on.
+func (s *Store) Close() error {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		sh.table, sh.used, sh.arena, sh.closed = nil, 0, arena{}, true
+		sh.mu.Unlock()
+	}
+	return nil
+}
+
+// Stats says how full a store is.
+type Stats struct {
+	// Keys is the number of keys with a state of their own or a shared one.
+	Keys int64
+	// Bytes is the memory held for state, at most MaxBytes.
+	Bytes, MaxBytes int64
+	// Overflow is the number of shared cells.
+	Overflow int64
+}
+
+// Stats counts. It takes each shard's lock in turn.
+func (s *Store) Stats() Stats {
+	st := Stats{MaxBytes: s.maxBytes, Overflow: s.overflowed.Load()}
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		st.Keys += int64(sh.used)
+		st.Bytes += sh.bytes()
+		sh.mu.Unlock()
+	}
+	return st
+}
+
+// Sweep drops all state that equals "never seen" at the present instant. Stores
+// do so by themselves as new keys come in; a daemon calls it now and then to
+// give memory back after a flood.
+func (s *Store) Sweep() {
+	now := s.Now()
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		s.sweep(sh, len(sh.table), sh.advance(now))
+		sh.shrink()
+		sh.mu.Unlock()
+	}
+	s.collectVersions()
+}
+
+var (
+	errClosed   = &headgate.Error{Code: headgate.Closed, Err: errors.New("memory store is closed")}
+	errFull     = &headgate.Error{Code: headgate.Overloaded, Err: errors.New("memory store has no room for another shared cell: raise its memory cap")}
+	errVersions = &headgate.Error{Code: headgate.Overloaded, Err: fmt.Errorf("memory store knows %d different limits in use: at most that many", maxVersions)}
+	errInstant  = &headgate.Error{Code: headgate.InvalidRequest, Err: errors.New("instant is more than ten years from the memory store's origin")}
+)
+
+// Apply does b.Op; see [headgate.Store]. It never blocks on anything but its
+// own locks and ignores ctx.
+func (s *Store) Apply(_ context.Context, b *headgate.Batch) error {
+	now := b.Now
+	if now == 0 {
+		now = s.Now()
+	}
+	if !algo.PackedRange(now - s.origin) {
+		return errInstant
+	}
+	charges := b.Charges()
+	if len(charges) == 1 && (b.Op == headgate.Take || b.Op == headgate.Peek) {
+		if done := s.applyHot(b, &charges[0], now); done {
+			return nil
+		}
+	}
+	return s.applyAll(b, charges, now)
+}
+
+// applyHot decides the most common batch: one known bucket in one word.
+func (s *Store) applyHot(b *headgate.Batch, c *headgate.Charge, now int64) bool {
+	h1, h2 := maphash.String(s.owner1, c.Owner), maphash.String(s.owner2, c.Owner)
+	sh := &s.shards[h1>>s.shift]
+	id := identify(h1, h2, c.Limit)
+	sh.mu.Lock()
+	i, found := sh.find(id)
+	if !found || sh.table[i].version != c.Limit.Serial || c.Shadow {
+		sh.mu.Unlock()
+		return false
+	}
+	now = sh.advance(now)
+	e := &sh.table[i]
+	o := &b.Outcomes()[0]
+	e.state = algo.PackedApply(b.Op, c.Limit, e.state, now-s.origin, c.Cost, o)
+	sh.mu.Unlock()
+	b.Allowed, b.At = o.Allowed, now
+	return true
+}
+
+// identify mixes the two keyed hashes of an owner with a limit's identity. The
+// lowest bit is left to overflow cells.
+func identify(h1, h2 uint64, l *headgate.Prepared) ident {
+	hi, lo := bits.Mul64(h1^l.ID[0], 0x9e3779b97f4a7c15^l.ID[1])
+	hi2, lo2 := bits.Mul64(h2^l.ID[1], 0xd6e8feb86659fd93^l.ID[0])
+	return ident{hi ^ lo, uint32(hi2^lo2) &^ 1}
+}

@@ -1,0 +1,88 @@
+package memstore
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/headgate/headgate"
+)
+
+// versions remembers the limits under which state is kept, by their serial.
+// Lock order: a shard's lock before this one.
+type versions struct {
+	mu    sync.RWMutex
+	known map[uint32]*version
+	round uint64 // of collections
+	full  int    // size at which the next collection is due
+}
+
+type version struct {
+	limit   *headgate.Prepared
+	touched atomic.Uint64 // round in which a cell last took it
+}
+
+// get returns the limit with the serial, which some cell has.
+func (v *versions) get(serial uint32) *headgate.Prepared {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.known[serial].limit
+}
+
+// touch remembers l. The caller holds the lock of the shard in which a cell is
+// about to take it, and reports false if there are too many.
+func (v *versions) touch(l *headgate.Prepared) bool {
+	v.mu.RLock()
+	known, round := v.known[l.Serial], v.round
+	v.mu.RUnlock()
+	if known != nil {
+		if known.touched.Load() != round {
+			known.touched.Store(round)
+		}
+		return true
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.known) >= maxVersions {
+		return false
+	}
+	n := &version{limit: l}
+	n.touched.Store(v.round)
+	v.known[l.Serial] = n
+	return true
+}
+
+func (v *versions) due() bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.known) >= max(v.full, 1024)
+}
+
+// collectVersions forgets the limits that no cell is kept under. A cell that
+// takes a limit while this runs is either seen in its shard, or takes it in the
+// new round.
+func (s *Store) collectVersions() {
+	v := &s.versions
+	v.mu.Lock()
+	v.round++
+	round := v.round
+	v.mu.Unlock()
+	live := make(map[uint32]struct{})
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		for j := range sh.table {
+			if e := &sh.table[j]; e.version != 0 {
+				live[e.version&^wide] = struct{}{}
+			}
+		}
+		sh.mu.Unlock()
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for serial, known := range v.known {
+		if _, ok := live[serial]; !ok && known.touched.Load() < round {
+			delete(v.known, serial)
+		}
+	}
+	v.full = 2 * len(v.known)
+}
