@@ -1,0 +1,59 @@
+# make run    builds the daemon and runs it with the built-in policy
+# make test   passes every test; installs what they need, as root
+# The rest is for those who work on Headgate.
+
+MODULES := . gate server
+GO      ?= go
+export CGO_ENABLED ?= 1
+
+.PHONY: run build test test-go test-examples check fmt tidy bench model fuzz deps clean
+
+run: build
+	bin/headgate serve $(ARGS)
+
+build:
+	$(GO) build -o bin/headgate ./server/cmd/headgate
+
+test: deps check test-go test-examples
+
+deps:
+	scripts/test-deps.sh
+
+# All modules of go.work in one run, shuffled, under the race detector. The
+# examples have a run of their own: they drive a plain binary under load.
+test-go:
+	$(GO) test -race -shuffle=on $$($(GO) list github.com/headgate/headgate/... | grep -v /examples/)
+
+test-examples: build
+	HEADGATE_BIN=$(CURDIR)/bin/headgate $(GO) test -count=1 ./examples/...
+
+check: .bin/staticcheck
+	scripts/check.sh $(MODULES)
+
+.bin/staticcheck: tools/go.mod tools/go.sum
+	GOWORK=off GOBIN=$(CURDIR)/.bin $(GO) -C tools install tool
+	@touch $@
+
+fmt:
+	gofmt -w $$(git ls-files '*.go')
+
+tidy:
+	for m in $(MODULES); do (cd $$m && $(GO) mod tidy) || exit 1; done
+	for m in bench tools; do (cd $$m && GOWORK=off $(GO) mod tidy) || exit 1; done
+
+# Beside the rivals, in one run; about 6 minutes.
+bench:
+	cd bench && GOWORK=off $(GO) run ./cmd/bench $(ARGS)
+
+# 20 million random operations against the big-integer model; minutes to an hour.
+MODEL_OPS ?= 20000000
+model:
+	$(GO) test ./algo -run '^TestModel' -count=1 -timeout 3h -model.ops=$(MODEL_OPS)
+
+# Every fuzz target for FUZZ_TIME.
+FUZZ_TIME ?= 10m
+fuzz:
+	scripts/fuzz.sh $(FUZZ_TIME)
+
+clean:
+	rm -rf bin .bin

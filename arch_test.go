@@ -1,0 +1,148 @@
+package headgate_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/headgate/headgate"
+
+// layers says what the production code of a room may import besides the
+// standard library and itself: rooms of this repository by their path, others
+// by a prefix of their import path. A room that is not listed may not exist.
+var layers = map[string]struct {
+	may    []string
+	reason string
+}{
+	".":                        {nil, "the words: everything else speaks them, so they depend on nothing"},
+	"algo":                     {[]string{"."}, "arithmetic over the words"},
+	"internal/clientip":        {nil, "addresses of HTTP clients, for every HTTP door"},
+	"internal/ratefield":       {[]string{"."}, "rate limit header fields, for every HTTP door"},
+	"store/memstore":           {[]string{".", "algo"}, "state in memory"},
+	"store/storetest":          {[]string{".", "algo"}, "the suite for stores: it compares them with algo"},
+	"middleware/httplimit":     {[]string{".", "internal/clientip", "internal/ratefield"}, "a Limiter in front of net/http"},
+	"gate/policy":              {[]string{".", "github.com/goccy/go-yaml"}, "the only room that knows YAML policies"},
+	"gate/expr":                {[]string{"cel.dev/cel-go"}, "the only room that knows CEL"},
+	"gate":                     {[]string{".", "internal/clientip", "gate/policy", "gate/expr"}, "the engine: policy, expressions and a Store"},
+	"server/front/problem":     {nil, "problem+json, for every HTTP door"},
+	"server/front/httpapi":     {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front/problem"}, "the decision API over net/http"},
+	"server/front/forwardauth": {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front/problem"}, "decisions for proxies over net/http"},
+	"server/observe":           {[]string{".", "gate", "github.com/prometheus/client_golang", "github.com/puzpuzpuz/xsync"}, "metrics; it only reads decisions"},
+	"server/cmd/headgate": {[]string{
+		".", "gate", "gate/policy", "store/memstore", "server/front/problem", "server/front/httpapi", "server/front/forwardauth", "server/observe",
+		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/fsnotify/fsnotify", "github.com/goccy/go-yaml",
+	}, "wires everything; the only room that reads flags and the environment"},
+	"examples/nginx": {nil, "runs other programs"},
+}
+
+// packages parses the imports of every Go file of the repository but those of
+// bench and tools, which have rules of their own.
+func packages(t *testing.T) map[string][]*ast.File {
+	t.Helper()
+	found := make(map[string][]*ast.File)
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "testdata" || d.Name() == "node_modules" || name != "." && strings.HasPrefix(d.Name(), ".") || name == "bench" || name == "tools"):
+			return filepath.SkipDir
+		case !strings.HasSuffix(name, ".go"):
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly|parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		key := path.Dir(filepath.ToSlash(name))
+		if strings.HasSuffix(name, "_test.go") {
+			key += " (tests)"
+		}
+		found[key] = append(found[key], f)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func TestImportsRunDownward(t *testing.T) {
+	for room, files := range packages(t) {
+		if strings.HasSuffix(room, " (tests)") {
+			continue
+		}
+		layer, ok := layers[room]
+		if !ok {
+			t.Errorf("%s is not in the import table: say what it may import, and why", room)
+			continue
+		}
+		for _, f := range files {
+			for _, spec := range f.Imports {
+				name, err := strconv.Unquote(spec.Path.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !allowed(room, name, layer.may) {
+					t.Errorf("%s imports %s; it may import %v: %s", room, name, layer.may, layer.reason)
+				}
+			}
+		}
+	}
+}
+
+func allowed(room, name string, may []string) bool {
+	if name == "testing" || strings.HasPrefix(name, "testing/") {
+		return strings.HasSuffix(room, "test")
+	}
+	if inside, ok := strings.CutPrefix(name, module); ok {
+		inside = strings.TrimPrefix(inside, "/")
+		if inside == "" {
+			inside = "."
+		}
+		return slices.Contains(may, inside)
+	}
+	if first, _, _ := strings.Cut(name, "/"); !strings.Contains(first, ".") {
+		return true // standard library
+	}
+	return slices.ContainsFunc(may, func(prefix string) bool {
+		return strings.Contains(prefix, ".") && prefix != "." && strings.HasPrefix(name, prefix)
+	})
+}
+
+// Every room has one package comment.
+func TestPackageComments(t *testing.T) {
+	for room, files := range packages(t) {
+		if strings.HasSuffix(room, " (tests)") {
+			continue
+		}
+		n := 0
+		for _, f := range files {
+			if f.Doc != nil {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%s has %d package comments, want 1", room, n)
+		}
+	}
+}
+
+// The library adds nothing to the build of those who use it.
+func TestRootRequiresNothing(t *testing.T) {
+	data, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(data), "require") {
+		t.Error("go.mod of the root module has a requirement: put what needs it into a module of its own")
+	}
+}

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Installs the Debian packages that the tests need, as root; otherwise names
+# what is missing and exits 1.
+set -eu
+
+missing=
+need() { # need COMMAND PACKAGE
+	PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+need gcc gcc          # the race detector
+need nginx nginx-light # examples/nginx
+need wrk wrk          # examples/nginx
+[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+	echo "The tests need these Debian packages:$missing" >&2
+	echo "Install them: sudo apt-get install --no-install-recommends$missing" >&2
+	exit 1
+fi
+echo "installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086 # one word per package
+apt-get install -y -qq --no-install-recommends $missing >/dev/null
