@@ -33,6 +33,7 @@ var layers = map[string]struct {
 	"gate/policy":              {[]string{".", "github.com/goccy/go-yaml"}, "the only room that knows YAML policies"},
 	"gate/expr":                {[]string{"cel.dev/cel-go"}, "the only room that knows CEL"},
 	"gate":                     {[]string{".", "internal/clientip", "gate/policy", "gate/expr"}, "the engine: policy, expressions and a Store"},
+	"gate/gatetest":            {[]string{".", "gate", "store/memstore"}, "the contract as one table, run through every door"},
 	"server/front/problem":     {nil, "problem+json, for every HTTP door"},
 	"server/front/httpapi":     {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front/problem"}, "the decision API over net/http"},
 	"server/front/forwardauth": {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front/problem"}, "decisions for proxies over net/http"},

@@ -210,13 +210,8 @@ func (b *Batch) longest(d *Decision) {
 		if c.Shadow || o.Allowed {
 			continue
 		}
-		r := c.Limit.Algorithm.reason()
-		if o.Never {
-			r, d.Retryable = CostExceedsLimit, false
-		}
-		if d.Reason == NoReason || r.weight() > d.Reason.weight() {
-			d.Reason = r
-		}
+		d.Reason = heavier(d.Reason, o.reason(c.Limit.Algorithm))
+		d.Retryable = d.Retryable && !o.Never
 		if d.BoundBy < 0 || o.longer(&b.outcomes[d.BoundBy]) {
 			d.BoundBy = i
 		}
@@ -224,6 +219,25 @@ func (b *Batch) longest(d *Decision) {
 	if d.BoundBy >= 0 && d.Retryable {
 		d.RetryAfter = b.outcomes[d.BoundBy].RetryAfter
 	}
+}
+
+// WouldDeny returns the reason for which the shadow charges of the batch refuse,
+// the one that weighs most; NoReason if none does.
+func (b *Batch) WouldDeny() Reason {
+	r := NoReason
+	for i := range b.n {
+		if o := &b.outcomes[i]; b.charges[i].Shadow && !o.Allowed {
+			r = heavier(r, o.reason(b.charges[i].Limit.Algorithm))
+		}
+	}
+	return r
+}
+
+func (o *Outcome) reason(a Algorithm) Reason {
+	if o.Never {
+		return CostExceedsLimit
+	}
+	return a.reason()
 }
 
 func (o *Outcome) longer(than *Outcome) bool {

@@ -75,6 +75,13 @@ func (r Reason) weight() int {
 	}
 }
 
+func heavier(a, b Reason) Reason {
+	if b.weight() > a.weight() {
+		return b
+	}
+	return a
+}
+
 func (a Algorithm) reason() Reason {
 	switch a {
 	case Quota:

@@ -3,6 +3,7 @@ package httplimit
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -105,17 +106,17 @@ func (c Config) withDefaults() Config {
 
 func (c Config) validate() error {
 	if c.Headers != HeadersNone && c.Headers&^Headers(ratefield.AllStyles) != 0 {
-		return fmt.Errorf("Headers %#x: not a set of the constants, or HeadersNone beside others", uint8(c.Headers))
+		return fmt.Errorf("headers %#x: not a set of the constants, or HeadersNone beside others", uint8(c.Headers))
 	}
 	if c.RetryJitter < 0 || c.RetryJitter > 100 {
-		return fmt.Errorf("RetryJitter %d: must be 0 to 100", c.RetryJitter)
+		return fmt.Errorf("retry jitter %d: must be 0 to 100", c.RetryJitter)
 	}
 	if c.Plan == nil && len(c.Plans) > 0 {
-		return fmt.Errorf("Plans without Plan: nothing would choose among them")
+		return errors.New("plans without a Plan function: nothing would choose among them")
 	}
 	for name, lim := range c.Plans {
 		if name == "" || lim == nil {
-			return fmt.Errorf("Plans[%q]: needs a name and a limiter", name)
+			return fmt.Errorf("plans[%q]: needs a name and a limiter", name)
 		}
 	}
 	return nil

@@ -1,0 +1,196 @@
+// Package gate is the engine: it reads a policy and decides requests by it, in
+// process or behind any protocol. [Open] makes a [Gate], [Gate.Take] decides.
+//
+// A request takes one way: find the application and the first rule that
+// matches, find subject, plan and cost, put the limits of the application, of
+// the rule and of the plan into one batch, and let the store decide it.
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/gate/expr"
+	"github.com/headgate/headgate/gate/policy"
+)
+
+// Config says what a gate decides by. Store is required.
+type Config struct {
+	// PolicyFile is the policy to read, and to read again by Reload.
+	PolicyFile string
+	// Policy is the policy itself, if PolicyFile is empty. If both are empty
+	// the built-in policy rules.
+	Policy []byte
+	// Store keeps the state. The gate does not close it.
+	Store headgate.Store
+	// Logger takes reports of reloads; nil discards them.
+	Logger *slog.Logger
+}
+
+// Gate decides requests by a policy. It is safe for concurrent use.
+type Gate struct {
+	config  Config
+	store   headgate.Store
+	log     *slog.Logger
+	env     *expr.Env
+	current atomic.Pointer[snapshot]
+	closed  atomic.Bool
+
+	unknownPlans atomic.Uint64
+
+	mu     sync.Mutex // held while a policy is loaded
+	source []byte     // of the current policy
+	status Status
+
+	throttles throttles
+}
+
+// Status says which policy rules.
+type Status struct {
+	// Revision counts the policies that have ruled since Open, from 1.
+	Revision uint64
+	// File is the policy file, "" for a policy given as bytes or built in.
+	File string
+	// LoadedAt is when the present policy came into force.
+	LoadedAt time.Time
+	// LastReloadOK and LastReloadAt are of the last attempt to load.
+	LastReloadOK bool
+	LastReloadAt time.Time
+}
+
+// Open reads the policy and returns a gate. For a policy with faults the error
+// is a policy.Faults.
+func Open(ctx context.Context, c Config) (*Gate, error) {
+	if c.Store == nil {
+		return nil, errors.New("gate: Config.Store is required")
+	}
+	env, err := expr.New()
+	if err != nil {
+		return nil, err
+	}
+	g := &Gate{config: c, store: c.Store, env: env, log: c.Logger}
+	if g.log == nil {
+		g.log = slog.New(slog.DiscardHandler)
+	}
+	g.status.File = c.PolicyFile
+	if err := g.Reload(ctx); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// Reload reads the policy file again and, if it has no fault, puts it in force
+// at once for all requests that come after. Limits whose numbers stay keep
+// their state as it is. On an error the policy in force stays. A policy that is
+// not from a file, or has not changed, stays without an error.
+func (g *Gate) Reload(context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.status.LastReloadAt = time.Now()
+	err := g.reloadLocked()
+	g.status.LastReloadOK = err == nil
+	return err
+}
+
+func (g *Gate) reloadLocked() error {
+	name, data := "built-in policy", policy.Builtin()
+	switch {
+	case g.config.PolicyFile != "":
+		var err error
+		name = g.config.PolicyFile
+		if data, err = os.ReadFile(name); err != nil {
+			return fmt.Errorf("policy: %w", err)
+		}
+	case g.config.Policy != nil:
+		name, data = "policy", g.config.Policy
+	}
+	old := g.current.Load()
+	if old != nil && slices.Equal(data, g.source) {
+		return nil
+	}
+	next, warnings, err := load(name, data, g.env, old)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		g.log.Warn("policy: " + w.String())
+	}
+	g.status.Revision++
+	next.revision = g.status.Revision
+	g.status.LoadedAt = g.status.LastReloadAt
+	g.source = data
+	g.current.Store(next)
+	g.log.Info("policy in force", "file", name, "revision", next.revision, "applications", len(next.applications))
+	return nil
+}
+
+func load(name string, data []byte, env *expr.Env, old *snapshot) (*snapshot, []policy.Warning, error) {
+	check := func(source string, kind policy.ExprKind) error {
+		_, err := env.Compile(source, expr.Kind(kind))
+		return err
+	}
+	p, warnings, err := policy.Parse(name, data, check)
+	if err != nil {
+		return nil, warnings, err
+	}
+	next, err := compile(name, p, env, old)
+	return next, warnings, err
+}
+
+// Validate checks a policy as Open does. file names it in faults and warnings.
+// The error is a policy.Faults.
+func Validate(file string, data []byte) ([]policy.Warning, error) {
+	env, err := expr.New()
+	if err != nil {
+		return nil, err
+	}
+	_, warnings, err := load(file, data, env, nil)
+	return warnings, err
+}
+
+// Status returns which policy rules.
+func (g *Gate) Status() Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.status
+}
+
+// UnknownPlans returns how many requests named a plan that does not exist and
+// were decided by the application's default plan.
+func (g *Gate) UnknownPlans() uint64 { return g.unknownPlans.Load() }
+
+// TrustedProxies returns the addresses from which an application believes
+// forwarded addresses, and whether there is such an application. The slice must
+// not be changed.
+func (g *Gate) TrustedProxies(application string) ([]netip.Prefix, bool) {
+	a := g.current.Load().applications[application]
+	if a == nil {
+		return nil, false
+	}
+	return a.trusted, true
+}
+
+// Ready returns an error if the gate cannot decide: it was closed.
+func (g *Gate) Ready() error {
+	if g.closed.Load() {
+		return errClosed
+	}
+	return nil
+}
+
+var errClosed = &headgate.Error{Code: headgate.Closed, Err: errors.New("gate is closed")}
+
+// Close ends the gate. Requests fail from then on; the store stays open.
+func (g *Gate) Close() error {
+	g.closed.Store(true)
+	return nil
+}

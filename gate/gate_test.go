@@ -1,0 +1,97 @@
+package gate_test
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/store/memstore"
+)
+
+func open(t testing.TB, policy string) *gate.Gate {
+	t.Helper()
+	g, err := gate.Open(context.Background(), gate.Config{Policy: []byte(policy), Store: memstore.New(memstore.Config{Origin: origin})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// origin is the instant at which tests start.
+var origin = time.Date(2026, 3, 9, 12, 0, 0, 0, time.UTC).UnixMicro()
+
+const threeLimits = `
+version: 1
+plans:
+  free:
+    limits:
+      - {name: daily, algorithm: quota, rate: 1000000000/day}
+applications:
+  email:
+    default_plan: free
+    limits: [{name: all, rate: 5000000/s}]
+    rules:
+      - name: sendEmail
+        match: {operation: sendEmail}
+        limits: [{name: burst, rate: 10000000/s, burst: 100000000}]
+  web:
+    default_plan: free
+    identity: [{header: x-api-key, known_only: true}, ip]
+    rules:
+      - name: api
+        match: {path: "/api/{rest...}", methods: [GET, POST]}
+        cost: {POST: 2}
+        limits: [{name: window, algorithm: sliding_window, rate: 100000000/60s}]
+subjects:
+  web/key-1: {plan: free}
+`
+
+func TestNoAllocations(t *testing.T) {
+	g := open(t, threeLimits)
+	ctx := context.Background()
+	var d gate.Decision
+	for name, r := range map[string]*gate.Request{
+		"by operation": {Application: "email", Operation: "sendEmail", Subject: "alice", Cost: 5, CostSaid: true},
+		"by path":      {Application: "web", Method: "POST", Path: "/api/x/y?q=1", IP: netip.MustParseAddr("203.0.113.9")},
+		"by header":    {Application: "web", Method: "GET", Path: "/api/x", Headers: http.Header{"X-Api-Key": {"key-1"}}},
+		"no rule":      {Application: "email", Operation: "other", Subject: "bob"},
+	} {
+		var failed error
+		n := testing.AllocsPerRun(1000, func() {
+			if err := g.Take(ctx, r, &d); err != nil {
+				failed = err
+			} else if !d.Allowed {
+				t.Fatalf("%s: refused: %+v", name, d.Decision)
+			}
+		})
+		if failed != nil {
+			t.Errorf("%s: %v", name, failed)
+		}
+		if n != 0 {
+			t.Errorf("%s: %v allocations, want 0", name, n)
+		}
+		if len(d.Limits()) == 0 {
+			t.Errorf("%s: nothing was charged", name)
+		}
+	}
+}
+
+func BenchmarkTake(b *testing.B) {
+	g := open(b, threeLimits)
+	ctx := context.Background()
+	var d gate.Decision
+	r := &gate.Request{Application: "email", Operation: "sendEmail", Subject: "alice"}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := g.Take(ctx, r, &d); err != nil || d.Reason != headgate.OK && d.Reason != headgate.RateLimited {
+			b.Fatal(err, d.Reason)
+		}
+	}
+	if len(d.Limits()) != 3 {
+		b.Fatal("not three limits")
+	}
+}

@@ -1,0 +1,121 @@
+package policy
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/headgate/headgate"
+)
+
+var documentKeys = keys{allowed: []string{"version", "plans", "applications", "subjects"}}
+
+var planKeys = keys{
+	allowed: []string{"limits", "on_store_error"},
+	later:   map[string]string{"queue": "queues"},
+}
+
+// Parse reads a policy file in YAML or JSON. The error is a [Faults] with all
+// that is wrong, at most [MaxFaults]; there is no Policy then. Warnings come
+// with and without faults. The file's name only appears in both.
+//
+// Expressions are compiled by check; nil takes them as they are.
+//
+// Rates are as [ParseRate] reads them, those of quotas a count per hour, day,
+// week, month or year. Durations are a number and a unit of rates, or "m" for
+// minutes. A variant of a limit says rate or max anew; its burst is then that
+// rate's count unless said; all else it does not say is the limit's. Paths are
+// patterns of net/http without method and host, a trailing slash included; the
+// first rule that matches is meant to win, and one that never can is a fault.
+// A subject or plan from a header or cookie is a fault unless trusted_proxies
+// is written, or known_only for the identity.
+//
+// Parse ends soon on any input: files are at most [MaxSize], their nesting and
+// the rules and block mappings in them are bounded too.
+func Parse(file string, data []byte, check Checker) (*Policy, []Warning, error) {
+	r := &reader{file: file, check: check}
+	var p *Policy
+	if root := r.document(data); root != nil {
+		v := value{r: r, node: plainNode(root)}
+		v.pos = nodePos(v.node, Pos{1, 1})
+		p = r.policy(v)
+	}
+	warnings, err := r.result()
+	if err != nil {
+		return nil, warnings, err
+	}
+	return p, warnings, nil
+}
+
+func (r *reader) policy(v value) *Policy {
+	o := v.object(documentKeys)
+	if version := o.need("version", "a policy starts with version: 1"); version.present() {
+		if n, ok := version.integer(1, headgate.MaxInt); ok && n != 1 {
+			version.fault("version %d is not known here: this program reads version: 1", n)
+		}
+	}
+	p := &Policy{}
+	plans, _ := o.at("plans").entries("a mapping of plans")
+	r.plans = make(map[string]bool, len(plans))
+	for _, e := range plans {
+		if r.full() {
+			break
+		}
+		r.plans[e.name] = true
+		p.Plans = append(p.Plans, r.plan(e))
+	}
+	const why = "a policy without applications decides nothing"
+	applications := o.need("applications", why)
+	entries, ok := applications.entries("a mapping of applications")
+	if ok && len(entries) == 0 {
+		applications.fault("is empty: %s", why)
+	}
+	names := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		if r.full() {
+			break
+		}
+		names[e.name] = true
+		p.Applications = append(p.Applications, r.application(e))
+	}
+	subjects, _ := o.at("subjects").entries("a mapping of application/subject to their plans")
+	for _, e := range subjects {
+		if r.full() {
+			break
+		}
+		p.Subjects = append(p.Subjects, r.subject(e, names))
+	}
+	return p
+}
+
+func (r *reader) plan(e entry) Plan {
+	p := Plan{Name: r.checkName(e.key, e.name)}
+	if e.is("unlimited") {
+		e.fault("must be a mapping: write {limits: []} for a plan without limits")
+		return p
+	}
+	o := e.object(planKeys)
+	p.Limits = r.limits(o.at("limits"), inPlan)
+	p.OnStoreError = r.onStoreError(o.at("on_store_error"))
+	n := countLimits(p.Limits)
+	if n > headgate.MaxCharges {
+		o.at("limits").fault("%d limits: a request may meet at most %d", n, headgate.MaxCharges)
+	} else if n > r.largest.n {
+		r.largest.name, r.largest.n = p.Name, n
+	}
+	return p
+}
+
+// planName returns the name of a plan that exists.
+func (r *reader) planName(v value) string {
+	s, ok := v.text(wantName)
+	if ok {
+		r.knownPlan(v, s)
+	}
+	return s
+}
+
+func (r *reader) knownPlan(v value, name string) {
+	if !r.plans[name] {
+		v.fault("there is no plan %s%s", quoted(name), didYouMean(name, slices.Sorted(maps.Keys(r.plans))))
+	}
+}

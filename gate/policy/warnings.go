@@ -1,0 +1,66 @@
+package policy
+
+import (
+	"math/bits"
+	"regexp"
+	"time"
+
+	"github.com/headgate/headgate"
+)
+
+// warnNumbers tells of numbers that are allowed and seldom meant.
+//
+// The advice is a burst of 5 to 10 times the rate of a second, but a rate of
+// 100/h with a burst of 110 is as sound: its burst is an hour's worth. So only
+// what is far off either way is told: a burst that is written and holds less
+// than one second of the rate, so that a client which collects a second's work
+// is refused though it keeps the rate; and one of more than 100 times the
+// rate's count, so that one quiet client may send 100 periods' worth at once.
+func (r *reader) warnNumbers(o object, l *headgate.Limit) {
+	switch l.Algorithm {
+	case headgate.TokenBucket, headgate.LeakyBucket:
+		burst := o.at("burst")
+		if !burst.present() {
+			return
+		}
+		if exceeds(l.Count, int64(time.Second), l.Burst, int64(l.Period)) {
+			burst.warn("burst %d is less than one second of the rate: a client that sends a second's requests at once is refused though it keeps the rate", l.Burst)
+		}
+		if exceeds(l.Burst, 1, l.Count, 100) {
+			burst.warn("burst %d is more than 100 times the rate's %d: that much may pass at once; 5 to 10 times a second's rate is usual", l.Burst, l.Count)
+		}
+	case headgate.FixedWindow:
+		o.warn("fixed_window bounds its aligned windows only: up to %d may pass in a short time around a boundary; sliding_window never passes more than %d", 2*l.Count, l.Count)
+	case headgate.SlidingWindow:
+		if l.Slices == 1 {
+			at := o.at("slices")
+			if !at.present() {
+				at = o.value // a variant has the slices of its limit
+			}
+			at.warn("with one slice sliding_window is an estimate that bounds its aligned windows only: 10 slices never pass more than %d", l.Count)
+		}
+	}
+}
+
+// exceeds reports whether a*b > c*d, for numbers that are not negative.
+func exceeds(a, b, c, d int64) bool {
+	hi, lo := bits.Mul64(uint64(a), uint64(b))
+	hi2, lo2 := bits.Mul64(uint64(c), uint64(d))
+	return hi > hi2 || hi == hi2 && lo > lo2
+}
+
+// requestUse finds each use of request and the field that is read directly.
+var requestUse = regexp.MustCompile(`\brequest\b(?:\s*\.\s*([a-z]+)\b)?`)
+
+// readsHeaders reports whether an expression may read a header. It errs on the
+// side of yes: any use of request but for its other fields counts.
+func readsHeaders(source string) bool {
+	for _, use := range requestUse.FindAllStringSubmatch(source, -1) {
+		switch use[1] {
+		case "method", "path", "query", "ip", "host":
+		default:
+			return true
+		}
+	}
+	return false
+}
