@@ -1,0 +1,177 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+var (
+	logLevels  = []string{"debug", "info", "warn", "error"}
+	logFormats = []string{"text", "json"}
+)
+
+// settings is what serve was told, by flags, environment and configuration
+// file together.
+type settings struct {
+	policy string
+	http   string
+	memory int64
+	open   bool // --decision-auth=open was said
+	log    configFile
+}
+
+// setting is one flag of serve.
+type setting struct {
+	name, value, usage string
+	// key is the place in the configuration file, "" if it has none.
+	key string
+	// secret values may stand in a file that HEADGATE_..._FILE names.
+	secret bool
+	// later are flags for what is not built yet.
+	later bool
+}
+
+var serveSettings = []setting{
+	{name: "policy", usage: "policy `FILE`, read again when it changes and on SIGHUP (default: built-in policy)"},
+	{name: "config", usage: "configuration `FILE`"},
+	{name: "data", usage: "`DIR` for state (not supported yet)", later: true},
+	{name: "store", value: "memory", usage: "`STORE` of state: memory, which is lost at stop", key: "store", secret: true},
+	{name: "records", usage: "`URL` of the records (not supported yet)", later: true, secret: true},
+	{name: "http", value: "127.0.0.1:8080", usage: "`ADDRESS` of the HTTP door: HOST:PORT, unix:PATH, or empty for none", key: "listen.http"},
+	{name: "grpc", usage: "`ADDRESS` of the gRPC door (not supported yet)", later: true},
+	{name: "resp", usage: "`ADDRESS` of the Redis door (not supported yet)", later: true},
+	{name: "admin", usage: "`ADDRESS` of the administration (not supported yet)", later: true},
+	{name: "memory", value: "256MiB", usage: "`SIZE` that limit state may take: B, KiB, MiB, GiB"},
+	{name: "decision-auth", usage: "who may ask: open is everybody (default: open on loopback and unix sockets; token is not supported yet)"},
+	{name: "envoy-config", usage: "`DIR` of envoyproxy/ratelimit configuration (not supported yet)", later: true},
+}
+
+func addServeFlags(cmd *cobra.Command) {
+	for _, s := range serveSettings {
+		cmd.Flags().String(s.name, s.value, s.usage+" ["+envName(s.name)+"]")
+	}
+}
+
+func envName(flag string) string {
+	return "HEADGATE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// readSettings resolves every setting: flag, else environment, else
+// configuration file, else default.
+func readSettings(cmd *cobra.Command) (*settings, error) {
+	file, _, err := lookUp(cmd, setting{name: "config"})
+	if err != nil {
+		return nil, err
+	}
+	config := configFile{}
+	if file != "" {
+		if config, err = readConfig(file); err != nil {
+			return nil, err
+		}
+	}
+	v := map[string]string{}
+	for _, s := range serveSettings {
+		value, said, err := lookUp(cmd, s)
+		if err != nil {
+			return nil, err
+		}
+		if c, ok := config[s.key]; ok && !said {
+			value = c
+		}
+		if s.later && value != "" {
+			return nil, fmt.Errorf("--%s: not supported yet", s.name)
+		}
+		v[s.name] = value
+	}
+	return check(v, config)
+}
+
+// check turns the values into settings.
+func check(v map[string]string, config configFile) (*settings, error) {
+	s := &settings{policy: v["policy"], http: v["http"], log: config}
+	if v["store"] != "memory" {
+		// The value may hold a password.
+		return nil, errors.New("--store: not supported yet: anything but memory")
+	}
+	switch v["decision-auth"] {
+	case "":
+	case "open":
+		s.open = true
+	case "token":
+		return nil, errors.New("--decision-auth=token: not supported yet")
+	default:
+		return nil, usageError{fmt.Errorf("--decision-auth %q: must be open or token", v["decision-auth"])}
+	}
+	var err error
+	if s.memory, err = parseSize(v["memory"]); err != nil {
+		return nil, usageError{fmt.Errorf("--memory %q: %w", v["memory"], err)}
+	}
+	if s.memory < 1<<20 {
+		return nil, usageError{fmt.Errorf("--memory %q: must be at least 1MiB", v["memory"])}
+	}
+	if s.http == "" {
+		return nil, errors.New("nothing to serve: --http is empty and there is no other door yet")
+	}
+	return s, nil
+}
+
+// lookUp returns what flag or environment say, or the default.
+func lookUp(cmd *cobra.Command, s setting) (value string, said bool, err error) {
+	flag := cmd.Flags().Lookup(s.name)
+	if flag.Changed {
+		return flag.Value.String(), true, nil
+	}
+	env := envName(s.name)
+	value, said = os.LookupEnv(env)
+	if file := os.Getenv(env + "_FILE"); s.secret && file != "" {
+		if said {
+			return "", false, fmt.Errorf("%s and %s_FILE are both set: keep one", env, env)
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return "", false, fmt.Errorf("%s_FILE: %w", env, err)
+		}
+		return strings.TrimRight(string(data), "\r\n"), true, nil
+	}
+	if said {
+		return value, true, nil
+	}
+	return flag.DefValue, false, nil
+}
+
+// parseSize reads a number of bytes such as 256MiB.
+func parseSize(s string) (int64, error) {
+	number := strings.TrimRight(s, "BKMGi")
+	shift := slices.Index([]string{"B", "KiB", "MiB", "GiB"}, s[len(number):])
+	n, err := strconv.ParseInt(number, 10, 64)
+	if shift < 0 || err != nil || n < 1 || n > math.MaxInt64>>(10*shift) {
+		return 0, errors.New("must be a whole number with a unit, such as 256MiB: B, KiB, MiB or GiB")
+	}
+	return n << (10 * shift), nil
+}
+
+// logger writes to w as the configuration says.
+func (s *settings) logger(w io.Writer) *slog.Logger {
+	var options slog.HandlerOptions
+	switch s.log["log.level"] {
+	case "debug":
+		options.Level = slog.LevelDebug
+	case "warn":
+		options.Level = slog.LevelWarn
+	case "error":
+		options.Level = slog.LevelError
+	}
+	if s.log["log.format"] == "json" {
+		return slog.New(slog.NewJSONHandler(w, &options))
+	}
+	return slog.New(slog.NewTextHandler(w, &options))
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/policy"
+)
+
+func newValidate() *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate FILE",
+		Short: "Check a policy file and name every fault in it",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file := args[0]
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			warnings, err := gate.Validate(file, data)
+			for _, w := range warnings {
+				w.Message = "warning: " + w.Message
+				fmt.Fprintln(out, w)
+			}
+			faults, ok := errors.AsType[policy.Faults](err)
+			switch {
+			case ok:
+				for _, f := range faults {
+					fmt.Fprintln(out, f)
+				}
+				return fmt.Errorf("%s: %s", file, count(len(faults), "fault"))
+			case err != nil:
+				return err
+			}
+			sum, err := contents(file, data)
+			if err != nil {
+				return err
+			}
+			if len(warnings) > 0 {
+				sum += "; " + count(len(warnings), "warning")
+			}
+			fmt.Fprintf(out, "%s: ok: %s\n", file, sum)
+			return nil
+		},
+	}
+}
+
+// contents says what a policy without faults holds.
+func contents(file string, data []byte) (string, error) {
+	p, _, err := policy.Parse(file, data, func(string, policy.ExprKind) error { return nil })
+	if err != nil {
+		return "", err
+	}
+	rules := 0
+	for i := range p.Applications {
+		rules += len(p.Applications[i].Rules)
+	}
+	return fmt.Sprintf("%s, %s, %s", count(len(p.Plans), "plan"), count(len(p.Applications), "application"), count(rules, "rule")), nil
+}
+
+// count says how many things there are.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}

@@ -1,0 +1,274 @@
+// Package forwardauth is the door for reverse proxies that ask about each
+// request before they pass it on: auth_request of nginx, ForwardAuth of
+// Traefik, forward_auth of Caddy. It knows what those send and understand.
+package forwardauth
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/internal/clientip"
+	"github.com/headgate/headgate/internal/ratefield"
+	"github.com/headgate/headgate/server/front/problem"
+)
+
+// Pattern is where the door belongs in an [http.ServeMux]. Any method: some
+// proxies send the one of the original request.
+const Pattern = "/v1/forward-auth/{application}"
+
+// decider is what the door needs of a gate.
+type decider interface {
+	Take(context.Context, *gate.Request, *gate.Decision) error
+	TrustedProxies(application string) ([]netip.Prefix, bool)
+}
+
+// Config is what a door is made of. Gate is required.
+type Config struct {
+	Gate decider
+	// Decided is called after each decision with the time it took. It must not
+	// keep d. nil for nobody.
+	Decided func(d *gate.Decision, took time.Duration)
+	// Logger takes what is not told to clients; nil discards it.
+	Logger *slog.Logger
+}
+
+// New returns the handler for [Pattern].
+//
+// The answer is 204, or the status that the client shall get. With ?deny=403
+// the client's every fault, and every refusal, is a 403 that carries the real
+// status in Headgate-Status: nginx makes a 500 of other refusals, and where it
+// is told to let requests pass when we are down, a client that can cause a 500
+// passes without limit.
+//
+// Host and Origin are not checked: here they are the client's, or names that
+// only the proxy knows. A web page of another origin cannot send the fields
+// that this route requires: its browser asks us first, and we never say yes.
+func New(c Config) http.Handler {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Decided == nil {
+		c.Decided = func(*gate.Decision, time.Duration) {}
+	}
+	return &door{c}
+}
+
+type door struct{ Config }
+
+// call is everything that one request needs, used again for the next one.
+type call struct {
+	req   gate.Request
+	d     gate.Decision
+	set   ratefield.Setter
+	items [headgate.MaxCharges]ratefield.Item
+}
+
+var calls = sync.Pool{New: func() any { return new(call) }}
+
+func (f *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	only403, err := denyMode(r.URL.RawQuery)
+	if err != nil {
+		fail(w, r, problem.BadRequest("deny", err.Error()), false)
+		return
+	}
+	c := calls.Get().(*call)
+	defer func() {
+		c.req = gate.Request{}
+		calls.Put(c)
+	}()
+	if p := f.read(r, &c.req); p != nil {
+		fail(w, r, p, only403)
+		return
+	}
+	began := time.Now()
+	if err := f.Gate.Take(r.Context(), &c.req, &c.d); err != nil {
+		p := problem.Of(err)
+		if p.Status >= http.StatusInternalServerError {
+			f.Logger.Error("no decision", "path", r.URL.Path, "code", headgate.CodeOf(err).String(), "error", err)
+		}
+		fail(w, r, p, only403)
+		return
+	}
+	c.fields(w.Header(), began)
+	switch {
+	case c.d.Allowed:
+		w.WriteHeader(http.StatusNoContent)
+	case only403:
+		deny(w, refusal(&c.d))
+	default:
+		refusal(&c.d).ServeHTTP(w, r)
+	}
+	f.Decided(&c.d, time.Since(began))
+}
+
+// denyMode reads the query. Anything else than the one parameter is refused:
+// a typing error in a proxy's configuration would go unnoticed until the first
+// refusal.
+func denyMode(query string) (only403 bool, err error) {
+	switch query {
+	case "":
+		return false, nil
+	case "deny=403":
+		return true, nil
+	}
+	q, err := url.ParseQuery(query)
+	if err != nil || len(q) != 1 || len(q["deny"]) != 1 || q["deny"][0] != "403" && q["deny"][0] != "429" {
+		return false, fmt.Errorf("the only parameter is deny, and it is 403 or 429")
+	}
+	return q["deny"][0] == "403", nil
+}
+
+// read fills in the request that the proxy describes.
+func (f *door) read(r *http.Request, q *gate.Request) *problem.Problem {
+	q.Application = r.PathValue("application")
+	trusted, ok := f.Gate.TrustedProxies(q.Application)
+	if !ok {
+		return &problem.Problem{
+			Name: "not_found", Status: http.StatusNotFound, Field: "application",
+			Detail: fmt.Sprintf("application: %.64q: no such application", q.Application),
+		}
+	}
+	peer, err := clientip.ParsePeer(r.RemoteAddr)
+	if err != nil {
+		return problem.BadRequest("", err.Error())
+	}
+	if !within(peer, trusted) {
+		return problem.BadRequest("", fmt.Sprintf("%v is not among the trusted_proxies of application %s: what it says of a client is not believed", peer, q.Application))
+	}
+	var field string
+	if q.Method, field, err = original(r.Header, "X-Forwarded-Method", "X-Original-Method"); err != nil {
+		return problem.BadRequest(field, err.Error())
+	}
+	if q.Path, field, err = original(r.Header, "X-Forwarded-Uri", "X-Original-Uri"); err != nil {
+		return problem.BadRequest(field, err.Error())
+	}
+	// nginx says the host in Host, where it is told to; the others describe
+	// the original request in X-Forwarded-Host.
+	q.Host = r.Host
+	if host := r.Header.Get("X-Forwarded-Host"); host != "" && r.Header.Get("X-Forwarded-Uri") != "" {
+		q.Host = host
+	}
+	q.Headers = r.Header
+	if r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("X-Real-Ip") == "" {
+		return nil // unknown: the proxy's own address would stand for all clients
+	}
+	if q.IP, err = clientip.Find(peer, r.Header, trusted); err != nil {
+		return problem.BadRequest("", err.Error())
+	}
+	return nil
+}
+
+func within(addr netip.Addr, prefixes []netip.Prefix) bool {
+	for _, p := range prefixes {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// original reads what a proxy says under either of two names. Proxies set one
+// of them and pass the other on as the client wrote it; where the two differ
+// nobody can say which is which.
+func original(h http.Header, forwarded, orig string) (value, field string, err error) {
+	a, b := h[forwarded], h[orig]
+	switch {
+	case len(a) > 1 || len(b) > 1:
+		return "", forwarded, fmt.Errorf("%s or %s is there twice: the proxy must replace what clients send", forwarded, orig)
+	case len(a) == 1 && len(b) == 1 && a[0] != "" && b[0] != "" && a[0] != b[0]:
+		return "", forwarded, fmt.Errorf("%s and %s differ: the proxy must set one and clear the other", forwarded, orig)
+	case len(a) == 1 && a[0] != "":
+		return a[0], "", nil
+	case len(b) == 1 && b[0] != "":
+		return b[0], "", nil
+	}
+	return "", forwarded, fmt.Errorf("the proxy sent neither %s nor %s", forwarded, orig)
+}
+
+// fields sets what every answer to a decision carries. nginx gives clients
+// those that its configuration copies, Traefik and Caddy all of a refusal.
+func (c *call) fields(h http.Header, now time.Time) {
+	d := &c.d
+	n := 0
+	limits := d.Limits()
+	for i := range limits {
+		if l := &limits[i]; l.Owner == "subject" && !l.Shadow {
+			c.items[n] = ratefield.From(l.ID, l.Limit, &l.Outcome)
+			n++
+		}
+	}
+	c.set.Set(h, ratefield.Styles(d.Headers), ratefield.Tightest(c.items[:n]), now)
+	if !d.Allowed && d.Retryable {
+		c.set.SetInteger(h, "Retry-After", ratefield.RetryAfter(d.RetryAfter, d.RetryJitter, rand.Uint64()))
+	}
+	h.Set("Headgate-Reason", d.Reason.String())
+	if id := d.BoundByID(); id != "" {
+		h.Set("Headgate-Limit", id)
+	}
+	if d.Degraded != "" {
+		h.Set("Headgate-Degraded", d.Degraded)
+	}
+	h.Set("Headgate-Decision-Id", fmt.Sprintf("%016x%016x", d.ID[0], d.ID[1]))
+}
+
+// refusal is a refused request as its client sees it.
+func refusal(d *gate.Decision) *problem.Problem {
+	p := &problem.Problem{Name: d.Reason.String(), Status: status(d.Reason), Detail: d.Message}
+	if p.Detail != "" {
+		return p
+	}
+	switch {
+	case d.Reason == headgate.CostExceedsLimit:
+		p.Detail = "this request costs more than its limit can ever hold"
+	case d.Reason == headgate.NoRule:
+		p.Detail = "no rule lets this request pass"
+	case p.Status == http.StatusServiceUnavailable:
+		p.Detail = "the service cannot take this request at the moment"
+	default:
+		p.Detail = "too many requests"
+	}
+	if d.Retryable {
+		p.Detail += "; try again in " + strconv.FormatInt(ratefield.RetryAfter(d.RetryAfter, 0, 0), 10) + " s"
+	}
+	return p
+}
+
+// status is what the client of a refused request gets.
+func status(r headgate.Reason) int {
+	switch r {
+	case headgate.CostExceedsLimit:
+		return http.StatusUnprocessableEntity
+	case headgate.OverloadedReason, headgate.StoreUnavailable:
+		return http.StatusServiceUnavailable
+	case headgate.NoRule:
+		return http.StatusForbidden
+	default:
+		return http.StatusTooManyRequests
+	}
+}
+
+// fail answers an error. Errors of ours are never a 403: whether the site stays
+// open without us is for the proxy's configuration to say.
+func fail(w http.ResponseWriter, r *http.Request, p *problem.Problem, only403 bool) {
+	if only403 && p.Status < http.StatusInternalServerError {
+		deny(w, p)
+		return
+	}
+	p.ServeHTTP(w, r)
+}
+
+// deny answers 403 and says what it stands for.
+func deny(w http.ResponseWriter, p *problem.Problem) {
+	w.Header().Set("Headgate-Status", strconv.Itoa(p.Status))
+	p.WriteAs(w, http.StatusForbidden)
+}

@@ -1,0 +1,45 @@
+package problem
+
+import (
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/headgate/headgate"
+)
+
+func TestOf(t *testing.T) {
+	secret := errors.New("secret")
+	of := func(code headgate.Code, field string) error {
+		return fmt.Errorf("gate: %w", &headgate.Error{Code: code, Field: field, Err: secret})
+	}
+	tests := []struct {
+		err  error
+		want Problem
+	}{
+		{of(headgate.InvalidRequest, "cost"), Problem{"invalid_request", 400, "cost: secret", "cost"}},
+		{of(headgate.InvalidLimit, "rate"), Problem{"invalid_request", 400, "rate: secret", "rate"}},
+		{of(headgate.NotFound, "application"), Problem{"not_found", 404, "application: secret", "application"}},
+		{of(headgate.Unavailable, ""), Problem{"unavailable", 503, "the store cannot decide at the moment", ""}},
+		{of(headgate.Overloaded, ""), Problem{"overloaded", 503, "the store has no room for another key", ""}},
+		{of(headgate.Closed, ""), Problem{"closed", 503, "the server is stopping", ""}},
+		{of(headgate.Unknown, "cost"), Problem{"internal", 500, "the server could not decide; its log says why", ""}},
+		{secret, Problem{"internal", 500, "the server could not decide; its log says why", ""}},
+	}
+	for _, tt := range tests {
+		if got := Of(tt.err); *got != tt.want {
+			t.Errorf("%v: got %+v, want %+v", tt.err, *got, tt.want)
+		}
+	}
+}
+
+func TestDocument(t *testing.T) {
+	w := httptest.NewRecorder()
+	(&Problem{"rate_limited", 429, `"<slow>"`, "request.headers.a/b~c"}).WriteAs(w, 403)
+	const want = `{"type":"urn:headgate:problem:rate_limited","title":"Too Many Requests","status":429,"detail":"\"\u003cslow\u003e\"",` +
+		`"field":"request.headers.a/b~c","errors":[{"pointer":"/request/headers/a~1b~0c","detail":"\"\u003cslow\u003e\""}]}` + "\n"
+	if w.Code != 403 || w.Body.String() != want || w.Header().Get("Content-Type") != "application/problem+json" {
+		t.Errorf("%d %v\n%s\nwant\n%s", w.Code, w.Header(), w.Body, want)
+	}
+}
