@@ -76,6 +76,11 @@ type call struct {
 var calls = sync.Pool{New: func() any { return new(call) }}
 
 func (f *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		// A proxy may pass on the length of a body that it does not send. Only
+		// on a connection that closes does net/http answer without waiting.
+		w.Header().Set("Connection", "close")
+	}
 	only403, err := denyMode(r.URL.RawQuery)
 	if err != nil {
 		fail(w, r, problem.BadRequest("deny", err.Error()), false)
