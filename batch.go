@@ -182,7 +182,7 @@ func (b *Batch) Decision() Decision {
 }
 
 // tightest finds the limit that leaves the fewest further requests of this
-// cost.
+// cost, and the fewest tokens among those that leave equally many.
 func (b *Batch) tightest(d *Decision) {
 	var most int64
 	for i := range b.n {
@@ -195,7 +195,7 @@ func (b *Batch) tightest(d *Decision) {
 		if c.Cost > 1 {
 			left /= c.Cost
 		}
-		if d.BoundBy < 0 || left < most {
+		if d.BoundBy < 0 || left < most || left == most && o.Remaining < b.outcomes[d.BoundBy].Remaining {
 			d.BoundBy, most = i, left
 		}
 	}

@@ -129,9 +129,10 @@ func newHold() uint64 {
 
 // Wait takes cost tokens, waiting as long as the limits ask for. It returns the
 // decision that let it pass, after its delay. If it can never pass, or not
-// before ctx ends, Wait returns the refusal at once, without an error; what it
-// took is given back when ctx ends during a delay, and the error is that of
-// ctx. Callers that wait are not served in order.
+// before ctx ends, Wait returns the refusal at once, without an error. When ctx
+// ends during a delay, the error is its cause, and what was taken is given back
+// as far as [Refund] can: a leaky bucket's slot is not. Callers that wait are
+// not served in order.
 func (l *Limiter) Wait(ctx context.Context, key string, cost int64) (Decision, error) {
 	for {
 		d, err := l.Take(ctx, key, cost)

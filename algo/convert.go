@@ -1,6 +1,10 @@
 package algo
 
-import "github.com/headgate/headgate"
+import (
+	"math"
+
+	"github.com/headgate/headgate"
+)
 
 // ConvertWords returns the number of words that [Convert] needs for dst.
 func ConvertWords(old, l *headgate.Prepared, src []int64) int {
@@ -15,8 +19,12 @@ func ConvertWords(old, l *headgate.Prepared, src []int64) int {
 // keeps its level in whole tokens, up to its new capacity; windows, logs and
 // quotas keep what was used; holds and bans stay as they are. Between different
 // algorithms what was used is charged anew. Nothing is ever gained: a level
-// does not rise, a count does not fall. dst must not overlap src.
+// does not rise, a count does not fall; only a debt is cut to the new capacity.
+// dst must not overlap src.
 func Convert(old, l *headgate.Prepared, dst, src []int64, now int64) {
+	// A clock that went back must not take what was used into a window that
+	// ends before the one that it was used in.
+	now = max(now, seen(old, src))
 	Init(l, dst, now)
 	switch a := l.Algorithm; {
 	case bucket(old.Algorithm) && bucket(a):
@@ -44,17 +52,41 @@ func Convert(old, l *headgate.Prepared, dst, src []int64, now int64) {
 		Apply(headgate.Debit, l, dst, now, o.Used, 0, &o)
 	case a == headgate.SlidingLog:
 		logGrow(dst, src)
+		// What has left the old window must not come back in a longer one.
+		expired, weight := logExpired(old, dst, now)
+		logDrop(dst, expired, weight)
 	case a == headgate.Quota:
-		if now < src[quotaEnd] {
-			dst[quotaUsed] = src[quotaUsed]
-			dst[quotaCarry] = min(l.Rollover, src[quotaCarry])
-		}
+		_, n, carry := quotaRoll(old, src, now)
+		dst[quotaUsed], dst[quotaCarry] = n, min(l.Rollover, carry)
 	case a == headgate.Concurrency:
 		copy(dst, src)
 	case a == headgate.Ban:
 		dst[banUntil] = src[banUntil]
 		_, sum := slotsSum(src[banSlots:], headgate.BanSlices, old.SliceMicros, now)
 		dst[banSlots+slotIndex(dst[banSlots+slotNewest], headgate.BanSlices)] = min(sum, l.Count-1)
+	}
+}
+
+// seen returns the latest instant that the state shows to have been seen.
+func seen(l *headgate.Prepared, st []int64) int64 {
+	switch l.Algorithm {
+	case headgate.TokenBucket, headgate.LeakyBucket:
+		return st[bucketAt]
+	case headgate.FixedWindow:
+		return st[fixedEnd] - l.WindowMicros
+	case headgate.SlidingWindow:
+		if l.Slices == 1 {
+			return st[classicIndex] * l.WindowMicros
+		}
+		return st[slotNewest] * l.SliceMicros
+	case headgate.SlidingLog:
+		return st[logLast]
+	case headgate.Quota:
+		return st[quotaStart]
+	case headgate.Ban:
+		return st[banSlots+slotNewest] * l.SliceMicros
+	default: // Concurrency
+		return math.MinInt64
 	}
 }
 

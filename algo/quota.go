@@ -23,19 +23,24 @@ func rollover(l *headgate.Prepared, used, carry int64) int64 {
 	return min(l.Rollover, max(0, l.Count+carry-used))
 }
 
-func quotaApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost int64, o *headgate.Outcome) {
-	p := Period{Label: st[quotaLabel], Start: st[quotaStart], End: st[quotaEnd]}
-	n, carry := st[quotaUsed], st[quotaCarry]
-	if now >= p.End {
-		before := p.Label
-		p = PeriodAt(l.Calendar, now)
-		if l.Rollover > 0 && n > 0 && Follows(l.Calendar, before, p) {
-			carry = rollover(l, n, carry)
-		} else {
-			carry = 0
-		}
-		n = 0
+// quotaRoll returns the period that counts at now, what was used of it, and
+// what the period before left to it.
+func quotaRoll(l *headgate.Prepared, st []int64, now int64) (p Period, n, carry int64) {
+	p = Period{Label: st[quotaLabel], Start: st[quotaStart], End: st[quotaEnd]}
+	n, carry = st[quotaUsed], st[quotaCarry]
+	if now < p.End {
+		return p, n, carry
 	}
+	before := p.Label
+	p = PeriodAt(l.Calendar, now)
+	if l.Rollover > 0 && n > 0 && Follows(l.Calendar, before, p) {
+		return p, 0, rollover(l, n, carry)
+	}
+	return p, 0, 0
+}
+
+func quotaApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost int64, o *headgate.Outcome) {
+	p, n, carry := quotaRoll(l, st, now)
 	limit := l.Count + carry
 	switch {
 	case l.Soft && op == headgate.Take:

@@ -372,15 +372,16 @@ func (q *question) charge(d *Decision, limits []*limit) error {
 
 // apply lets the store decide, and fills in the rest of d.
 func (g *Gate) apply(ctx context.Context, d *Decision, noRule bool) error {
+	passed := headgate.OK
+	if noRule {
+		passed = headgate.NoRule
+	}
 	if d.n == 0 {
-		d.Allowed, d.Reason = true, headgate.OK
-		if noRule {
-			d.Reason = headgate.NoRule
-		}
+		d.Allowed, d.Reason = true, passed
 		return nil
 	}
 	if err := g.store.Apply(ctx, &d.batch); err != nil {
-		return g.degrade(d, err)
+		return g.degrade(d, passed, err)
 	}
 	outcomes := d.batch.Outcomes()
 	for i := range outcomes {
@@ -394,8 +395,8 @@ func (g *Gate) apply(ctx context.Context, d *Decision, noRule bool) error {
 	if d.Shadow {
 		d.WouldDeny = d.batch.WouldDeny()
 	}
-	if d.Allowed && noRule {
-		d.Reason = headgate.NoRule
+	if d.Allowed {
+		d.Reason = passed
 	}
 	return nil
 }
@@ -404,15 +405,15 @@ func (g *Gate) apply(ctx context.Context, d *Decision, noRule bool) error {
 const storeRetry = time.Second
 
 // degrade decides without the store: a request whose limits are all open
-// passes, every other is refused.
-func (g *Gate) degrade(d *Decision, err error) error {
+// passes, for the reason passed; every other is refused.
+func (g *Gate) degrade(d *Decision, passed headgate.Reason, err error) error {
 	if code := headgate.CodeOf(err); code == headgate.InvalidRequest {
 		return err
 	}
 	g.log.Warn("store could not decide", "error", err)
 	d.n = 0
 	if d.open {
-		d.Allowed, d.Reason, d.Degraded = true, headgate.OK, "open"
+		d.Allowed, d.Reason, d.Degraded = true, passed, "open"
 		return nil
 	}
 	d.Reason, d.RetryAfter, d.Degraded = headgate.StoreUnavailable, storeRetry, "closed"

@@ -5,10 +5,10 @@ import (
 	"net/http"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/gatetest"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -22,7 +22,7 @@ func open(t testing.TB, policy string) *gate.Gate {
 }
 
 // origin is the instant at which tests start.
-var origin = time.Date(2026, 3, 9, 12, 0, 0, 0, time.UTC).UnixMicro()
+var origin = gatetest.Start.UnixMicro()
 
 const threeLimits = `
 version: 1

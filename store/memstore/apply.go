@@ -3,6 +3,7 @@ package memstore
 import (
 	"hash/maphash"
 	"math/bits"
+	"slices"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
@@ -19,6 +20,9 @@ type cell struct {
 	moved  bool  // its state has changed
 	before int64 // cost of earlier charges of this batch to the same cell
 }
+
+// same reports whether two charges, of different owners then, meet in a cell.
+func (c *cell) same(o *cell) bool { return c.shard == o.shard && c.id == o.id }
 
 // sharedClasses is the number of overflow cells per limit and shard.
 const sharedClasses = 16
@@ -135,24 +139,29 @@ func (s *Store) spend(b *headgate.Batch, charges []headgate.Charge, cells []cell
 // ready gives every charge a cell of its limit's present numbers, with room for
 // what the charge may add.
 func (s *Store) ready(charges []headgate.Charge, cells []cell, now int64) error {
-	inserted := false
+	anyMoved := false
 	for i := range charges {
-		fresh, err := s.materialise(&cells[i], charges[i].Limit, now, cells)
+		moved, err := s.materialise(&cells[i], charges[i].Limit, now, cells)
 		if err != nil {
 			return err
 		}
-		inserted = inserted || fresh
+		anyMoved = anyMoved || moved
 	}
 	for i := range cells {
 		c := &cells[i]
-		if inserted {
+		if anyMoved {
 			c.at, _ = c.shard.find(c.id)
 		}
 		if c.shared {
 			for j := range i {
-				if cells[j].id == c.id && cells[j].shard == c.shard {
-					c.before += charges[j].Cost
+				if !cells[j].same(c) {
+					continue
 				}
+				// One cell cannot be under two numbers, nor has it room for two holds.
+				if l := charges[i].Limit; l.Algorithm == headgate.Concurrency || !l.SameNumbers(charges[j].Limit) {
+					return errFull
+				}
+				c.before += charges[j].Cost
 			}
 		}
 		if err := c.shard.widen(c.at, charges[i].Limit, now); err != nil {
@@ -162,16 +171,44 @@ func (s *Store) ready(charges []headgate.Charge, cells []cell, now int64) error 
 	return nil
 }
 
-// materialise finds the cell of a charge, or inserts it. It reports whether the
-// table has moved.
-func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []cell) (inserted bool, err error) {
+// materialise finds the cell of a charge, or inserts it. It reports whether
+// places in the table have moved.
+func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []cell) (moved bool, err error) {
 	sh := c.shard
 	if at, found := sh.find(c.id); found {
 		c.at = at
 		return false, s.convert(sh, at, l, now)
 	}
-	own := sh.budget - sh.budget/16
 	over := overflowID(c.id, l)
+	ok, err := s.createFrom(sh, c.id, over, l, now)
+	if err == nil && !ok {
+		s.sweepAround(sh, 64, now, batch)
+		sh.fit() // the arena may need what an old flood left to the table
+		ok, err = s.createFrom(sh, c.id, over, l, now)
+	}
+	if err != nil {
+		return true, err
+	}
+	if ok {
+		c.fresh = true
+		return true, nil
+	}
+	c.id, c.shared = over, true
+	if at, found := sh.find(over); found {
+		return true, s.convert(sh, at, l, now)
+	}
+	if ok, err = s.create(sh, over, l, -1, now); err != nil || !ok {
+		return true, orFull(err)
+	}
+	sh.shared++
+	s.overflowed.Add(1)
+	c.fresh = true
+	return true, nil
+}
+
+// createFrom inserts a cell that starts as the overflow cell over is, if there
+// is one: who has no cell may have spent from it.
+func (s *Store) createFrom(sh *shard, id, over ident, l *headgate.Prepared, now int64) (bool, error) {
 	from := -1
 	if sh.shared > 0 {
 		if at, found := sh.find(over); found {
@@ -181,37 +218,7 @@ func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []ce
 			from = at
 		}
 	}
-	ok, err := s.create(sh, c.id, l, from, now, own)
-	if err == nil && !ok {
-		s.sweepAround(sh, 64, now, batch)
-		if from >= 0 {
-			if at, found := sh.find(over); found {
-				from = at
-			} else {
-				from = -1
-			}
-		}
-		ok, err = s.create(sh, c.id, l, from, now, own)
-	}
-	if err != nil {
-		return false, err
-	}
-	if ok {
-		c.fresh = true
-		return true, nil
-	}
-	c.id, c.shared = over, true
-	if at, found := sh.find(over); found {
-		c.at = at
-		return false, s.convert(sh, at, l, now)
-	}
-	if ok, err = s.create(sh, over, l, -1, now, sh.budget); err != nil || !ok {
-		return false, orFull(err)
-	}
-	sh.shared++
-	s.overflowed.Add(1)
-	c.fresh = true
-	return true, nil
+	return s.create(sh, id, l, from, now)
 }
 
 func orFull(err error) error {
@@ -222,9 +229,8 @@ func orFull(err error) error {
 }
 
 // create inserts a cell for l: with the state of the one at place from, or that
-// of "never seen" if from is -1. It reports false if limit bytes do not allow
-// it.
-func (s *Store) create(sh *shard, id ident, l *headgate.Prepared, from int, now, limit int64) (bool, error) {
+// of "never seen" if from is -1. It reports false if there is no room for it.
+func (s *Store) create(sh *shard, id ident, l *headgate.Prepared, from int, now int64) (bool, error) {
 	if !s.versions.touch(l) {
 		return false, errVersions
 	}
@@ -243,7 +249,7 @@ func (s *Store) create(sh *shard, id ident, l *headgate.Prepared, from int, now,
 		if from >= 0 {
 			n = len(sh.arena.state(src.state))
 		}
-		ref, ok := sh.arena.alloc(n, limit-int64(len(sh.table))*entryBytes)
+		ref, ok := sh.arena.alloc(n, sh.room(id.lo))
 		if !ok {
 			return false, nil
 		}
@@ -257,7 +263,7 @@ func (s *Store) create(sh *shard, id ident, l *headgate.Prepared, from int, now,
 			algo.Init(l, sh.arena.state(ref), now)
 		}
 	}
-	if !sh.insert(e, limit) {
+	if !sh.insert(e) {
 		if e.version&wide != 0 {
 			sh.arena.release(e.state)
 		}
@@ -277,7 +283,7 @@ func (sh *shard) widen(at int, l *headgate.Prepared, now int64) error {
 	if n <= len(st) {
 		return nil
 	}
-	ref, ok := sh.arena.alloc(n, sh.budget-int64(len(sh.table))*entryBytes)
+	ref, ok := sh.arena.alloc(n, sh.room(e.lo))
 	if !ok {
 		return errFull
 	}
@@ -312,7 +318,7 @@ func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) erro
 		e.version, e.state = l.Serial, algo.Pack(l, l.Cap, now-s.origin)
 		return nil
 	}
-	ref, ok := sh.arena.alloc(algo.ConvertWords(old, l, src), sh.budget-int64(len(sh.table))*entryBytes)
+	ref, ok := sh.arena.alloc(algo.ConvertWords(old, l, src), sh.room(e.lo))
 	if !ok {
 		return errFull
 	}
@@ -383,7 +389,7 @@ func (s *Store) tidy(cells []cell, now int64) {
 		if !c.fresh {
 			continue
 		}
-		if !c.moved {
+		if !slices.ContainsFunc(cells, func(o cell) bool { return o.moved && o.same(c) }) {
 			if at, found := c.shard.find(c.id); found {
 				s.remove(c.shard, at)
 			}

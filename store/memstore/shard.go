@@ -29,7 +29,7 @@ const (
 	entryBytes = int64(unsafe.Sizeof(entry{}))
 	// tail is the number of places behind the last home, so that no search
 	// wraps around.
-	tail      = 16
+	tail      = 32
 	firstSize = 16
 )
 
@@ -50,6 +50,20 @@ type shard struct {
 func (sh *shard) advance(now int64) int64 {
 	sh.last = max(sh.last, now)
 	return sh.last
+}
+
+// own is how many bytes the table and the states of keys' own cells may take.
+// The rest is left to the states of overflow cells.
+func (sh *shard) own() int64 { return sh.budget - sh.budget/16 }
+
+// room is how many bytes the arena may take for the state of a cell, own or
+// shared as lo says.
+func (sh *shard) room(lo uint32) int64 {
+	room := sh.own()
+	if lo&1 != 0 {
+		room = sh.budget
+	}
+	return room - int64(len(sh.table))*entryBytes
 }
 
 func (sh *shard) bytes() int64 { return int64(len(sh.table))*entryBytes + sh.arena.bytes() }
@@ -84,9 +98,14 @@ func (sh *shard) find(id ident) (int, bool) {
 }
 
 // insert puts e, which is not in the table, in its place. It reports false if
-// the table is full and may not grow within limit bytes.
-func (sh *shard) insert(e entry, limit int64) bool {
-	if (sh.used+1)*20 > len(sh.table)*17 && !sh.grow(limit) {
+// the table is full and may not grow. Keys' own cells leave a tenth of the
+// places to overflow cells.
+func (sh *shard) insert(e entry) bool {
+	fill := 16
+	if e.lo&1 != 0 {
+		fill = 18
+	}
+	if (sh.used+1)*20 > len(sh.table)*fill && !sh.grow() {
 		return false
 	}
 	for {
@@ -101,25 +120,27 @@ func (sh *shard) insert(e entry, limit int64) bool {
 			sh.used++
 			return true
 		}
-		if !sh.grow(limit) { // an unlucky crowd at the end
+		if !sh.grow() { // an unlucky crowd at the end
 			return false
 		}
 	}
 }
 
-// grow makes the table half as large again.
-func (sh *shard) grow(limit int64) bool {
-	size := max(firstSize+tail, len(sh.table)+len(sh.table)/2)
-	if int64(size)*entryBytes+sh.arena.bytes() > limit {
-		return false
+// grow makes the table half as large again, or as much as there are bytes for,
+// of which an arena in use keeps half.
+func (sh *shard) grow() bool {
+	most := int((sh.own() - sh.arena.bytes()) / entryBytes)
+	size := min(max(firstSize+tail, len(sh.table)+len(sh.table)/2), most)
+	if size == most && len(sh.arena.words) > 0 {
+		size -= (most - len(sh.table)) / 2
 	}
-	sh.resize(size)
-	return true
+	return size >= len(sh.table)+len(sh.table)/32+firstSize && sh.resize(size, most)
 }
 
-// resize moves all entries, in order, to a table of size places.
-func (sh *shard) resize(size int) {
-	for ; ; size += size/8 + 1 {
+// resize moves all entries, in order, to a table of size places, or a few more
+// if they crowd at the end, but at most most.
+func (sh *shard) resize(size, most int) bool {
+	for ; size <= most; size += size/16 + 1 {
 		table := make([]entry, size)
 		at := 0
 		for i := range sh.table {
@@ -133,11 +154,12 @@ func (sh *shard) resize(size int) {
 			table[at] = *e
 			at++
 		}
-		if at < size || sh.used == 0 {
+		if at < size {
 			sh.table, sh.hand = table, 0
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // shrink gives memory back when little of it is used.
@@ -146,9 +168,41 @@ func (sh *shard) shrink() {
 		sh.table, sh.hand, sh.arena = nil, 0, arena{}
 		return
 	}
-	if size := sh.used*3/2 + firstSize + tail; size < len(sh.table)/2 {
-		sh.resize(size)
+	sh.fit()
+	live := 0
+	for i := range sh.table {
+		if e := &sh.table[i]; e.version&wide != 0 {
+			live += classWords(int(e.state & (1<<classBits - 1)))
+		}
 	}
+	if live < cap(sh.arena.words)/2 {
+		sh.compact(live)
+	}
+}
+
+// fit makes the table smaller when little of it is used.
+func (sh *shard) fit() {
+	if size := sh.used*3/2 + firstSize + tail; size < len(sh.table)/2 {
+		sh.resize(size, len(sh.table))
+	}
+}
+
+// compact moves all blocks, which are live words long, to an arena of their
+// size.
+func (sh *shard) compact(live int) {
+	to := arena{words: make([]int64, 0, live)}
+	for i := range sh.table {
+		e := &sh.table[i]
+		if e.version&wide == 0 {
+			continue
+		}
+		st := sh.arena.state(e.state)
+		ref, _ := to.alloc(len(st), sh.arena.bytes())
+		copy(to.state(ref), st)
+		*to.keep(ref) = *sh.arena.keep(e.state)
+		e.state = ref
+	}
+	sh.arena = to
 }
 
 // remove frees place i and what it refers to.
@@ -193,7 +247,7 @@ const classBits = 8
 func (a *arena) bytes() int64 { return int64(cap(a.words)) * 8 }
 
 // alloc returns a block for n words of state. It reports false if there is none
-// and the arena may not grow to room bytes.
+// and the arena may not take room bytes.
 func (a *arena) alloc(n int, room int64) (ref int64, ok bool) {
 	c := classFor(n + 1)
 	if head := a.free[c]; head != 0 {
@@ -202,13 +256,13 @@ func (a *arena) alloc(n int, room int64) (ref int64, ok bool) {
 		return at<<classBits | int64(c), true
 	}
 	at, size := len(a.words), classWords(c)
+	left := int(room/8) - at
+	if left < size {
+		return 0, false
+	}
 	if at+size > cap(a.words) {
-		want := max(at+size, 64, at+at/4)
-		if int64(want)*8 > room {
-			if want = at + size; int64(want)*8 > room {
-				return 0, false
-			}
-		}
+		// Halves of what is left, or the last blocks would each copy all others.
+		want := at + max(size, min(max(64, at/4), left/2))
 		words := make([]int64, at, want)
 		copy(words, a.words)
 		a.words = words

@@ -17,10 +17,10 @@ import (
 // Config sizes a store. The zero value is a good one.
 type Config struct {
 	// MaxBytes caps the memory for state, in bytes: at least 1 MiB, 0 means
-	// 256 MiB. A token bucket takes about 34 bytes.
+	// 256 MiB. A token bucket takes about 36 bytes.
 	MaxBytes int64
-	// Shards is the number of locks, a power of two up to 4096. 0 means 256,
-	// or fewer for a small MaxBytes.
+	// Shards is the number of locks, a power of two up to 4096, each with at
+	// least 4 KiB of MaxBytes. 0 means 256, or fewer for a small MaxBytes.
 	Shards int
 	// Origin is the instant, in microseconds since the Unix epoch, from which
 	// ten years to either side can be decided. 0 means the time of New; set it
@@ -34,6 +34,7 @@ const (
 	maxShards    = 4096
 	// shardBytes is the least that a shard is worth having for.
 	shardBytes = 64 << 10
+	leastShard = 4 << 10
 	// maxVersions bounds the different limits in use, about 400 bytes each.
 	maxVersions = 1 << 16
 )
@@ -52,7 +53,8 @@ type Store struct {
 }
 
 // New returns an empty store. Panics if c.Shards is not a power of two from 0
-// to 4096, or if c.MaxBytes is neither 0 nor at least 1 MiB.
+// to 4096, if c.MaxBytes is neither 0 nor at least 1 MiB, or if that leaves a
+// shard less than 4 KiB.
 func New(c Config) *Store {
 	c.MaxBytes = cmp.Or(c.MaxBytes, defaultBytes)
 	if c.MaxBytes < minBytes {
@@ -63,6 +65,9 @@ func New(c Config) *Store {
 	}
 	if c.Shards == 0 {
 		c.Shards = min(256, 1<<(bits.Len64(uint64(c.MaxBytes/shardBytes))-1))
+	}
+	if c.MaxBytes/int64(c.Shards) < leastShard {
+		panic(fmt.Sprintf("memstore: MaxBytes %d in %d shards: must be at least %d in each", c.MaxBytes, c.Shards, leastShard))
 	}
 	start := time.Now()
 	s := &Store{
@@ -125,10 +130,13 @@ func (s *Store) Stats() Stats {
 // give memory back after a flood.
 func (s *Store) Sweep() {
 	now := s.Now()
+	if !algo.PackedRange(now - s.origin) {
+		now = -1 << 63 // the store decides about another time: as of the latest instant seen
+	}
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		s.sweep(sh, len(sh.table), sh.advance(now))
+		s.sweep(sh, len(sh.table)+sh.used, sh.advance(now)) // a removal takes a look of its own
 		sh.shrink()
 		sh.mu.Unlock()
 	}
@@ -137,7 +145,7 @@ func (s *Store) Sweep() {
 
 var (
 	errClosed   = &headgate.Error{Code: headgate.Closed, Err: errors.New("memory store is closed")}
-	errFull     = &headgate.Error{Code: headgate.Overloaded, Err: errors.New("memory store has no room for another shared cell: raise its memory cap")}
+	errFull     = &headgate.Error{Code: headgate.Overloaded, Err: errors.New("memory store has no room for more state: raise its memory cap")}
 	errVersions = &headgate.Error{Code: headgate.Overloaded, Err: fmt.Errorf("memory store knows %d different limits in use: at most that many", maxVersions)}
 	errInstant  = &headgate.Error{Code: headgate.InvalidRequest, Err: errors.New("instant is more than ten years from the memory store's origin")}
 )

@@ -1,12 +1,12 @@
 package memstore_test
 
 import (
-	"context"
+	"flag"
 	"testing"
-	"time"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/store/memstore"
+	"github.com/headgate/headgate/store/storetest"
 )
 
 var (
@@ -14,34 +14,50 @@ var (
 	_ headgate.Clock = (*memstore.Store)(nil)
 )
 
-func BenchmarkOneHotKey(b *testing.B) {
-	s := memstore.New(memstore.Config{})
-	l, err := headgate.New(s, headgate.PerSecond(1e6).WithBurst(1e9))
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx := context.Background()
-	b.ReportAllocs()
-	n := int64(0)
-	for b.Loop() {
-		d, err := l.Take(ctx, "alice", 1)
-		if err != nil || !d.Allowed {
-			b.Fatal(d, err)
-		}
-		n++
-	}
-	d, _ := l.Peek(ctx, "alice", 1)
-	_ = d
+var ops = flag.Int("ops", 200_000, "batches of the differential test")
+
+var capabilities = storetest.Capabilities{
+	ManualClock: true,
+	Footprint: func(s headgate.Store) (keys, bytes int64) {
+		st := s.(*memstore.Store).Stats()
+		return st.Keys, st.Bytes
+	},
 }
 
-func TestSmoke(t *testing.T) {
-	s := memstore.New(memstore.Config{})
-	l, err := headgate.New(s, headgate.PerSecond(10).WithBurst(100), headgate.Sliding(60, time.Minute), headgate.InFlight(3, time.Second), headgate.QuotaPer(1000, headgate.Day))
-	if err != nil {
-		t.Fatal(err)
+// opener returns a function that opens stores of the configuration.
+func opener[T testing.TB](c memstore.Config) func(T) headgate.Store {
+	return func(t T) headgate.Store {
+		s := memstore.New(c)
+		t.Cleanup(func() {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return s
 	}
-	for range 5 {
-		d, err := l.Take(context.Background(), "alice", 1)
-		t.Logf("%+v %v %+v", d, err, s.Stats())
-	}
+}
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, opener[*testing.T](memstore.Config{}), capabilities)
+}
+
+func TestStoreOfOneShard(t *testing.T) {
+	storetest.Run(t, opener[*testing.T](memstore.Config{Shards: 1}), capabilities)
+}
+
+// Without declaring its manual clock the store is one like any other.
+func TestStoreOnItsOwnClock(t *testing.T) {
+	storetest.Run(t, opener[*testing.T](memstore.Config{}), storetest.Capabilities{})
+}
+
+func TestDifferential(t *testing.T) {
+	t.Run("one shard", func(t *testing.T) {
+		storetest.Differential(t, opener[*testing.T](memstore.Config{Shards: 1}), capabilities, *ops/2, 1)
+	})
+	t.Run("many shards", func(t *testing.T) {
+		storetest.Differential(t, opener[*testing.T](memstore.Config{Shards: 256}), capabilities, *ops/2, 2)
+	})
+	t.Run("own clock", func(t *testing.T) {
+		storetest.Differential(t, opener[*testing.T](memstore.Config{}), storetest.Capabilities{}, *ops/10, 3)
+	})
 }

@@ -35,8 +35,9 @@ func (v *versions) touch(l *headgate.Prepared) bool {
 	known, round := v.known[l.Serial], v.round
 	v.mu.RUnlock()
 	if known != nil {
-		if known.touched.Load() != round {
-			known.touched.Store(round)
+		// Never back: another shard may have seen a later round by now.
+		for t := known.touched.Load(); t < round && !known.touched.CompareAndSwap(t, round); {
+			t = known.touched.Load()
 		}
 		return true
 	}
