@@ -154,7 +154,8 @@ func (p *Prepared) prepareBucket() error {
 	}
 	p.Cap = p.Burst * p.P
 	if full := p.Cap / p.N; full > MaxPeriod.Microseconds() {
-		return fmt.Errorf("burst %d at %d per %v takes %d years to refill: at most 100", p.Burst, p.Count, p.Period, full/(365*24*3600*1_000_000))
+		return fmt.Errorf("burst %d at %d per %v takes %d days to refill: at most %d", p.Burst, p.Count, p.Period,
+			full/(24*time.Hour).Microseconds(), MaxPeriod/(24*time.Hour))
 	}
 	return nil
 }
@@ -184,7 +185,7 @@ func (p *Prepared) prepareQuota() error {
 	if p.Rollover < 0 || p.Rollover > MaxInt-p.Count {
 		return fmt.Errorf("rollover %d: with count %d must stay within 0 and %d", p.Rollover, p.Count, int64(MaxInt))
 	}
-	a, lo, hi := p.Calendar.Anchor, 0, 0
+	a, hi := p.Calendar.Anchor, 0
 	switch p.Calendar.Unit {
 	case Hour, Day:
 	case Week:
@@ -202,8 +203,11 @@ func (p *Prepared) prepareQuota() error {
 	default:
 		return fmt.Errorf("a quota needs a calendar unit: hour, day, week, month or year")
 	}
-	if a < lo || a > hi {
-		return fmt.Errorf("anchor %d: for a %v must be %d to %d", a, p.Calendar.Unit, lo, hi)
+	if hi == 0 && a != 0 {
+		return fmt.Errorf("anchor %d: only weeks, months and years have one, not a quota per %v", a, p.Calendar.Unit)
+	}
+	if a < 0 || a > hi {
+		return fmt.Errorf("anchor %d: for a %v must be 1 to %d, or 0 for the first", a, p.Calendar.Unit, hi)
 	}
 	return nil
 }

@@ -17,8 +17,9 @@ func ConvertWords(old, l *headgate.Prepared, src []int64) int {
 
 // Convert carries the state src, kept under old, over to l at now. A bucket
 // keeps its level in whole tokens, up to its new capacity; windows, logs and
-// quotas keep what was used; holds and bans stay as they are. Between different
-// algorithms what was used is charged anew. Nothing is ever gained: a level
+// quotas keep what was used, in the newest slice where a window's slices change;
+// holds and bans stay as they are. Between different algorithms what was used is
+// charged anew, but for holds and bans, which use nothing up. Nothing is ever gained: a level
 // does not rise, a count does not fall; only a debt is cut to the new capacity.
 // dst must not overlap src.
 func Convert(old, l *headgate.Prepared, dst, src []int64, now int64) {
@@ -46,6 +47,8 @@ func Convert(old, l *headgate.Prepared, dst, src []int64, now int64) {
 		if now < src[fixedEnd] {
 			dst[fixedUsed] = src[fixedUsed]
 		}
+	case a == headgate.SlidingWindow && old.Slices == l.Slices && old.SliceMicros == l.SliceMicros:
+		copy(dst, src)
 	case a == headgate.SlidingWindow:
 		var o headgate.Outcome
 		Apply(headgate.Peek, old, src, now, 0, 0, &o)

@@ -76,6 +76,16 @@ func convertRef(old ref, l *headgate.Prepared, now int64) ref {
 			d.n = o.used(now)
 			return d
 		}
+	case *refSliding:
+		if d, ok := dst.(*refSliding); ok && d.k == o.k && d.slice == o.slice {
+			d.refSlots = o.refSlots
+			return d
+		}
+	case *refClassic:
+		if d, ok := dst.(*refClassic); ok && d.width == o.width {
+			d.window, d.counts = o.window, o.counts
+			return d
+		}
 	case *refLog:
 		if d, ok := dst.(*refLog); ok {
 			d.events, d.last = o.live(now), o.last
