@@ -293,7 +293,11 @@ func (q *question) cost(d *Decision) error {
 		d.Cost = n
 	default:
 		d.Cost = q.rule.cost.Fixed
-		if n, ok := q.rule.cost.ByMethod[r.Method]; ok {
+		method := r.Method
+		if _, ok := q.rule.cost.ByMethod[method]; !ok && method == "HEAD" {
+			method = "GET"
+		}
+		if n, ok := q.rule.cost.ByMethod[method]; ok {
 			d.Cost = n
 		}
 	}
@@ -401,6 +405,14 @@ func (g *Gate) apply(ctx context.Context, d *Decision, noRule bool) error {
 	return nil
 }
 
+// reportStore logs that the store could not decide, at most once a second.
+func (g *Gate) reportStore(err error) {
+	n, now := g.storeFailures.Add(1), time.Now().Unix()
+	if last := g.storeReported.Load(); now != last && g.storeReported.CompareAndSwap(last, now) {
+		g.log.Warn("store could not decide", "error", err, "so far", n)
+	}
+}
+
 // storeRetry is when to ask again after the store could not decide.
 const storeRetry = time.Second
 
@@ -410,7 +422,7 @@ func (g *Gate) degrade(d *Decision, passed headgate.Reason, err error) error {
 	if code := headgate.CodeOf(err); code == headgate.InvalidRequest {
 		return err
 	}
-	g.log.Warn("store could not decide", "error", err)
+	g.reportStore(err)
 	d.n = 0
 	if d.open {
 		d.Allowed, d.Reason, d.Degraded = true, passed, "open"

@@ -45,7 +45,9 @@ type Gate struct {
 	current atomic.Pointer[snapshot]
 	closed  atomic.Bool
 
-	unknownPlans atomic.Uint64
+	unknownPlans  atomic.Uint64
+	storeFailures atomic.Uint64
+	storeReported atomic.Int64 // Unix second of the last report
 
 	mu     sync.Mutex // held while a policy is loaded
 	source []byte     // of the current policy

@@ -1,0 +1,8 @@
+package gate
+
+// ThrottlesReadyForTest returns how many limits that callers described are kept.
+func (g *Gate) ThrottlesReadyForTest() int {
+	g.throttles.mu.RLock()
+	defer g.throttles.mu.RUnlock()
+	return len(g.throttles.ready)
+}
