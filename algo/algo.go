@@ -99,7 +99,7 @@ func Apply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost int64, ho
 	case headgate.Concurrency:
 		heldApply(op, l, st, now, cost, hold, o)
 	default: // Ban
-		banApply(l, st, now, o)
+		banApply(op, l, st, now, o)
 	}
 }
 

@@ -8,14 +8,15 @@ const (
 	banSlots
 )
 
-func banApply(l *headgate.Prepared, st []int64, now int64, o *headgate.Outcome) {
+func banApply(op headgate.Op, l *headgate.Prepared, st []int64, now int64, o *headgate.Outcome) {
 	until := st[banUntil]
 	_, sum := slotsSum(st[banSlots:], headgate.BanSlices, l.SliceMicros, now)
 	used(o, min(sum, l.Count), l.Count)
 	if now < until {
-		o.Allowed = false
-		o.RetryAfter = duration(until - now)
 		o.Used, o.Remaining = l.Count, 0
+		if op == headgate.Take || op == headgate.Peek {
+			o.Allowed, o.RetryAfter = false, duration(until-now)
+		}
 	}
 	o.ResetAfter = duration(banAbsentAt(l, st) - now)
 }

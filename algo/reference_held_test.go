@@ -91,10 +91,10 @@ func (b *refBan) deny(now int64) {
 	}
 }
 
-func (b *refBan) do(_ headgate.Op, now, _ int64, _ uint64) headgate.Outcome {
+func (b *refBan) do(op headgate.Op, now, _ int64, _ uint64) headgate.Outcome {
 	if now < b.until {
 		o := counted(b.limit, b.limit)
-		o.Allowed = false
+		o.Allowed = !asks(op)
 		return o
 	}
 	return counted(min(b.limit, b.sum(now)), b.limit)

@@ -85,5 +85,8 @@ func (s *Store) collectVersions() {
 			delete(v.known, serial)
 		}
 	}
-	v.full = 2 * len(v.known)
+	// Twice as many, or half of what is left, so that a store nearly full of
+	// live limits does not look for others with every new one.
+	n := len(v.known)
+	v.full = max(n+1, min(2*n, (n+maxVersions)/2))
 }

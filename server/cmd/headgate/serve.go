@@ -90,7 +90,25 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) error {
 			}
 		})
 	}
+	tasks.Go(func() { sweep(background, store) })
 	return serveUntil(ctx, server, listener, log)
+}
+
+// sweepEvery is how often state that has run out is dropped. The store drops it
+// by itself where new keys come in; this gives memory back when they stop.
+const sweepEvery = time.Minute
+
+func sweep(ctx context.Context, store *memstore.Store) {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			store.Sweep()
+		}
+	}
 }
 
 // serveUntil serves until ctx ends, then lets requests end.
