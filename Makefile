@@ -6,7 +6,7 @@ MODULES := . gate server
 GO      ?= go
 export CGO_ENABLED ?= 1
 
-.PHONY: run build test test-go test-examples check fmt tidy bench model fuzz deps clean
+.PHONY: run build test test-go test-bench test-examples check fmt tidy bench model fuzz deps clean
 
 run: build
 	bin/headgate serve $(ARGS)
@@ -14,7 +14,7 @@ run: build
 build:
 	$(GO) build -o bin/headgate ./server/cmd/headgate
 
-test: deps check test-go test-examples
+test: deps check test-go test-bench test-examples
 
 deps:
 	scripts/test-deps.sh
@@ -26,6 +26,10 @@ test-go:
 
 test-examples: build
 	HEADGATE_BIN=$(CURDIR)/bin/headgate $(GO) test -count=1 ./examples/...
+
+# That the benchmarks build, and check their workloads; they are not timed.
+test-bench:
+	cd bench && GOWORK=off $(GO) vet ./... && GOWORK=off $(GO) test ./...
 
 check: .bin/staticcheck
 	scripts/check.sh $(MODULES)

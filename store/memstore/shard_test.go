@@ -283,8 +283,8 @@ func TestNoPointers(t *testing.T) {
 	follow = func(at reflect.Type) bool {
 		switch at.Kind() {
 		case reflect.Struct:
-			for i := range at.NumField() {
-				if follow(at.Field(i).Type) {
+			for field := range at.Fields() {
+				if follow(field.Type) {
 					return true
 				}
 			}

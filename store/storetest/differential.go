@@ -3,6 +3,7 @@ package storetest
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -239,11 +240,12 @@ func (d *differ) add(b *headgate.Batch, f *family, cost int64) {
 
 // show describes a batch for a report.
 func (d *differ) show(b *headgate.Batch) string {
-	s := fmt.Sprintf("%v hold %d:", b.Op, b.Hold)
+	var s strings.Builder
+	fmt.Fprintf(&s, "%v hold %d:", b.Op, b.Hold)
 	for _, c := range b.Charges() {
 		l := c.Limit
-		s += fmt.Sprintf("\n  %s %v %d/%v burst %d slices %d ttl %v owner %q cost %d shadow %v parent %v",
+		fmt.Fprintf(&s, "\n  %s %v %d/%v burst %d slices %d ttl %v owner %q cost %d shadow %v parent %v",
 			l.Name, l.Algorithm, l.Count, l.Period, l.Burst, l.Slices, l.TTL, c.Owner, c.Cost, c.Shadow, c.Parent)
 	}
-	return s
+	return s.String()
 }

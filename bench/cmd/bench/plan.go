@@ -1,0 +1,144 @@
+package main
+
+import "fmt"
+
+// The groups: benchmarks of one group and contestant share a process.
+const (
+	hot    = "hot"
+	many   = "many"
+	insert = "insert"
+	memory = "memory"
+	policy = "policy"
+	floors = "floors"
+)
+
+// row is one line of the table.
+type row struct {
+	group, work string
+	// bench is the benchmark's name without its prefix, ours and rivals the
+	// sub-benchmarks.
+	bench, ours string
+	rivals      []string
+	// unit is what is compared, smaller being better; "" means ns/op.
+	unit  string
+	goals []goal
+}
+
+func (r *row) id() string { return r.bench + "/" + r.ours }
+
+func (r *row) measure() string {
+	if r.unit == "" {
+		return "ns/op"
+	}
+	return r.unit
+}
+
+// goal is what a row should reach: times is either how many times faster than
+// the result called other Headgate is to be, or with slower how many times
+// slower it may be. Without other, most bounds the row's own unit.
+type goal struct {
+	other  string
+	times  float64
+	slower bool
+
+	most float64
+	unit string
+}
+
+func faster(times float64, other string) goal { return goal{other: other, times: times} }
+func within(times float64, other string) goal { return goal{other: other, times: times, slower: true} }
+func atMost(most float64, unit string) goal   { return goal{most: most, unit: unit} }
+
+// bestRival stands for whichever rival is fastest.
+const bestRival = "the best rival"
+
+func (g goal) String() string {
+	switch {
+	case g.other == "":
+		return fmt.Sprintf("<= %g %s", g.most, g.unit)
+	case g.slower:
+		return fmt.Sprintf("<= %g x %s", g.times, g.other)
+	default:
+		return fmt.Sprintf(">= %g x %s", g.times, g.other)
+	}
+}
+
+var noAllocations = atMost(0, "allocs/op")
+
+var (
+	single = []string{"failsafe-go", "uber", "sethvargo", "x-time", "throttled", "ulule"}
+	deny   = []string{"failsafe-go", "sethvargo", "x-time", "throttled", "ulule"}
+	keyed  = []string{"sethvargo", "throttled", "x-time", "failsafe-go", "ulule"}
+)
+
+// plan is the table. The goals are those for in-process work on two cores.
+var plan = []row{
+	{
+		group: hot, work: "one hot key", bench: "HotKey", ours: "headgate", rivals: single,
+		goals: []goal{faster(1.4, "HotKey/failsafe-go"), faster(2.5, "HotKey/x-time"), within(1.2, "Floor/cas"), noAllocations},
+	},
+	{
+		group: hot, work: "the same, a clock reading for 64", bench: "HotKey", ours: "headgate-batch", rivals: single,
+		goals: []goal{faster(3, "HotKey/failsafe-go"), faster(6, "HotKey/x-time"), noAllocations},
+	},
+	{
+		group: hot, work: "one hot key, all cores", bench: "HotKeyParallel", ours: "headgate", rivals: single,
+		goals: []goal{faster(1.4, "HotKeyParallel/failsafe-go"), noAllocations},
+	},
+	{
+		group: hot, work: "denial, hot", bench: "Denial", ours: "headgate", rivals: deny,
+		goals: []goal{faster(1.4, "Denial/failsafe-go"), noAllocations},
+	},
+	{
+		group: hot, work: "denial, hot, all cores", bench: "DenialParallel", ours: "headgate", rivals: deny,
+		goals: []goal{faster(1.5, "Denial/headgate"), noAllocations},
+	},
+	{
+		group: many, work: "1 M keys uniform", bench: "Uniform", ours: "headgate", rivals: keyed,
+		goals: []goal{faster(1, "Uniform/sethvargo"), noAllocations},
+	},
+	{
+		group: many, work: "1 M keys uniform, all cores", bench: "UniformParallel", ours: "headgate", rivals: keyed,
+		goals: []goal{faster(1.4, "UniformParallel/sethvargo"), noAllocations},
+	},
+	{
+		group: many, work: "the same, a clock reading for 64", bench: "UniformParallel", ours: "headgate-batch", rivals: keyed,
+		goals: []goal{faster(1.6, "UniformParallel/sethvargo"), noAllocations},
+	},
+	{
+		group: many, work: "1 M keys Zipf 1.1, all cores", bench: "ZipfParallel", ours: "headgate", rivals: keyed,
+		goals: []goal{faster(1.25, "ZipfParallel/sethvargo"), noAllocations},
+	},
+	{
+		group: many, work: "the same, a clock reading for 64", bench: "ZipfParallel", ours: "headgate-batch", rivals: keyed,
+		goals: []goal{faster(1.6, "ZipfParallel/sethvargo"), noAllocations},
+	},
+	{
+		group: many, work: "the same, hot keys refused", bench: "ZipfDenied", ours: "headgate", rivals: []string{"sethvargo", "throttled", "x-time"},
+		goals: []goal{faster(1.25, "ZipfDenied/sethvargo"), noAllocations},
+	},
+	{
+		group: insert, work: "a new key", bench: "NewKey", ours: "headgate", rivals: keyed,
+		goals: []goal{faster(2, bestRival)},
+	},
+	{
+		group: insert, work: "the worst 1,024 new keys in a row", bench: "NewKey", ours: "headgate", rivals: keyed, unit: "max-ms",
+		goals: []goal{atMost(5, "max-ms")},
+	},
+	{
+		group: memory, work: "bytes per key at 1 M", bench: "BytesPerKey", ours: "headgate", rivals: keyed, unit: "B/key",
+		goals: []goal{atMost(48, "B/key")},
+	},
+	{
+		group: memory, work: "CPU of a full GC at 5 M keys", bench: "GC", ours: "headgate", rivals: keyed, unit: "cpu-ms",
+		goals: []goal{atMost(10, "cpu-ms")},
+	},
+	{
+		group: policy, work: "whole policy of 3 limits", bench: "Policy", ours: "headgate",
+		goals: []goal{atMost(600, "ns/op"), noAllocations},
+	},
+	{
+		group: policy, work: "the same, 1 M subjects, all cores", bench: "PolicyUniform", ours: "headgate",
+		goals: []goal{noAllocations},
+	},
+}

@@ -1,0 +1,22 @@
+// Package bench measures Headgate beside other rate limiters and beside floors:
+// the same work with no limiter in it. Only ratios of one run count; the command
+// in cmd/bench runs the contestants in turns and prints them.
+//
+// # Fairness
+//
+// Every contestant gets the same keys in the same order and the same limit: a
+// burst and the time that brings one token back. Contestants with windows get a
+// window of burst tokens whose length brings the same mean rate. Rivals keep
+// their documented defaults, but for the number of attempts after which throttled
+// gives up under contention. Limiters of a single key (x/time/rate, failsafe-go)
+// stand in a map under a read-write lock, as their users keep them, and without
+// one where there is one key only.
+//
+// The key of a call never shares its bytes with the key that a limiter keeps,
+// as in a server, where it comes out of a network buffer. All calls of one
+// benchmark read their keys from memory in order, so that the cost of fetching
+// a key is small and the same for all.
+//
+// A benchmark runs each contestant in a process of its own, and fails unless
+// what it allowed is what the limit says for exactly the calls that were made.
+package bench
