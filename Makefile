@@ -4,7 +4,6 @@
 
 MODULES := . gate server
 GO      ?= go
-export CGO_ENABLED ?= 1
 
 .PHONY: run build test test-go test-bench test-examples check fmt tidy bench model fuzz deps clean
 
@@ -22,7 +21,7 @@ deps:
 # All modules of go.work in one run, shuffled, under the race detector. The
 # examples have a run of their own: they drive a plain binary under load.
 test-go:
-	$(GO) test -race -shuffle=on $$($(GO) list github.com/headgate/headgate/... | grep -v /examples/)
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on $$($(GO) list github.com/headgate/headgate/... | grep -v /examples/)
 
 test-examples: build
 	HEADGATE_BIN=$(CURDIR)/bin/headgate $(GO) test -count=1 ./examples/...
