@@ -97,6 +97,7 @@ func (p *Problem) WriteAs(w http.ResponseWriter, status int) {
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store") // RFC 6585: a 429 must not be stored
 	w.WriteHeader(status)
 	w.Write(body)
 }
