@@ -16,7 +16,8 @@ func ConvertWords(old, l *headgate.Prepared, src []int64) int {
 }
 
 // Convert carries the state src, kept under old, over to l at now. A bucket
-// keeps its level in whole tokens, up to its new capacity; windows, logs and
+// keeps its level, up to its new capacity, rounded down by less than the new
+// unit of 1/P token; windows, logs and
 // quotas keep what was used, in the newest slice where a window's slices change;
 // holds and bans stay as they are. Between different algorithms what was used is
 // charged anew, but for holds and bans, which use nothing up. Nothing is ever gained: a level
@@ -30,12 +31,7 @@ func Convert(old, l *headgate.Prepared, dst, src []int64, now int64) {
 	switch a := l.Algorithm; {
 	case bucket(old.Algorithm) && bucket(a):
 		v, at := level(old, src, now)
-		tokens := floorDiv(v, old.P)
-		dst[bucketAt] = at
-		dst[bucketLevel] = l.Cap
-		if tokens < l.Burst {
-			dst[bucketLevel] = max(-l.Burst, tokens) * l.P
-		}
+		dst[bucketLevel], dst[bucketAt] = rescale(old, l, v), at
 	case old.Algorithm != a:
 		if old.Algorithm == headgate.Concurrency || old.Algorithm == headgate.Ban {
 			return
@@ -67,6 +63,21 @@ func Convert(old, l *headgate.Prepared, dst, src []int64, now int64) {
 		dst[banUntil] = src[banUntil]
 		_, sum := slotsSum(src[banSlots:], headgate.BanSlices, old.SliceMicros, now)
 		dst[banSlots+slotIndex(dst[banSlots+slotNewest], headgate.BanSlices)] = min(sum, l.Count-1)
+	}
+}
+
+// rescale carries a level in units of 1/old.P token over to units of 1/l.P, with
+// at most the capacity of l in tokens or in debt.
+func rescale(old, l *headgate.Prepared, v int64) int64 {
+	switch tokens := floorDiv(v, old.P); {
+	case tokens >= l.Burst:
+		return l.Cap
+	case tokens < -l.Burst:
+		return -l.Cap
+	case v >= 0:
+		return mulDiv(v, l.P, old.P)
+	default:
+		return -mulDivCeil(-v, l.P, old.P)
 	}
 }
 

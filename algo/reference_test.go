@@ -66,8 +66,15 @@ func convertRef(old ref, l *headgate.Prepared, now int64) ref {
 	case *refBucket:
 		if d, ok := dst.(*refBucket); ok {
 			level, at := o.levelAt(now)
-			tokens := floorBig(level, o.period).Int64()
-			d.level.Mul(big.NewInt(min(l.Burst, max(-l.Burst, tokens))), d.period)
+			// In units of 1/l.P token, rounded down, within the capacity either way.
+			unit := big.NewInt(l.P)
+			v := floorBig(new(big.Int).Mul(level, unit), o.period)
+			if most := big.NewInt(l.Cap); v.Cmp(most) > 0 {
+				v = most
+			} else if least := new(big.Int).Neg(most); v.Cmp(least) < 0 {
+				v = least
+			}
+			d.level.Mul(v, new(big.Int).Div(d.period, unit))
 			d.at = at
 			return d
 		}

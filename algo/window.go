@@ -103,7 +103,7 @@ func classicApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost in
 	case headgate.Debit:
 		cur = min(headgate.MaxInt, cur+cost)
 	}
-	used(o, min(headgate.MaxInt, cur+mulDivUp(prev, w-elapsed, w)), l.Count)
+	used(o, min(headgate.MaxInt, cur+mulDivCeil(prev, w-elapsed, w)), l.Count)
 	switch {
 	case cur > 0:
 		o.ResetAfter = duration((index+2)*w - now)
@@ -133,18 +133,16 @@ func covers(a, b, c, d int64) bool {
 	return hi > hi2 || hi == hi2 && lo >= lo2
 }
 
-// mulDiv returns floor(a*b/c) for a < c, none of them negative.
+// mulDiv returns floor(a*b/c), which must fit, none of them negative, c not 0.
 func mulDiv(a, b, c int64) int64 {
 	hi, lo := bits.Mul64(uint64(a), uint64(b))
 	q, _ := bits.Div64(hi, lo, uint64(c))
 	return int64(q)
 }
 
-// mulDivUp returns ceil(a*b/c) for b <= c, none of them negative, c not 0.
-func mulDivUp(a, b, c int64) int64 {
-	if b >= c {
-		return a
-	}
+// mulDivCeil returns ceil(a*b/c), which must fit, none of them negative, c not
+// 0.
+func mulDivCeil(a, b, c int64) int64 {
 	hi, lo := bits.Mul64(uint64(a), uint64(b))
 	q, r := bits.Div64(hi, lo, uint64(c))
 	if r > 0 {

@@ -165,7 +165,7 @@ func (q *question) identify(id *policy.Identity, d *Decision) bool {
 		d.Subject = d.text(clientip.AppendKey(d.buf[d.used:d.used], r.IP))
 		return true
 	case policy.ByHeader:
-		if v := r.Headers[id.Name]; len(v) > 0 {
+		if v := r.Headers[id.Name]; len(v) == 1 { // two of them name nobody
 			name = v[0]
 		}
 	case policy.ByCookie:
@@ -417,13 +417,20 @@ func (g *Gate) reportStore(err error) {
 const storeRetry = time.Second
 
 // degrade decides without the store: a request whose limits are all open
-// passes, for the reason passed; every other is refused.
+// passes, for the reason passed; every other is refused. A store that is there
+// but has no room for another key is not away: whoever floods it with keys must
+// not open it.
 func (g *Gate) degrade(d *Decision, passed headgate.Reason, err error) error {
-	if code := headgate.CodeOf(err); code == headgate.InvalidRequest {
+	code := headgate.CodeOf(err)
+	if code == headgate.InvalidRequest {
 		return err
 	}
 	g.reportStore(err)
 	d.n = 0
+	if code == headgate.Overloaded {
+		d.Reason, d.RetryAfter, d.Degraded = headgate.OverloadedReason, storeRetry, "closed"
+		return nil
+	}
 	if d.open {
 		d.Allowed, d.Reason, d.Degraded = true, passed, "open"
 		return nil

@@ -110,12 +110,17 @@ func TestStoreErrorCodes(t *testing.T) {
 		}
 		var d gate.Decision
 		err = g.Take(t.Context(), &gate.Request{Application: "a", Operation: "x"}, &d)
-		if decided && (err != nil || !d.Allowed || d.Degraded != "open") || !decided && (headgate.CodeOf(err) != code || d.Allowed) {
+		// A store that is full is not away, or a flood of keys would open it.
+		allowed, degraded, refusal := true, "open", headgate.StoreUnavailable
+		if code == headgate.Overloaded {
+			allowed, degraded, refusal = false, "closed", headgate.OverloadedReason
+		}
+		if decided && (err != nil || d.Allowed != allowed || d.Degraded != degraded) || !decided && (headgate.CodeOf(err) != code || d.Allowed) {
 			t.Errorf("%v: %v, allowed %v, degraded %q", code, err, d.Allowed, d.Degraded)
 		}
 		throttle := gate.Throttle{Key: "k", Count: 1, Period: time.Second, Cost: 1}
 		err = g.Throttle(t.Context(), &throttle, &d)
-		if decided && (err != nil || d.Allowed || d.Reason != headgate.StoreUnavailable || d.Degraded != "closed") || !decided && (headgate.CodeOf(err) != code || d.Allowed) {
+		if decided && (err != nil || d.Allowed || d.Reason != refusal || d.Degraded != "closed") || !decided && (headgate.CodeOf(err) != code || d.Allowed) {
 			t.Errorf("throttle, %v: %v, allowed %v, %v, degraded %q", code, err, d.Allowed, d.Reason, d.Degraded)
 		}
 	}

@@ -2,7 +2,10 @@ package gate
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/headgate/headgate"
@@ -42,10 +45,11 @@ func (g *Gate) Throttle(ctx context.Context, t *Throttle, d *Decision) error {
 	if err := checkOwner("key", t.Key); err != nil {
 		return err
 	}
-	p, err := g.throttles.prepare(throttleLimit{t.Count, t.Period, t.Burst})
+	limit, err := g.throttles.prepare(throttleLimit{t.Count, t.Period, t.Burst})
 	if err != nil {
 		return err
 	}
+	p := limit.prepared
 	d.Cost = t.Cost
 	if _, err := d.batch.Add(headgate.Charge{Limit: p, Owner: t.Key, Cost: t.Cost}); err != nil {
 		return err
@@ -53,7 +57,9 @@ func (g *Gate) Throttle(ctx context.Context, t *Throttle, d *Decision) error {
 	s := &d.limits[0]
 	s.ID, s.Limit, s.Owner, s.Unit, s.Shadow = "throttle", p, "subject", "requests", false
 	d.n, d.open = 1, false
-	return g.apply(ctx, d, false)
+	err = g.apply(ctx, d, false)
+	limit.used.Store(d.batch.At)
+	return err
 }
 
 type throttleLimit struct {
@@ -62,41 +68,74 @@ type throttleLimit struct {
 	burst  int64
 }
 
-// maxThrottles bounds the limits kept ready. One that was dropped is made again
-// and means the same to the store.
+// maxThrottles bounds the limits that callers describe. One makes room for
+// another once all its buckets must be full again, and its state is forgotten:
+// callers cannot fill the store with limits of which none is like another.
 const maxThrottles = 4096
 
 // throttles keeps the limits that callers describe ready.
 type throttles struct {
 	mu    sync.RWMutex
-	ready map[throttleLimit]*headgate.Prepared
+	ready map[throttleLimit]*throttled
 }
 
-func (t *throttles) prepare(l throttleLimit) (*headgate.Prepared, error) {
+type throttled struct {
+	prepared *headgate.Prepared
+	used     atomic.Int64 // last, in microseconds since the Unix epoch
+}
+
+// full returns the instant at which all buckets of the limit are full.
+func (t *throttled) full() int64 { return t.used.Load() + t.prepared.Cap/t.prepared.N + 1 }
+
+var errThrottles = &headgate.Error{Code: headgate.Overloaded, Err: fmt.Errorf("%d different limits said by callers are in use: at most that many", maxThrottles)}
+
+func (t *throttles) prepare(l throttleLimit) (*throttled, error) {
 	t.mu.RLock()
-	p := t.ready[l]
+	ready := t.ready[l]
 	t.mu.RUnlock()
-	if p != nil {
-		return p, nil
+	if ready != nil {
+		return ready, nil
 	}
 	p, err := headgate.Per(l.count, l.period).WithBurst(l.burst).WithScope("throttle").WithName("throttle").Prepare()
 	if err != nil {
-		return nil, &headgate.Error{Code: headgate.InvalidRequest, Field: "rate", Err: err}
+		return nil, throttleFault(l, err)
 	}
+	now := time.Now().UnixMicro()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if q := t.ready[l]; q != nil {
-		return q, nil
+	if ready := t.ready[l]; ready != nil {
+		return ready, nil
 	}
 	if t.ready == nil {
-		t.ready = make(map[throttleLimit]*headgate.Prepared)
+		t.ready = make(map[throttleLimit]*throttled)
 	}
-	if len(t.ready) >= maxThrottles {
-		for other := range t.ready { // any one: the map's order is random
-			delete(t.ready, other)
-			break
+	if len(t.ready) >= maxThrottles && !t.makeRoomLocked(now) {
+		return nil, errThrottles
+	}
+	ready = &throttled{prepared: p}
+	ready.used.Store(now)
+	t.ready[l] = ready
+	return ready, nil
+}
+
+// makeRoomLocked drops the limits that are in use no more.
+func (t *throttles) makeRoomLocked(now int64) bool {
+	for l, ready := range t.ready {
+		if now >= ready.full() {
+			delete(t.ready, l)
 		}
 	}
-	t.ready[l] = p
-	return p, nil
+	return len(t.ready) < maxThrottles
+}
+
+// throttleFault names the field at fault.
+func throttleFault(l throttleLimit, err error) error {
+	field := "rate"
+	if _, rateErr := headgate.Per(l.count, l.period).WithName("throttle").Prepare(); rateErr == nil {
+		field = "burst"
+	}
+	if inner := errors.Unwrap(errors.Unwrap(err)); inner != nil {
+		err = inner // without the name that we gave the limit
+	}
+	return &headgate.Error{Code: headgate.InvalidRequest, Field: field, Err: err}
 }

@@ -1,6 +1,7 @@
 package gate_test
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"sync"
@@ -83,9 +84,9 @@ func TestThrottleRefuses(t *testing.T) {
 		{"rate", func(r *gate.Throttle) { r.Period = -time.Second }},
 		{"rate", func(r *gate.Throttle) { r.Period = 1500 * time.Nanosecond }},
 		{"rate", func(r *gate.Throttle) { r.Period = math.MaxInt64 }},
-		{"rate", func(r *gate.Throttle) { r.Burst = -1 }},
-		{"rate", func(r *gate.Throttle) { r.Burst = math.MaxInt64 }},
-		{"rate", func(r *gate.Throttle) { r.Period, r.Burst = 99*365*24*time.Hour, 2 }},
+		{"burst", func(r *gate.Throttle) { r.Burst = -1 }},
+		{"burst", func(r *gate.Throttle) { r.Burst = math.MaxInt64 }},
+		{"burst", func(r *gate.Throttle) { r.Period, r.Burst = 99*365*24*time.Hour, 2 }},
 		{"cost", func(r *gate.Throttle) { r.Cost = -1 }},
 		{"cost", func(r *gate.Throttle) { r.Cost = headgate.MaxInt + 1 }},
 	} {
@@ -103,6 +104,39 @@ func TestThrottleRefuses(t *testing.T) {
 	var d gate.Decision
 	if err := g.Throttle(t.Context(), &long, &d); err != nil || !d.Allowed {
 		t.Errorf("a key of %d bytes: %v, %v", gate.MaxSubject, d.Allowed, err)
+	}
+}
+
+// A caller who keeps thousands of limits in use gets no more of them, and closes
+// nothing for the policy's own.
+func TestThrottlesInUseAreBounded(t *testing.T) {
+	g, err := gate.Open(t.Context(), gate.Config{Policy: []byte(anyPolicy), Store: memstore.New(memstore.Config{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d gate.Decision
+	refused := 0
+	for i := range 5000 {
+		r := gate.Throttle{Key: fmt.Sprint(i), Count: 1, Period: time.Hour + time.Duration(i)*time.Second, Burst: 300, Cost: 1}
+		switch err := g.Throttle(t.Context(), &r, &d); {
+		case headgate.CodeOf(err) == headgate.Overloaded:
+			refused++
+		case err != nil || !d.Allowed:
+			t.Fatalf("rate %d: %v, %+v", i, err, d.Decision)
+		}
+	}
+	if n := g.ThrottlesReadyForTest(); n > 4096 || refused != 5000-n {
+		t.Errorf("%d limits are kept ready, %d refused of 5000", n, refused)
+	}
+	if err := g.Take(t.Context(), &gate.Request{Application: "a", Operation: "x", Subject: "s"}, &d); err != nil || !d.Allowed {
+		t.Errorf("the policy's limit: %v, %+v", err, d.Decision)
+	}
+	// The first one goes on, and a new one of a rate in use is welcome.
+	for _, key := range []string{"0", "new"} {
+		r := gate.Throttle{Key: key, Count: 1, Period: time.Hour, Burst: 300, Cost: 1}
+		if err := g.Throttle(t.Context(), &r, &d); err != nil || !d.Allowed {
+			t.Errorf("key %s: %v, %+v", key, err, d.Decision)
+		}
 	}
 }
 

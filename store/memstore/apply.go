@@ -17,7 +17,9 @@ type cell struct {
 	at     int   // place in the table, -1 for none
 	fresh  bool  // inserted for this batch
 	shared bool  // an overflow cell
+	tight  bool  // an overflow cell without room for what the charge would add
 	moved  bool  // its state has changed
+	was    entry // what it was before it was carried over to other numbers
 	before int64 // cost of earlier charges of this batch to the same cell
 }
 
@@ -27,11 +29,31 @@ func (c *cell) same(o *cell) bool { return c.shard == o.shard && c.id == o.id }
 // sharedClasses is the number of overflow cells per limit and shard.
 const sharedClasses = 16
 
-// overflowID returns the identity of the cell that keys without room share.
-func overflowID(id ident, l *headgate.Prepared) ident {
-	class := uint64(id.lo>>1) % sharedClasses
-	hi, lo := bits.Mul64(l.ID[0]^0xa0761d6478bd642f, l.ID[1]^class<<1|1)
-	return ident{hi ^ lo, uint32(lo>>32) | 1}
+// overflowID returns the identity of the cell that keys of the class share; that
+// of all classes if kind has the lastBit.
+func overflowID(l *headgate.Prepared, class uint64, kind uint32) ident {
+	hi, lo := bits.Mul64(l.ID[0]^0xa0761d6478bd642f, (l.ID[1]^class*0x9e3779b97f4a7c15)|1)
+	return ident{hi ^ lo, uint32(lo>>32)&^(sharedBit|lastBit) | kind}
+}
+
+// overflowIDs returns the cells that stand in for a key without room: that of
+// its class, and the one for all of the limit's keys if there is no room for
+// that either.
+func overflowIDs(id ident, l *headgate.Prepared) [2]ident {
+	return [2]ident{overflowID(l, 1+uint64(id.lo>>2)%sharedClasses, sharedBit), overflowID(l, 0, sharedBit|lastBit)}
+}
+
+// standIn finds the overflow cell that a key without a cell of its own spends
+// from, -1 if there is none.
+func (sh *shard) standIn(over [2]ident) int {
+	if sh.shared > 0 {
+		for _, id := range over {
+			if at, found := sh.find(id); found {
+				return at
+			}
+		}
+	}
+	return -1
 }
 
 // applyAll decides any batch.
@@ -108,37 +130,55 @@ func lockOrder(order []uint32, cells []cell) []uint32 {
 // with room, then it decides, and only then does anything move.
 func (s *Store) spend(b *headgate.Batch, charges []headgate.Charge, cells []cell, now int64) error {
 	defer s.tidy(cells, now)
-	if err := s.ready(charges, cells, now); err != nil {
+	if err := s.ready(b.Op, charges, cells, now); err != nil {
 		return err
 	}
 	outcomes := b.Outcomes()
 	b.Allowed = true
-	if b.Op == headgate.Take && len(charges) > 1 {
+	asked := b.Op == headgate.Take && (len(charges) > 1 || len(charges) == 1 && cells[0].tight)
+	if asked {
 		for i := range charges {
 			c := &charges[i]
 			s.run(headgate.Peek, &cells[i], c.Limit, now, c.Cost+cells[i].before, 0, &outcomes[i])
+			if o := &outcomes[i]; cells[i].tight && o.Allowed && c.Cost > 0 {
+				o.Allowed, o.RetryAfter = false, o.ResetAfter // when there is surely room
+			}
 			b.Allowed = b.Allowed && (outcomes[i].Allowed || c.Shadow)
 		}
 		if !b.Allowed {
+			for i := range cells {
+				cells[i].goesOn(&outcomes[i])
+			}
 			s.countDenial(charges, cells, outcomes, now)
 			return nil
 		}
 	}
 	for i := range charges {
 		c, o := &charges[i], &outcomes[i]
-		if len(charges) > 1 && b.Op == headgate.Take && !o.Allowed {
-			continue // a shadow that refuses
+		if !asked || o.Allowed { // else a shadow that refuses
+			s.run(b.Op, &cells[i], c.Limit, now, c.Cost, b.Hold, o)
+			cells[i].moved = o.Allowed && c.Cost > 0
+			b.Allowed = b.Allowed && (o.Allowed || c.Shadow)
 		}
-		s.run(b.Op, &cells[i], c.Limit, now, c.Cost, b.Hold, o)
-		cells[i].moved = o.Allowed && c.Cost > 0
-		b.Allowed = b.Allowed && (o.Allowed || c.Shadow)
+		cells[i].goesOn(o)
 	}
 	return nil
 }
 
+// goesOn keeps a cell under the numbers to which it was carried over if they
+// refuse the charge: else a bucket that refuses all goes on refilling at its old
+// rate. A cell that lets the charge pass, in a batch that does not, and one that
+// can never hold the cost become again what they were: a refusal is free.
+func (c *cell) goesOn(o *headgate.Outcome) {
+	if c.was.version != 0 && !o.Allowed && !o.Never {
+		c.shard.release(c.was)
+		c.was = entry{}
+	}
+}
+
 // ready gives every charge a cell of its limit's present numbers, with room for
 // what the charge may add.
-func (s *Store) ready(charges []headgate.Charge, cells []cell, now int64) error {
+func (s *Store) ready(op headgate.Op, charges []headgate.Charge, cells []cell, now int64) error {
 	anyMoved := false
 	for i := range charges {
 		moved, err := s.materialise(&cells[i], charges[i].Limit, now, cells)
@@ -165,7 +205,10 @@ func (s *Store) ready(charges []headgate.Charge, cells []cell, now int64) error 
 			}
 		}
 		if err := c.shard.widen(c.at, charges[i].Limit, now); err != nil {
-			return err
+			if !c.shared || op != headgate.Take {
+				return err
+			}
+			c.tight = true
 		}
 	}
 	return nil
@@ -177,9 +220,10 @@ func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []ce
 	sh := c.shard
 	if at, found := sh.find(c.id); found {
 		c.at = at
-		return false, s.convert(sh, at, l, now)
+		c.was, err = s.convert(sh, at, l, now)
+		return false, err
 	}
-	over := overflowID(c.id, l)
+	over := overflowIDs(c.id, l)
 	ok, err := s.createFrom(sh, c.id, over, l, now)
 	if err == nil && !ok {
 		s.sweepAround(sh, 64, now, batch)
@@ -193,11 +237,17 @@ func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []ce
 		c.fresh = true
 		return true, nil
 	}
-	c.id, c.shared = over, true
-	if at, found := sh.find(over); found {
-		return true, s.convert(sh, at, l, now)
+	c.shared = true
+	for _, id := range over {
+		c.id = id
+		if at, found := sh.find(id); found {
+			return true, s.convertForGood(sh, at, l, now)
+		}
+		if ok, err = s.createFrom(sh, id, over, l, now); err != nil || ok {
+			break
+		}
 	}
-	if ok, err = s.create(sh, over, l, -1, now); err != nil || !ok {
+	if err != nil || !ok {
 		return true, orFull(err)
 	}
 	sh.shared++
@@ -206,16 +256,13 @@ func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []ce
 	return true, nil
 }
 
-// createFrom inserts a cell that starts as the overflow cell over is, if there
-// is one: who has no cell may have spent from it.
-func (s *Store) createFrom(sh *shard, id, over ident, l *headgate.Prepared, now int64) (bool, error) {
-	from := -1
-	if sh.shared > 0 {
-		if at, found := sh.find(over); found {
-			if err := s.convert(sh, at, l, now); err != nil {
-				return false, err
-			}
-			from = at
+// createFrom inserts a cell that starts as the overflow cell is that stood in
+// for it, if there is one: who has no cell may have spent from it.
+func (s *Store) createFrom(sh *shard, id ident, over [2]ident, l *headgate.Prepared, now int64) (bool, error) {
+	from := sh.standIn(over)
+	if from >= 0 {
+		if err := s.convertForGood(sh, from, l, now); err != nil {
+			return false, err
 		}
 	}
 	return s.create(sh, id, l, from, now)
@@ -294,47 +341,53 @@ func (sh *shard) widen(at int, l *headgate.Prepared, now int64) error {
 	return nil
 }
 
-// convert carries the cell at place at over to the numbers of l.
-func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) error {
+// convert carries the cell at place at over to the numbers of l. It returns what
+// the cell was, for the caller to undo or to release; version 0 if there is
+// nothing to undo.
+func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) (was entry, err error) {
 	e := &sh.table[at]
 	if e.version&^wide == l.Serial {
-		return nil
+		return entry{}, nil
 	}
 	old := s.versions.get(e.version &^ wide)
 	if !s.versions.touch(l) {
-		return errVersions
+		return entry{}, errVersions
 	}
 	if old.SameNumbers(l) {
 		e.version = l.Serial | e.version&wide
-		return nil
+		return entry{}, nil
 	}
 	var two [2]int64
 	src, keep := s.words(sh, e, old, now, &two)
 	absent := max(keep, algo.AbsentAt(old, src))
 	if now >= absent && algo.Packable(l) {
-		if e.version&wide != 0 {
-			sh.arena.release(e.state)
-		}
+		sh.release(*e)
 		e.version, e.state = l.Serial, algo.Pack(l, l.Cap, now-s.origin)
-		return nil
+		return entry{}, nil
 	}
 	ref, ok := sh.arena.alloc(algo.ConvertWords(old, l, src), sh.room(e.lo))
 	if !ok {
-		return errFull
+		return entry{}, errFull
 	}
-	src, _ = s.words(sh, e, old, now, &two) // the arena may have moved
+	was = *e
+	e.version, e.state = l.Serial|wide, ref
 	if now >= absent {
 		algo.Init(l, sh.arena.state(ref), now)
-		absent = 0
-	} else {
-		algo.Convert(old, l, sh.arena.state(ref), src, now)
+		*sh.arena.keep(ref) = 0
+		sh.release(was)
+		return entry{}, nil
 	}
+	src, _ = s.words(sh, &was, old, now, &two) // the arena may have moved
+	algo.Convert(old, l, sh.arena.state(ref), src, now)
 	*sh.arena.keep(ref) = absent
-	if e.version&wide != 0 {
-		sh.arena.release(e.state)
-	}
-	e.version, e.state = l.Serial|wide, ref
-	return nil
+	return was, nil
+}
+
+// convertForGood is convert without a way back.
+func (s *Store) convertForGood(sh *shard, at int, l *headgate.Prepared, now int64) error {
+	was, err := s.convert(sh, at, l, now)
+	sh.release(was)
+	return err
 }
 
 // words returns a cell's state in words and the instant before which it may not
@@ -381,11 +434,15 @@ func (s *Store) countDenial(charges []headgate.Charge, cells []cell, outcomes []
 	}
 }
 
-// tidy removes the cells that were inserted in vain, and drops a little of what
+// tidy ends changes of numbers, removes the cells that were inserted in vain, and
+// drops a little of what
 // has run out where new keys came in.
 func (s *Store) tidy(cells []cell, now int64) {
 	for i := range cells {
 		c := &cells[i]
+		if c.was.version != 0 {
+			c.undoUnlessMoved()
+		}
 		if !c.fresh {
 			continue
 		}
@@ -398,9 +455,22 @@ func (s *Store) tidy(cells []cell, now int64) {
 	}
 }
 
+// undoUnlessMoved ends a change of numbers.
+func (c *cell) undoUnlessMoved() {
+	if c.moved {
+		c.shard.release(c.was)
+		return
+	}
+	if at, found := c.shard.find(c.id); found {
+		e := &c.shard.table[at]
+		c.shard.release(*e)
+		*e = c.was
+	}
+}
+
 // remove frees a cell.
 func (s *Store) remove(sh *shard, at int) {
-	if sh.table[at].lo&1 != 0 {
+	if sh.table[at].lo&sharedBit != 0 {
 		sh.shared--
 		s.overflowed.Add(-1)
 	}
@@ -433,8 +503,9 @@ func (s *Store) visit(b *headgate.Batch, charges []headgate.Charge, cells []cell
 	for i := range charges {
 		c, l, o := &cells[i], charges[i].Limit, &b.Outcomes()[i]
 		found := false
-		if c.at, found = c.shard.find(c.id); !found && c.shard.shared > 0 {
-			c.at, found = c.shard.find(overflowID(c.id, l))
+		if c.at, found = c.shard.find(c.id); !found {
+			c.at = c.shard.standIn(overflowIDs(c.id, l))
+			found = c.at >= 0
 		}
 		switch e := c.entry(); {
 		case !found:
@@ -442,7 +513,7 @@ func (s *Store) visit(b *headgate.Batch, charges []headgate.Charge, cells []cell
 		case b.Op == headgate.Peek && e.version&^wide != l.Serial:
 			s.peekOther(c, l, now, charges[i].Cost, o)
 		default:
-			if err := s.convert(c.shard, c.at, l, now); err != nil {
+			if err := s.convertForGood(c.shard, c.at, l, now); err != nil {
 				return err
 			}
 			s.run(b.Op, c, l, now, charges[i].Cost, b.Hold, o)

@@ -41,7 +41,7 @@ func (s *Store) where(owner string, l *headgate.Prepared) (id ident, number uint
 	if _, own = s.shards[number].find(id); own {
 		return id, number, true
 	}
-	return overflowID(id, l), number, false
+	return overflowIDs(id, l)[0], number, false
 }
 
 // flood spends from random keys of l until n have come, and checks all the time
@@ -66,7 +66,7 @@ func flood(t *testing.T, s *Store, l *headgate.Prepared, now int64, n int) (shar
 			}
 			err := s.Apply(context.Background(), &b)
 			if l.Algorithm == headgate.Concurrency && headgate.CodeOf(err) == headgate.Overloaded {
-				full++ // no room for one more hold
+				full++ // no room for one more hold of a key's own
 				continue
 			}
 			if err != nil {

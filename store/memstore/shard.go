@@ -52,18 +52,43 @@ func (sh *shard) advance(now int64) int64 {
 	return sh.last
 }
 
+// A cell's kind stands in the two lowest bits of its identity. The smaller
+// kinds find room where the greater ones do not: the cells of classes are few
+// beside those of keys, and there is one last cell per limit.
+const (
+	sharedBit = 1 << iota // several keys spend from it
+	lastBit               // with sharedBit: all keys without room do
+)
+
 // own is how many bytes the table and the states of keys' own cells may take.
 // The rest is left to the states of overflow cells.
 func (sh *shard) own() int64 { return sh.budget - sh.budget/16 }
 
-// room is how many bytes the arena may take for the state of a cell, own or
-// shared as lo says.
+// room is how many bytes the arena may take for the state of a cell of the kind
+// in lo.
 func (sh *shard) room(lo uint32) int64 {
 	room := sh.own()
-	if lo&1 != 0 {
+	switch {
+	case lo&sharedBit == 0:
+	case lo&lastBit == 0:
+		room = sh.budget - sh.budget/32
+	default:
 		room = sh.budget
 	}
 	return room - int64(len(sh.table))*entryBytes
+}
+
+// twentieths is how much of the table, in such parts, may be full after a cell
+// of the kind in lo came in.
+func twentieths(lo uint32) int {
+	switch {
+	case lo&sharedBit == 0:
+		return 16
+	case lo&lastBit == 0:
+		return 17
+	default:
+		return 18
+	}
 }
 
 func (sh *shard) bytes() int64 { return int64(len(sh.table))*entryBytes + sh.arena.bytes() }
@@ -98,14 +123,9 @@ func (sh *shard) find(id ident) (int, bool) {
 }
 
 // insert puts e, which is not in the table, in its place. It reports false if
-// the table is full and may not grow. Keys' own cells leave a tenth of the
-// places to overflow cells.
+// the table is full and may not grow.
 func (sh *shard) insert(e entry) bool {
-	fill := 16
-	if e.lo&1 != 0 {
-		fill = 18
-	}
-	if (sh.used+1)*20 > len(sh.table)*fill && !sh.grow() {
+	if (sh.used+1)*20 > len(sh.table)*twentieths(e.lo) && !sh.grow() {
 		return false
 	}
 	for {
@@ -207,9 +227,7 @@ func (sh *shard) compact(live int) {
 
 // remove frees place i and what it refers to.
 func (sh *shard) remove(i int) {
-	if e := &sh.table[i]; e.version&wide != 0 {
-		sh.arena.release(e.state)
-	}
+	sh.release(sh.table[i])
 	for ; i+1 < len(sh.table); i++ {
 		next := &sh.table[i+1]
 		if next.version == 0 || home(next.hi, len(sh.table)) == i+1 {
@@ -219,6 +237,13 @@ func (sh *shard) remove(i int) {
 	}
 	sh.table[i] = entry{}
 	sh.used--
+}
+
+// release frees what e refers to, if it does.
+func (sh *shard) release(e entry) {
+	if e.version&wide != 0 {
+		sh.arena.release(e.state)
+	}
 }
 
 // arena holds the states that need more than one word. A block's first word is

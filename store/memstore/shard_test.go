@@ -325,7 +325,7 @@ func TestIdentities(t *testing.T) {
 			}
 			seen[id] = true
 			ones += bits.OnesCount64(id.hi) + bits.OnesCount32(id.lo)
-			over := overflowID(id, p)
+			over := overflowIDs(id, p)[0]
 			if over.lo&1 == 0 || over.hi == 0 {
 				t.Fatalf("overflow cell %x lacks its bit", over)
 			}

@@ -194,5 +194,5 @@ func (s *Store) applyHot(b *headgate.Batch, c *headgate.Charge, now int64) bool 
 func identify(h1, h2 uint64, l *headgate.Prepared) ident {
 	hi, lo := bits.Mul64(h1^l.ID[0], 0x9e3779b97f4a7c15^l.ID[1])
 	hi2, lo2 := bits.Mul64(h2^l.ID[1], 0xd6e8feb86659fd93^l.ID[0])
-	return ident{hi ^ lo, uint32(hi2^lo2) &^ 1}
+	return ident{hi ^ lo, uint32(hi2^lo2) &^ sharedBit}
 }

@@ -11,7 +11,7 @@ import (
 func batchRules() []rule {
 	rules := []rule{{
 		name:  "equal charges are merged",
-		why:   "Two charges of one budget in a batch are one charge of both costs: of a burst of 5, a cost of 3 and again 3 never pass together (facts-checked R1).",
+		why:   "Two charges of one budget in a batch are one charge of both costs: of a burst of 5, a cost of 3 and again 3 never pass together.",
 		check: merged,
 	}, {
 		name:  "a batch of the most charges",

@@ -21,6 +21,7 @@ type modelState struct {
 	words []int64
 	keep  int64 // before which the state may not be forgotten
 	fresh bool  // not in the map
+	other bool  // in the map under other numbers
 }
 
 // absent is the instant from which the state is as if never seen: under all the
@@ -40,7 +41,7 @@ func (m model) load(c *headgate.Charge, now int64) *modelState {
 	if !s.limit.SameNumbers(l) {
 		n.words = make([]int64, algo.ConvertWords(s.limit, l, s.words))
 		algo.Convert(s.limit, l, n.words, s.words, now)
-		n.keep = s.absent()
+		n.keep, n.other = s.absent(), true
 	}
 	return n
 }
@@ -84,11 +85,12 @@ func (m model) apply(b *headgate.Batch, now int64) (allowed bool, outcomes []hea
 			states[i].run(op, now, c.Cost, b.Hold, &outcomes[i])
 			allowed = allowed && (outcomes[i].Allowed || c.Shadow)
 			states[i].fresh = states[i].fresh && (op != headgate.Debit || c.Cost == 0)
+			states[i].other = states[i].other && op == headgate.Debit && c.Cost == 0
 		}
 	}
 	if op != headgate.Peek {
 		for i, s := range states {
-			if !s.fresh {
+			if !s.fresh && !s.other {
 				m[modelKey{charges[i].Limit.ID, charges[i].Owner}] = s
 			}
 		}
@@ -114,11 +116,13 @@ func (m model) take(b *headgate.Batch, charges []headgate.Charge, states []*mode
 		switch {
 		case allowed && o.Allowed:
 			s.run(headgate.Take, now, c.Cost, b.Hold, o)
-			s.fresh = s.fresh && c.Cost == 0
+			s.fresh, s.other = s.fresh && c.Cost == 0, s.other && c.Cost == 0
 		case !allowed && counts && !banned && c.Limit.Algorithm == headgate.Ban:
 			algo.CountDenial(c.Limit, s.words, now)
 			s.run(headgate.Peek, now, 0, 0, o)
-			s.fresh = false
+			s.fresh, s.other = false, false
+		case !o.Allowed && !o.Never:
+			s.other = false // refused under these numbers: it goes on under them
 		}
 	}
 	return allowed

@@ -157,7 +157,7 @@ func numberRules() []rule {
 	}, {
 		name: "a lowered rate counts from when it was lowered",
 		why: "A refusal under new numbers carries the budget over to them. Otherwise a bucket at 10 a second lowered to 1 a second, empty and asked in vain for 10 s," +
-			" would be settled for all of them at the old rate: 100 tokens instead of 10 (facts-checked R4).",
+			" would be settled for all of them at the old rate: 100 tokens instead of 10.",
 		travels: true,
 		check: func(w *world) {
 			fast, slow := prepare(w, headgate.PerSecond(10).WithBurst(100).WithName("rate")), prepare(w, headgate.PerSecond(1).WithBurst(100).WithName("rate"))
@@ -181,7 +181,7 @@ func numberRules() []rule {
 	}, {
 		name: "changing plans back and forth mints nothing",
 		why: "State under the numbers of one plan may run out only when it would have run out under all numbers it was kept under:" +
-			" else a short visit to a plan that refills at once empties the record of the slow one (facts-checked R5).",
+			" else a short visit to a plan that refills at once empties the record of the slow one.",
 		travels: true,
 		check: func(w *world) {
 			premium := prepare(w, headgate.PerMinute(10).WithBurst(100).WithName("plan"))
@@ -205,6 +205,40 @@ func numberRules() []rule {
 			}
 			if most := int64(100 + 10*118); total > most {
 				w.Fatalf("%d passed, at most %d are within either plan", total, most)
+			}
+		},
+	}, {
+		name: "a refusal under other numbers leaves the old ones as they were",
+		why: "A request that names a smaller plan and is refused, by another limit or because the plan can never hold its cost, or that costs nothing," +
+			" must not cut the budget of the plan before. Nor may asking under two plans in turn round away what refills in between.",
+		travels: true,
+		check: func(w *world) {
+			big := prepare(w, headgate.PerMinute(600).WithBurst(1200).WithName("rate"))
+			free := prepare(w, headgate.PerMinute(60).WithBurst(60).WithName("rate"))
+			none := prepare(w, headgate.PerHour(1).WithName("none"))
+			w.passes(take, ours(big, 1), ours(none, 1))
+			w.refuses(take, ours(free, 100))
+			w.passes(take, ours(free, 0))
+			w.refuses(take, ours(free, 1), ours(none, 1))
+			w.used(ours(big, 0), 1)
+			w.passes(take, ours(free, 1))
+			w.used(ours(free, 0), 1)
+			w.used(ours(big, 0), 1141)
+			// At one token a second and less than one between two requests.
+			w.passes(take, theirs("bob", free, 60))
+			passed := int64(0)
+			for i := range 100 {
+				w.at(time.Duration(i+1) * 90 * time.Millisecond)
+				l := free
+				if i%2 == 1 {
+					l = prepare(w, headgate.PerMinute(60).WithBurst(50).WithName("rate"))
+				}
+				if w.do(take, theirs("bob", l, 1)).Allowed {
+					passed++
+				}
+			}
+			if passed < 8 {
+				w.Fatalf("%d of the 9 tokens that came passed", passed)
 			}
 		},
 	}, {
