@@ -54,8 +54,10 @@ func TestModel(t *testing.T) {
 		}
 	}
 	t.Logf("seed %d: %d operations: %v\nrefused %v\nnever %v", *modelSeed, total, counts, refused, hopeless)
+	// That the operations reach what they are meant to test, at any seed: a ban
+	// refuses two of its seven operations, and only while it lasts.
 	for a := headgate.TokenBucket; a <= headgate.Ban && *modelOps >= 10_000; a++ {
-		if counts[a] < total/20 || refused[a] < counts[a]/20 || hopeless[a] < counts[a]/20 && a != headgate.Ban {
+		if counts[a] < total/20 || refused[a] < counts[a]/40 || hopeless[a] < counts[a]/20 && a != headgate.Ban {
 			t.Errorf("%v: %d of %d operations, %d refused, %d never", a, counts[a], total, refused[a], hopeless[a])
 		}
 	}

@@ -7,6 +7,10 @@
 // and never looks at what stands left of the client. The Forwarded field (RFC
 // 7239) is not read: a proxy that appends to one of the two passes the other on
 // as the client wrote it.
+//
+// A proxy that sets only X-Real-IP likewise passes on a client's own
+// X-Forwarded-For, and the other way round. Nobody can say which of the two is
+// the proxy's word, so where they name different clients Find refuses.
 package clientip
 
 import (
@@ -37,12 +41,15 @@ func Loopback() []netip.Prefix { return slices.Clone(loopback) }
 // If peer, the other end of the connection, is not within trusted, it is the
 // client and no header is read. Else the client is the rightmost address of all
 // X-Forwarded-For lines that is not within trusted, or the leftmost if all are.
-// Without X-Forwarded-For it is X-Real-IP, and without that the peer.
+// Without X-Forwarded-For it is X-Real-IP, and without that the peer. Where both
+// are there they must name the same client, unless X-Real-IP is within trusted:
+// then it names the proxy before ours and X-Forwarded-For rules.
 //
 // The prefixes of trusted must be IPv4 where they can be: ::ffff:10.0.0.0/104
 // matches nothing. The keys of header are canonical, as net/http has them.
 //
-// The error says that what a proxy sent is no address or too long; answer 400.
+// The error says that what a proxy sent is no address, too long or in
+// contradiction; answer 400.
 // Taking the peer instead would charge a proxy for what its client did.
 func Find(peer netip.Addr, header http.Header, trusted []netip.Prefix) (netip.Addr, error) {
 	if !peer.IsValid() {
@@ -53,17 +60,34 @@ func Find(peer netip.Addr, header http.Header, trusted []netip.Prefix) (netip.Ad
 		return peer, nil
 	}
 	client, err := forwardedFor(header["X-Forwarded-For"], trusted)
-	if err != nil || client.IsValid() {
-		return client, err
+	if err != nil {
+		return netip.Addr{}, err
 	}
-	lines := header["X-Real-Ip"]
+	named, err := realIP(header["X-Real-Ip"])
+	switch {
+	case err != nil:
+		return netip.Addr{}, err
+	case !client.IsValid() && !named.IsValid():
+		return peer, nil
+	case !client.IsValid():
+		return named, nil
+	case named.IsValid() && named != client && !within(named, trusted):
+		return netip.Addr{}, errContradiction
+	}
+	return client, nil
+}
+
+var errContradiction = errors.New("X-Forwarded-For and X-Real-IP name different clients: the proxy must set one and clear the other")
+
+// realIP returns the zero Addr if the lines hold nothing.
+func realIP(lines []string) (netip.Addr, error) {
 	if len(lines) > 1 {
 		return netip.Addr{}, fmt.Errorf("X-Real-IP: %d lines, want one", len(lines))
 	}
-	if len(lines) == 1 && trim(lines[0]) != "" {
-		return parse("X-Real-IP", trim(lines[0]))
+	if len(lines) == 0 || trim(lines[0]) == "" {
+		return netip.Addr{}, nil
 	}
-	return peer, nil
+	return parse("X-Real-IP", trim(lines[0]))
 }
 
 // forwardedFor returns the zero Addr if the lines hold no entry. Empty entries

@@ -42,7 +42,10 @@ func TestFind(t *testing.T) {
 		{"spoof: client puts a proxy on the left", proxy, fields("X-Forwarded-For: 10.0.0.7, 203.0.113.9"), "203.0.113.9"},
 		{"spoof: on a line of its own", proxy, fields("X-Forwarded-For: 198.51.100.7", "X-Forwarded-For: 203.0.113.9"), "203.0.113.9"},
 		{"spoof: rubbish left of the client is not read", proxy, fields("X-Forwarded-For: unknown, ;;;, 203.0.113.9"), "203.0.113.9"},
-		{"spoof: X-Real-IP beside X-Forwarded-For", proxy, fields("X-Real-IP: 198.51.100.7", "X-Forwarded-For: 203.0.113.9"), "203.0.113.9"},
+		{"spoof: X-Real-IP beside X-Forwarded-For", proxy, fields("X-Real-IP: 198.51.100.7", "X-Forwarded-For: 203.0.113.9"), ""},
+		{"spoof: proxy as X-Forwarded-For beside X-Real-IP", proxy, fields("X-Real-IP: 203.0.113.9", "X-Forwarded-For: 10.0.0.7"), ""},
+		{"spoof: rubbish as X-Real-IP beside X-Forwarded-For", proxy, fields("X-Real-IP: me", "X-Forwarded-For: 203.0.113.9"), ""},
+		{"spoof: second X-Real-IP beside X-Forwarded-For", proxy, fields("X-Real-IP: 203.0.113.9", "X-Real-IP: 10.0.0.2", "X-Forwarded-For: 203.0.113.9"), ""},
 		{"spoof: Forwarded is not read", proxy, fields("Forwarded: for=198.51.100.7", "X-Forwarded-For: 203.0.113.9"), "203.0.113.9"},
 		{"spoof: loopback written as v4-mapped", proxy, fields("X-Forwarded-For: 198.51.100.7, ::ffff:10.1.2.3, 203.0.113.9"), "203.0.113.9"},
 
@@ -64,6 +67,9 @@ func TestFind(t *testing.T) {
 
 		{"X-Real-IP alone", proxy, fields("X-Real-IP:  203.0.113.9 "), "203.0.113.9"},
 		{"X-Real-IP beside an empty X-Forwarded-For", proxy, fields("X-Forwarded-For: ", "X-Real-IP: 203.0.113.9"), "203.0.113.9"},
+		{"both name one client", proxy, fields("X-Real-IP: ::ffff:203.0.113.9", "X-Forwarded-For: 198.51.100.7, 203.0.113.9:80"), "203.0.113.9"},
+		{"X-Real-IP names a proxy", proxy, fields("X-Real-IP: 10.0.0.2", "X-Forwarded-For: 203.0.113.9, 10.0.0.2"), "203.0.113.9"},
+		{"empty X-Real-IP beside X-Forwarded-For", proxy, fields("X-Real-IP: ", "X-Forwarded-For: 203.0.113.9"), "203.0.113.9"},
 		{"empty X-Real-IP", proxy, fields("X-Real-IP: "), proxy},
 		{"empty X-Forwarded-For", proxy, fields("X-Forwarded-For: ", "X-Forwarded-For: ,"), proxy},
 
@@ -170,6 +176,8 @@ func TestLoopbackIsACopy(t *testing.T) {
 func TestNoAllocation(t *testing.T) {
 	long := fields("X-Forwarded-For: 198.51.100.7, [2001:db8::9%eth0]:4711, 10.0.0.3:80", "X-Forwarded-For: 10.0.0.2")
 	realIP := fields("X-Real-IP: 203.0.113.9")
+	both := fields("X-Real-IP: 203.0.113.9", "X-Forwarded-For: 203.0.113.9")
+	contradiction := fields("X-Real-IP: 203.0.113.9", "X-Forwarded-For: 198.51.100.7")
 	buf := make([]byte, 0, 64)
 	for _, tt := range []struct {
 		remote string
@@ -179,6 +187,8 @@ func TestNoAllocation(t *testing.T) {
 		{"203.0.113.9:4711", long, "203.0.113.9"},
 		{"10.0.0.1:4711", long, "2001:db8::/64"},
 		{"[::1]:4711", realIP, "203.0.113.9"},
+		{"10.0.0.1:4711", both, "203.0.113.9"},
+		{"10.0.0.1:4711", contradiction, ""},
 	} {
 		n := testing.AllocsPerRun(100, func() {
 			peer, err := ParsePeer(tt.remote)
@@ -186,7 +196,7 @@ func TestNoAllocation(t *testing.T) {
 				t.Fatal(err)
 			}
 			client, err := Find(peer, tt.header, trusted)
-			if err != nil {
+			if (err != nil) != (tt.want == "") {
 				t.Fatal(err)
 			}
 			buf = AppendKey(buf[:0], client)
@@ -202,6 +212,7 @@ func FuzzFind(f *testing.F) {
 	f.Add("10.0.0.1:80", "127.0.0.1, [::1%x]:1", "203.0.113.9:80, 10.0.0.1", "")
 	f.Add("@", "unknown", "[2001:db8::9%eth0]:80,,", "::ffff:1.2.3.4")
 	f.Add("10.0.0.1", "", "10.0.0.4", "x")
+	f.Add("10.0.0.1", "198.51.100.7", "10.0.0.4", "203.0.113.9")
 	f.Fuzz(func(t *testing.T, remote, spoof, forwarded, realIP string) {
 		peer, err := ParsePeer(remote)
 		if err != nil {
@@ -233,10 +244,19 @@ func FuzzFind(f *testing.F) {
 			return
 		}
 		for _, lines := range [][]string{{spoof + ", " + client}, {spoof, client}} {
-			honest, err := Find(netip.MustParseAddr("10.0.0.1"), http.Header{"X-Forwarded-For": lines, "X-Real-Ip": {realIP}}, trusted)
+			honest, err := Find(netip.MustParseAddr("10.0.0.1"), http.Header{"X-Forwarded-For": lines}, trusted)
 			if err != nil || honest.String() != client {
 				t.Fatalf("%q: got %v, %v, want %s", lines, honest, err, client)
 			}
+			// Nor can the field that its proxy does not set make it another one.
+			honest, err = Find(netip.MustParseAddr("10.0.0.1"), http.Header{"X-Forwarded-For": lines, "X-Real-Ip": {realIP}}, trusted)
+			if err == nil && honest.String() != client {
+				t.Fatalf("%q beside X-Real-IP %q: got %v, want %s or an error", lines, realIP, honest, client)
+			}
+		}
+		honest, err := Find(netip.MustParseAddr("10.0.0.1"), http.Header{"X-Forwarded-For": {spoof}, "X-Real-Ip": {client}}, trusted)
+		if err == nil && honest.String() != client {
+			t.Fatalf("X-Real-IP beside %q: got %v, want %s or an error", spoof, honest, client)
 		}
 	})
 }

@@ -15,7 +15,8 @@
 // something that the flood would break. Config.FailOpen chooses the other way
 // for limits that are a courtesy. Either is said in the answer's
 // Headgate-Degraded and told to Config.OnError. Faults of the request (a
-// malformed X-Forwarded-For, a cost out of range) are answered with 400, faults
+// malformed X-Forwarded-For, one that contradicts X-Real-IP, a cost out of
+// range) are answered with 400, faults
 // of the program (an unknown plan, a failing Key) with 500, whatever FailOpen
 // says: a typo never means "allow".
 //

@@ -293,6 +293,7 @@ func TestKeys(t *testing.T) {
 		{"ByIP trusts what it was given", ByIP(inside), "127.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "127.0.0.1"},
 		{"ByIP of nobody", ByIP(nil), "127.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "127.0.0.1"},
 		{"malformed X-Forwarded-For", nil, "127.0.0.1:1", []string{"X-Forwarded-For: unknown"}, "400"},
+		{"X-Forwarded-For contradicts X-Real-IP", nil, "127.0.0.1:1", []string{"X-Forwarded-For: 1.1.1.1", "X-Real-IP: 198.51.100.7"}, "400"},
 		{"malformed RemoteAddr", nil, "pipe", nil, "500"},
 		{"ByHeader", ByHeader("x-api-key"), "203.0.113.9:1", []string{"X-Api-Key: k1"}, "k1"},
 		{"ByHeader, missing", ByHeader("x-api-key"), "203.0.113.9:1", nil, "400"},

@@ -20,7 +20,9 @@ const maxKey = 512
 // trusted, or the leftmost if all are) or else in X-Real-IP. With no trusted
 // prefixes the client is whoever the connection is from. A peer on a unix
 // socket counts as 127.0.0.1. What a trusted proxy sends and is no address is
-// an error, answered with 400.
+// an error, answered with 400; so are the two fields where they name different
+// clients, unless X-Real-IP is within trusted: have the proxy set one and clear
+// the other.
 func ByIP(trusted []netip.Prefix) func(*http.Request) (string, error) {
 	trusted = slices.Clone(trusted)
 	return func(r *http.Request) (string, error) {

@@ -42,12 +42,24 @@ func askCommand(cmd *cobra.Command, path string, words outcome) *cobra.Command {
 	cmd.Flags().StringVar(&server, "server", "", "address of the server: URL, HOST:PORT or unix:PATH (HEADGATE_SERVER; default "+defaultServer+")")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the server's answer as it is")
 	cmd.Args = args(cobra.RangeArgs(3, 4))
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		// -1 reads as a flag named 1.
+		if e, ok := errors.AsType[interface {
+			error
+			GetSpecifiedShortnames() string
+		}](err); ok {
+			if _, number := strconv.ParseFloat(e.GetSpecifiedShortnames(), 64); number == nil {
+				return badCost("-" + e.GetSpecifiedShortnames())
+			}
+		}
+		return usageError{err}
+	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		q := question{Application: args[0], Operation: args[1], Subject: args[2]}
 		if len(args) == 4 {
 			cost, err := strconv.ParseUint(args[3], 10, 64)
 			if err != nil || cost > headgate.MaxInt {
-				return usageError{fmt.Errorf("COST %q: must be a whole number of 0 to %d", args[3], int64(headgate.MaxInt))}
+				return badCost(args[3])
 			}
 			q.Cost = new(int64(cost))
 		}
@@ -71,6 +83,10 @@ func askCommand(cmd *cobra.Command, path string, words outcome) *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+func badCost(cost string) error {
+	return usageError{fmt.Errorf("COST %q: must be a whole number of 0 to %d", cost, int64(headgate.MaxInt))}
 }
 
 // ask posts q and returns the answer's body, also that of a problem.

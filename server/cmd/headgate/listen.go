@@ -49,6 +49,12 @@ func listenUnix(flag, path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--%s unix:%s: %w", flag, path, cause(err))
 	}
+	// The proxy in front runs as another user. Loopback is open to every user
+	// of the machine too; whoever wants less chooses the directory.
+	if err := os.Chmod(path, 0o666); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("--%s unix:%s: %w", flag, path, err)
+	}
 	return l, nil
 }
 

@@ -7,71 +7,182 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
 
-// settle is how long the files must be still before they are read: editors and
-// tools write in several steps.
-const settle = 100 * time.Millisecond
+const (
+	// settle is how long the files must be still before they are read: editors
+	// and tools write in several steps.
+	settle = 100 * time.Millisecond
+	// longest is how long they may be moving before they are read all the same.
+	longest = time.Second
+	// pollEvery is how often the file is looked at without an event. None comes
+	// when a directory above it is swapped, or from some network file systems.
+	pollEvery = 2 * time.Second
+)
 
 // watch calls changed once when it sees changes from then on, and after the
-// content of file has become another one, until ctx ends. It watches
-// directories, because files are replaced rather than written: the one that
-// names the file, and the one where it really is, which differ where a link
-// leads out of the directory. In a mounted Kubernetes ConfigMap the file is a
-// link through ..data, which is replaced beside it.
-func watch(ctx context.Context, file string, log *slog.Logger, changed func()) error {
-	w, err := fsnotify.NewWatcher()
+// content of file has become another one, until ctx ends. It also calls changed
+// where ok, which says how the last reload ended, no longer says what it said
+// after the last call: somebody else then met a file that is gone or broken,
+// and may be whole again.
+func watch(ctx context.Context, file string, log *slog.Logger, changed func(), ok func() bool) error {
+	events, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", file, err)
 	}
-	defer w.Close()
-	dir := filepath.Dir(file)
-	if err := w.Add(dir); err != nil {
-		return fmt.Errorf("watch %s: %w", dir, err)
-	}
-	follow(w, file, log)
-	last, _ := os.ReadFile(file)
+	defer events.Close()
+	w := &watcher{file: file, log: log, events: events, dirs: map[string]os.FileInfo{}}
+	w.follow()
+	w.info, _ = os.Stat(file)
+	w.data, _ = os.ReadFile(file)
 	changed()
+	w.ok = ok()
 	timer := time.NewTimer(settle)
 	timer.Stop()
+	var deadline time.Time // of the present burst of events
+	soon := func() {
+		if deadline.IsZero() {
+			deadline = time.Now().Add(longest)
+		}
+		timer.Reset(min(settle, time.Until(deadline)))
+	}
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err, ok := <-w.Errors:
-			if !ok {
+		case err, open := <-events.Errors:
+			if !open {
 				return nil
 			}
 			// The queue of events ran over: one of them may have been ours.
 			log.Warn("watching the policy", "error", err)
-			timer.Reset(settle)
-		case _, ok := <-w.Events:
-			if !ok {
+			soon()
+		case e, open := <-events.Events:
+			if !open {
 				return nil
 			}
-			timer.Reset(settle)
-		case <-timer.C:
-			follow(w, file, log)
-			now, err := os.ReadFile(file)
-			if err != nil || bytes.Equal(now, last) {
-				continue // between removal and rename, or another file's event
+			if w.concerns(e) {
+				soon()
 			}
-			last = now
-			changed()
+		case <-poll.C:
+			w.follow()
+			if w.moved() || w.ok != ok() {
+				soon()
+			}
+		case <-timer.C:
+			deadline = time.Time{}
+			w.follow()
+			if w.read() || !w.gone && w.ok != ok() {
+				changed()
+				w.ok = ok()
+			}
 		}
 	}
 }
 
-// follow also watches the directory where the file really is.
-func follow(w *fsnotify.Watcher, file string, log *slog.Logger) {
-	real, err := filepath.EvalSymlinks(file)
+// watcher knows the policy file as it was last read. It watches directories,
+// because files are replaced rather than written: the one that names the file,
+// and the one where it really is, which differ where a link leads out of the
+// directory. In a mounted Kubernetes ConfigMap the file is a link through
+// ..data, which is replaced beside it.
+type watcher struct {
+	file   string
+	log    *slog.Logger
+	events *fsnotify.Watcher
+	// dirs are those watched, as they were then, by their paths without links:
+	// one directory under two paths would be one watch for the kernel.
+	dirs map[string]os.FileInfo
+	// failing is set while a directory cannot be watched; it is logged once.
+	failing bool
+	// linked is whether the file is a link, so that every name may matter.
+	linked bool
+
+	info os.FileInfo
+	data []byte
+	gone bool
+	ok   bool // what the reload of data left
+}
+
+// concerns is whether an event may be of the file: one of its name, or any if
+// it is a link, which may change by a name on its way.
+func (w *watcher) concerns(e fsnotify.Event) bool {
+	return w.linked || filepath.Base(e.Name) == filepath.Base(w.file)
+}
+
+// follow watches where the file is now. A directory that was swapped or made
+// anew under the same path needs a watch of its own; as its inode may be the
+// old one's, whether the watch still stands is asked too.
+func (w *watcher) follow() {
+	info, err := os.Lstat(w.file)
+	w.linked = err == nil && info.Mode()&os.ModeSymlink != 0
+	now := map[string]os.FileInfo{}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(w.file)); err == nil {
+		now[dir], _ = os.Stat(dir)
+	}
+	if real, err := filepath.EvalSymlinks(w.file); err == nil {
+		dir := filepath.Dir(real)
+		now[dir], _ = os.Stat(dir)
+	}
+	standing := w.events.WatchList()
+	for dir, then := range w.dirs {
+		if !slices.Contains(standing, dir) || !os.SameFile(then, now[dir]) {
+			w.events.Remove(dir) // an error says that it is gone already
+			delete(w.dirs, dir)
+		}
+	}
+	for dir, info := range now {
+		if w.dirs[dir] != nil || info == nil {
+			continue
+		}
+		if err := w.events.Add(dir); err != nil {
+			if !w.failing {
+				w.log.Warn("changes of the policy are seen late", "within", pollEvery, "directory", dir, "error", err)
+			}
+			w.failing = true
+			return
+		}
+		w.dirs[dir] = info
+	}
+	w.failing = false
+}
+
+// moved is whether the file is another one than was last read, going by what
+// costs no reading.
+func (w *watcher) moved() bool {
+	info, err := os.Stat(w.file)
+	if err != nil || w.gone {
+		return (err != nil) != w.gone
+	}
+	return w.info == nil || !os.SameFile(info, w.info) || info.Size() != w.info.Size() || !info.ModTime().Equal(w.info.ModTime())
+}
+
+// read reads the file and returns whether its content is another one. While it
+// cannot be read, the last content counts.
+func (w *watcher) read() bool {
+	info, err := os.Stat(w.file)
+	var data []byte
+	if err == nil {
+		data, err = os.ReadFile(w.file)
+	}
 	if err != nil {
-		return // it is gone; its directory will tell when it is back
+		if !w.gone {
+			w.log.Warn("the policy file cannot be read, the policy in force stays", "error", err)
+		}
+		w.gone = true
+		return false
 	}
-	if err := w.Add(filepath.Dir(real)); err != nil {
-		log.Warn("watching the policy", "directory", filepath.Dir(real), "error", err)
+	was := w.gone
+	w.gone = false
+	w.info = info
+	if bytes.Equal(data, w.data) {
+		return was
 	}
+	w.data = data
+	return true
 }

@@ -85,7 +85,9 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) error {
 	tasks.Go(func() { r.onSignal(background, hup) })
 	if s.policy != "" {
 		tasks.Go(func() {
-			if err := watch(background, s.policy, log, func() { r.reload(background, "file changed") }); err != nil {
+			changed := func() { r.reload(background, "file changed") }
+			ok := func() bool { return g.Status().LastReloadOK }
+			if err := watch(background, s.policy, log, changed, ok); err != nil {
 				log.Error("the policy is only read again on SIGHUP", "error", err)
 			}
 		})
@@ -111,8 +113,10 @@ func sweep(ctx context.Context, store *memstore.Store) {
 	}
 }
 
-// serveUntil serves until ctx ends, then lets requests end.
+// serveUntil serves until ctx ends, then sends clients away and lets requests
+// end.
 func serveUntil(ctx context.Context, server *http.Server, l net.Listener, log *slog.Logger) error {
+	conns := newConnections(server)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(l) }()
 	address := l.Addr().String()
@@ -126,6 +130,10 @@ func serveUntil(ctx context.Context, server *http.Server, l net.Listener, log *s
 	case <-ctx.Done():
 	}
 	log.Info("stopping", "because", context.Cause(ctx))
+	conns.sendAway(farewell)
+	if err := turnAway(l); err != nil {
+		log.Warn("clients that connect now may be cut off", "error", err)
+	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer cancel()
 	if err := server.Shutdown(ending); err != nil {

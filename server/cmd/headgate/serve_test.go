@@ -174,6 +174,9 @@ func TestServeUnixSocket(t *testing.T) {
 	if address != "unix:"+socket {
 		t.Errorf("address %s", address)
 	}
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o666 {
+		t.Errorf("socket %v, %v: a proxy of another user could not connect", info, err)
+	}
 	if out := verb(t, exitDone, "take", "default", "o", "alice", "--server", address); !strings.Contains(out, "plan free") {
 		t.Errorf("the built-in policy does not rule:\n%s", out)
 	}
@@ -302,10 +305,6 @@ func TestWatch(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write := func(t *testing.T, file, content string) {
-		t.Helper()
-		must(os.WriteFile(file, []byte(content), 0o600))
-	}
 	tests := []struct {
 		name string
 		// prepare makes the file, change another content of it.
@@ -330,6 +329,21 @@ func TestWatch(t *testing.T) {
 			write(t, dir+"/other/real", "1")
 			must(os.Symlink("other/real", file))
 		}, func(t *testing.T, dir, file string) { replace(t, dir+"/other/real", "2") }},
+		{"directory swapped by a link", func(t *testing.T, dir, file string) {
+			must(os.Rename(dir, dir+"-1"))
+			must(os.Symlink(dir+"-1", dir))
+			write(t, file, "1")
+		}, func(t *testing.T, dir, file string) {
+			must(os.Mkdir(dir+"-2", 0o700))
+			write(t, dir+"-2/policy.yaml", "2")
+			must(os.Symlink(dir+"-2", dir+"-tmp"))
+			must(os.Rename(dir+"-tmp", dir))
+		}},
+		{"directory made anew", func(t *testing.T, dir, file string) { write(t, file, "1") }, func(t *testing.T, dir, file string) {
+			must(os.Rename(dir, dir+"-old"))
+			must(os.Mkdir(dir, 0o700))
+			write(t, file, "2")
+		}},
 		{"made anew", func(t *testing.T, dir, file string) { write(t, file, "1"); write(t, dir+"/x", "") }, func(t *testing.T, dir, file string) {
 			must(os.Remove(file))
 			write(t, file, "2")
@@ -337,7 +351,8 @@ func TestWatch(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := t.TempDir() + "/policies"
+			must(os.Mkdir(dir, 0o700))
 			file := dir + "/policy.yaml"
 			tt.prepare(t, dir, file)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -349,7 +364,7 @@ func TestWatch(t *testing.T) {
 						data = []byte(err.Error())
 					}
 					seen <- string(data)
-				})
+				}, func() bool { return true })
 			}()
 			for i, want := range []string{"1", "2"} {
 				select {

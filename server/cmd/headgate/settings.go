@@ -78,6 +78,10 @@ func readSettings(cmd *cobra.Command) (*settings, error) {
 			return nil, err
 		}
 	}
+	if f := cmd.Flags().Lookup("policy"); f.Changed && f.Value.String() == "" {
+		// Most likely a variable of a script that is not set.
+		return nil, usageError{errors.New("--policy is empty: name a file, or leave the flag out for the built-in policy")}
+	}
 	v := map[string]string{}
 	for _, s := range serveSettings {
 		value, said, err := lookUp(cmd, s)
@@ -117,6 +121,9 @@ func check(v map[string]string, config configFile) (*settings, error) {
 	}
 	if s.memory < 1<<20 {
 		return nil, usageError{fmt.Errorf("--memory %q: must be at least 1MiB", v["memory"])}
+	}
+	if s.http == "unix:" {
+		return nil, usageError{errors.New("--http unix: needs a path, such as unix:/run/headgate.sock")}
 	}
 	if s.http == "" {
 		return nil, errors.New("nothing to serve: --http is empty and there is no other door yet")

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -19,13 +20,15 @@ func newVersion() *cobra.Command {
 		Use:   "version",
 		Short: "Say what this program is made of",
 		Args:  args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			name, commit := buildVersion()
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "headgate %s\ncommit   %s\ngo       %s %s/%s\ntzdata   %s\n",
-				name, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, zones())
-			return err
-		},
+		RunE:  func(cmd *cobra.Command, _ []string) error { return printVersion(cmd.OutOrStdout()) },
 	}
+}
+
+func printVersion(w io.Writer) error {
+	name, commit := buildVersion()
+	_, err := fmt.Fprintf(w, "headgate %s\ncommit   %s\ngo       %s %s/%s\ntzdata   %s\n",
+		name, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, zones())
+	return err
 }
 
 // buildVersion returns the version and the commit as far as they are known.

@@ -5,13 +5,16 @@ package forwardauth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -157,20 +160,21 @@ func (f *door) read(r *http.Request, q *gate.Request) *problem.Problem {
 	if q.Path, field, err = original(r.Header, "X-Forwarded-Uri", "X-Original-Uri"); err != nil {
 		return problem.BadRequest(field, err.Error())
 	}
-	// nginx says the host in Host, where it is told to; the others describe
-	// the original request in X-Forwarded-Host.
-	q.Host = r.Host
-	if host := r.Header.Get("X-Forwarded-Host"); host != "" && r.Header.Get("X-Forwarded-Uri") != "" {
-		q.Host = host
+	if q.Host, err = host(r); err != nil {
+		return problem.BadRequest("X-Forwarded-Host", err.Error())
 	}
 	q.Headers = r.Header
-	if r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("X-Real-Ip") == "" {
+	if blank(r.Header["X-Forwarded-For"]) && blank(r.Header["X-Real-Ip"]) {
 		return nil // unknown: the proxy's own address would stand for all clients
 	}
 	if q.IP, err = clientip.Find(peer, r.Header, trusted); err != nil {
 		return problem.BadRequest("", err.Error())
 	}
 	return nil
+}
+
+func blank(lines []string) bool {
+	return !slices.ContainsFunc(lines, func(line string) bool { return line != "" })
 }
 
 func within(addr netip.Addr, prefixes []netip.Prefix) bool {
@@ -180,6 +184,25 @@ func within(addr netip.Addr, prefixes []netip.Prefix) bool {
 		}
 	}
 	return false
+}
+
+// host reads for which host the request is. nginx, which sends X-Original-URI,
+// says it in Host, where it is told to, and may pass on an X-Forwarded-Host of
+// the client's making; the others describe the original request in
+// X-Forwarded-Host.
+func host(r *http.Request) (string, error) {
+	lines := r.Header["X-Forwarded-Host"]
+	switch {
+	case len(lines) > 1:
+		return "", errors.New("X-Forwarded-Host is there twice: the proxy must replace what clients send")
+	case len(lines) == 0 || lines[0] == "":
+		return r.Host, nil
+	case r.Header.Get("X-Original-Uri") == "":
+		return lines[0], nil
+	case !strings.EqualFold(lines[0], r.Host):
+		return "", errors.New("X-Forwarded-Host beside X-Original-Uri differs from Host: the proxy must set one and clear the other")
+	}
+	return r.Host, nil
 }
 
 // original reads what a proxy says under either of two names. Proxies set one

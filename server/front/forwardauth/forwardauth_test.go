@@ -180,6 +180,9 @@ func TestRefusedRequests(t *testing.T) {
 		{"no path", request("GET", apiPath, local, ok[0]), 400, "X-Forwarded-Uri", "the proxy sent neither X-Forwarded-Uri nor X-Original-Uri"},
 		{"client adds the other name", request("GET", apiPath, local, append(ok[:3:3], "X-Forwarded-Uri: /free")...), 400, "X-Forwarded-Uri", "X-Forwarded-Uri and X-Original-Uri differ: the proxy must set one and clear the other"},
 		{"client adds the same name", request("GET", apiPath, local, append(ok[:3:3], "X-Original-URI: /free")...), 400, "X-Forwarded-Uri", "X-Forwarded-Uri or X-Original-Uri is there twice: the proxy must replace what clients send"},
+		{"client adds a host", request("GET", apiPath, local, append(ok[:3:3], "X-Forwarded-Uri: /api/x", "X-Forwarded-Host: free.example")...), 400, "X-Forwarded-Host", "X-Forwarded-Host beside X-Original-Uri differs from Host: the proxy must set one and clear the other"},
+		{"client adds a second host", request("GET", apiPath, local, "X-Forwarded-Method: GET", "X-Forwarded-Uri: /api/x", "X-Forwarded-For: 198.51.100.9", "X-Forwarded-Host: free.example", "X-Forwarded-Host: example.com"), 400, "X-Forwarded-Host", "X-Forwarded-Host is there twice: the proxy must replace what clients send"},
+		{"client adds its address", request("GET", apiPath, local, append(ok[:3:3], "X-Forwarded-For: 203.0.113.1")...), 400, "", "X-Forwarded-For and X-Real-IP name different clients: the proxy must set one and clear the other"},
 		{"no address", request("GET", apiPath, local, "X-Original-Method: GET", "X-Original-URI: /api/x", "X-Forwarded-For: alice"), 400, "", `X-Forwarded-For: "alice" is no address`},
 		{"parameter", request("GET", apiPath+"?dney=403", local, ok...), 400, "deny", "the only parameter is deny, and it is 403 or 429"},
 		{"deny", request("GET", apiPath+"?deny=500", local, ok...), 400, "deny", "the only parameter is deny, and it is 403 or 429"},
@@ -216,6 +219,40 @@ func TestClientCannotCauseServerError(t *testing.T) {
 			newDoor(t).ServeHTTP(w, request("GET", apiPath+"?deny=403", local, append(ok[:3:3], line)...))
 			if w.Code != 403 || w.Header().Get("Headgate-Status") != "400" {
 				t.Errorf("%s", dump(w))
+			}
+		})
+	}
+}
+
+// hostGate keeps the host that it was asked about.
+type hostGate struct {
+	brokenGate
+	host string
+}
+
+func (g *hostGate) Take(_ context.Context, r *gate.Request, _ *gate.Decision) error {
+	g.host = r.Host
+	return g.err
+}
+
+func TestHost(t *testing.T) {
+	original := []string{"X-Original-Method: GET", "X-Original-URI: /"}
+	forwarded := []string{"X-Forwarded-Method: GET", "X-Forwarded-Uri: /"}
+	for _, tt := range []struct {
+		name  string
+		lines []string
+		want  string
+	}{
+		{"nginx", original, "example.com"},
+		{"nginx, the same host twice", append(original[:2:2], "X-Forwarded-Host: Example.com"), "example.com"},
+		{"Traefik", append(forwarded[:2:2], "X-Forwarded-Host: shop.example"), "shop.example"},
+		{"Caddy without the field", forwarded, "example.com"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := &hostGate{brokenGate: brokenGate{errors.New("enough")}}
+			mount(Config{Gate: g}).ServeHTTP(httptest.NewRecorder(), request("GET", apiPath, local, tt.lines...))
+			if g.host != tt.want {
+				t.Errorf("host %q, want %q", g.host, tt.want)
 			}
 		})
 	}

@@ -232,7 +232,7 @@ func TestBadInput(t *testing.T) {
 		{"key newline", "throttle", `{"key":"a\nb","rate":"5/1500ms"}`, 400, "key", "key: has a line break or NUL"},
 		{"rate", "throttle", `{"key":"k","rate":"5/m"}`, 400, "rate", `rate: "5/m": /m could be a minute or a month: write /min or /month`},
 		{"rate zero", "throttle", `{"key":"k","rate":"0/s"}`, 400, "rate", `rate: "0/s": the count must be at least 1`},
-		{"burst", "throttle", `{"key":"k","rate":"1/s","burst":9007199254740991}`, 400, "rate", `rate: limit "throttle": burst 9007199254740991 at 1 per 1s needs 9007199254740991000000 units of 1/1000000 token plus 1 a microsecond: must stay below 2^53 = 9007199254740992; use a smaller burst or a rounder rate`},
+		{"burst", "throttle", `{"key":"k","rate":"1/s","burst":9007199254740991}`, 400, "burst", `burst: burst 9007199254740991 at 1 per 1s needs 9007199254740991000000 units of 1/1000000 token plus 1 a microsecond: must stay below 2^53 = 9007199254740992; use a smaller burst or a rounder rate`},
 		{"key long", "throttle", `{"key":"` + long + `","rate":"5/1500ms"}`, 400, "key", "key: 513 bytes: at most 512"},
 		{"throttle unknown", "throttle", `{"key":"k","rat":"1/s"}`, 400, "rat", "rat: unknown field"},
 		{"throttle cost", "throttle", `{"key":"k","rate":"5/1500ms","cost":1.5}`, 400, "cost", "cost: 1.5: must be a whole number, without point or exponent"},
