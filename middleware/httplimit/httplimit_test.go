@@ -78,7 +78,7 @@ Ratelimit: "rate";r=1;t=1, "daily";r=9;t=86400
 			t.Errorf("got  %s\nwant %s", got, first)
 		}
 		serve(h, request())
-		time.Sleep(time.Millisecond) // the bubble's clock
+		<-time.After(time.Millisecond) // the bubble's clock
 		const refused = `Too Many Requests
 Cache-Control: no-store
 Content-Type: application/problem+json
@@ -92,7 +92,7 @@ Retry-After: 1
 		if got := dump(serve(h, request())); got != refused {
 			t.Errorf("got  %s\nwant %s", got, refused)
 		}
-		time.Sleep(999 * time.Millisecond)
+		<-time.After(999 * time.Millisecond)
 		if w := serve(h, request()); w.Code != http.StatusTeapot {
 			t.Errorf("refused after the time that Retry-After said: %s", dump(w))
 		}
@@ -359,7 +359,7 @@ func TestHeaders(t *testing.T) {
 func TestXEpochIsAnInstant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := New(inMemory(t, headgate.PerSecond(10)), Config{Headers: HeadersXEpoch})(teapot)
-		time.Sleep(time.Nanosecond) // the bubble's clock: 2000-01-01 00:00:00.000000001
+		<-time.After(time.Nanosecond) // the bubble's clock: 2000-01-01 00:00:00.000000001
 		if got := serve(h, request()).Header().Get("X-RateLimit-Reset"); got != "946684802" {
 			t.Errorf("got %s, want 946684802", got)
 		}
