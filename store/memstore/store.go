@@ -96,7 +96,8 @@ func (s *Store) Close() error {
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		sh.table, sh.used, sh.arena, sh.closed = nil, 0, arena{}, true
+		s.overflowed.Add(-int64(sh.shared))
+		sh.table, sh.used, sh.shared, sh.arena, sh.closed = nil, 0, 0, arena{}, true
 		sh.mu.Unlock()
 	}
 	return nil
