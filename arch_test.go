@@ -37,7 +37,7 @@ var layers = map[string]struct {
 	"server/front/problem":     {[]string{"."}, "problem+json, for every HTTP door"},
 	"server/front/httpapi":     {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front/problem"}, "the decision API over net/http"},
 	"server/front/forwardauth": {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front/problem"}, "decisions for proxies over net/http"},
-	"server/observe":           {[]string{".", "gate", "github.com/prometheus/client_golang", "github.com/puzpuzpuz/xsync"}, "metrics; it only reads decisions"},
+	"server/observe":           {[]string{".", "github.com/prometheus/client_golang", "github.com/puzpuzpuz/xsync"}, "metrics; it only reads decisions"},
 	"server/cmd/headgate": {[]string{
 		".", "gate", "gate/policy", "store/memstore", "server/front/problem", "server/front/httpapi", "server/front/forwardauth", "server/observe",
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/fsnotify/fsnotify", "github.com/goccy/go-yaml",

@@ -34,16 +34,17 @@ func costs() []scenario {
 	}
 	return []scenario{
 		{
-			"cost", "a request costs what the caller says, else what the rule says by number, method or expression, else 1", everyCost,
+			"cost", "a request costs what the caller says, else what the rule says by number, method (HEAD as GET) or expression, else 1", everyCost,
 			[]step{
 				{ask: by("a", "fixed", "s"), want: charged("fixed", 3, 3)},
 				{ask: by("a", "free", "s"), want: charged("free", 0, 3)},
 				{ask: to("a", "GET", "/m", "s"), want: charged("method", 5, 8)},
 				{ask: to("a", "POST", "/m", "s"), want: charged("method", 7, 15)},
 				{ask: to("a", "PUT", "/m", "s"), want: charged("method", 1, 16)},
-				{ask: with("n", "4", by("a", "expr", "s")), want: charged("expr", 4, 20)},
-				{ask: posted(with("n", "4", by("a", "expr", "s"))), want: charged("expr", 6, 26)},
-				{ask: costing(10, by("a", "fixed", "s")), want: charged("fixed", 10, 36)},
+				{ask: to("a", "HEAD", "/m", "s"), want: charged("method", 5, 21)},
+				{ask: with("n", "4", by("a", "expr", "s")), want: charged("expr", 4, 25)},
+				{ask: posted(with("n", "4", by("a", "expr", "s"))), want: charged("expr", 6, 31)},
+				{ask: costing(5, by("a", "fixed", "s")), want: charged("fixed", 5, 36)},
 				{ask: costing(10, to("a", "POST", "/m", "s")), want: charged("method", 10, 46)},
 				{ask: costing(10, by("a", "expr", "s")), want: charged("expr", 10, 56)},
 				{ask: costing(0, by("a", "fixed", "s")), want: charged("fixed", 0, 56)},

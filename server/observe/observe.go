@@ -40,6 +40,9 @@ type State struct {
 	Keys int64
 	// StoreUp is whether the store can decide.
 	StoreUp bool
+	// UnknownPlans is the number of requests that named a plan that does not
+	// exist, and were decided by the default plan.
+	UnknownPlans uint64
 	// Revision is that of the policy in force, ReloadOK and ReloadAt say how
 	// and when it was last read.
 	Revision uint64
@@ -152,7 +155,7 @@ type stateCollector struct {
 	state func() State
 	build prometheus.Metric
 
-	keys, up, revision, ok, at *prometheus.Desc
+	keys, up, plans, revision, ok, at *prometheus.Desc
 }
 
 func newStateCollector(b Build, state func() State) *stateCollector {
@@ -163,6 +166,7 @@ func newStateCollector(b Build, state func() State) *stateCollector {
 		build:    prometheus.MustNewConstMetric(build, prometheus.GaugeValue, 1, b.Version, b.Commit, b.GoVersion),
 		keys:     desc("headgate_keys", "Keys of which the store has state."),
 		up:       desc("headgate_store_up", "1 while the store can decide."),
+		plans:    desc("headgate_unknown_plans_total", "Requests that named an unknown plan and were decided by the default plan."),
 		revision: desc("headgate_policy_revision", "Revision of the policy in force."),
 		ok:       desc("headgate_policy_last_reload_successful", "1 if the policy was read without fault when it was last read."),
 		at:       desc("headgate_policy_last_reload_timestamp_seconds", "When the policy was last read."),
@@ -171,7 +175,7 @@ func newStateCollector(b Build, state func() State) *stateCollector {
 
 // Describe sends what Collect will.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.keys, c.up, c.revision, c.ok, c.at, c.build.Desc()} {
+	for _, d := range []*prometheus.Desc{c.keys, c.up, c.plans, c.revision, c.ok, c.at, c.build.Desc()} {
 		ch <- d
 	}
 }
@@ -182,6 +186,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
 	gauge(c.keys, float64(s.Keys))
 	gauge(c.up, oneIf(s.StoreUp))
+	ch <- prometheus.MustNewConstMetric(c.plans, prometheus.CounterValue, float64(s.UnknownPlans))
 	gauge(c.revision, float64(s.Revision))
 	gauge(c.ok, oneIf(s.ReloadOK))
 	gauge(c.at, float64(s.ReloadAt.UnixMilli())/1000)

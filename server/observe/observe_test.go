@@ -32,7 +32,7 @@ func wantLines(t *testing.T, got string, want ...string) {
 
 func TestSeries(t *testing.T) {
 	m := New(Build{"v1", "abc", "go1"}, func() State {
-		return State{Keys: 3, StoreUp: true, Revision: 7, ReloadOK: true, ReloadAt: time.UnixMilli(1500)}
+		return State{Keys: 3, StoreUp: true, UnknownPlans: 5, Revision: 7, ReloadOK: true, ReloadAt: time.UnixMilli(1500)}
 	})
 	allowed := &Decision{Application: "a", Rule: "r", Plan: "p", Reason: headgate.OK, Allowed: true, Door: "http", Cost: 5}
 	m.Decided(allowed, 3*time.Microsecond)
@@ -46,7 +46,7 @@ func TestSeries(t *testing.T) {
 		`headgate_cost_total{application="a",rule="r",unit="requests"} 10`,
 		`headgate_decision_duration_seconds_count{door="http"} 3`,
 		`headgate_decision_duration_seconds_bucket{door="http",le="5e-06"} 2`,
-		`headgate_keys 3`, `headgate_store_up 1`, `headgate_policy_revision 7`,
+		`headgate_keys 3`, `headgate_store_up 1`, `headgate_unknown_plans_total 5`, `headgate_policy_revision 7`,
 		`headgate_policy_last_reload_successful 1`, `headgate_policy_last_reload_timestamp_seconds 1.5`,
 		`headgate_build_info{commit="abc",go="go1",version="v1"} 1`,
 		`headgate_panics_total 1`, `headgate_policy_reload_failures_total 1`,

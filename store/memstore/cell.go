@@ -1,6 +1,7 @@
 package memstore
 
 import (
+	"cmp"
 	"math/bits"
 
 	"github.com/headgate/headgate"
@@ -88,7 +89,7 @@ func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []ce
 		}
 	}
 	if err != nil || !ok {
-		return true, orFull(err)
+		return true, cmp.Or[error](err, errFull)
 	}
 	sh.shared++
 	s.overflowed.Add(1)
@@ -106,13 +107,6 @@ func (s *Store) createFrom(sh *shard, id ident, over [2]ident, l *headgate.Prepa
 		}
 	}
 	return s.create(sh, id, l, from, now)
-}
-
-func orFull(err error) error {
-	if err != nil {
-		return err
-	}
-	return errFull
 }
 
 // create inserts a cell for l: with the state of the one at place from, or that

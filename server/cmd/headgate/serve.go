@@ -150,7 +150,7 @@ func newMetrics(g *gate.Gate, store *memstore.Store) *observe.Metrics {
 	return observe.New(observe.Build{Version: name, Commit: commit, GoVersion: runtime.Version()}, func() observe.State {
 		st := g.Status()
 		return observe.State{
-			Keys: store.Stats().Keys, StoreUp: g.Ready() == nil,
+			Keys: store.Stats().Keys, StoreUp: g.Ready() == nil, UnknownPlans: g.UnknownPlans(),
 			Revision: st.Revision, ReloadOK: st.LastReloadOK, ReloadAt: st.LastReloadAt,
 		}
 	})

@@ -36,3 +36,17 @@ func TestBodyThatNeverComes(t *testing.T) {
 		t.Errorf("status %d, want 204", res.StatusCode)
 	}
 }
+
+// An empty line of X-Forwarded-For does not hide the one behind it.
+func TestEmptyForwardedLine(t *testing.T) {
+	r := httptest.NewRequest("GET", "/v1/forward-auth/web", nil)
+	r.RemoteAddr = "127.0.0.1:1"
+	r.Header = http.Header{
+		"X-Forwarded-Method": {"GET"}, "X-Forwarded-Uri": {"/api/x"}, "X-Forwarded-For": {"", "198.51.100.9"},
+	}
+	w := httptest.NewRecorder()
+	newDoor(t).ServeHTTP(w, r)
+	if w.Code != http.StatusNoContent {
+		t.Errorf("status %d, want 204: %s", w.Code, w.Body)
+	}
+}
