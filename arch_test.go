@@ -38,8 +38,12 @@ var layers = map[string]struct {
 	"server/front/httpapi":     {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front/problem"}, "the decision API over net/http"},
 	"server/front/forwardauth": {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front/problem"}, "decisions for proxies over net/http"},
 	"server/observe":           {[]string{".", "github.com/prometheus/client_golang", "github.com/puzpuzpuz/xsync"}, "metrics; it only reads decisions"},
+	"server/journal":           {[]string{".", "gate"}, "recent decisions; it only reads them"},
+	"server/admin":             {[]string{".", "gate", "internal/clientip", "server/front/problem", "server/journal"}, "the management API over net/http"},
+	"server/openapi":           {nil, "the document that describes the HTTP API"},
 	"server/cmd/headgate": {[]string{
 		".", "gate", "gate/policy", "store/memstore", "server/front/problem", "server/front/httpapi", "server/front/forwardauth", "server/observe",
+		"server/journal", "server/admin", "server/openapi", "internal/clientip",
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/fsnotify/fsnotify", "github.com/goccy/go-yaml",
 	}, "wires everything; the only room that reads flags and the environment"},
 	"examples/nginx": {nil, "runs other programs"},

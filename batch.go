@@ -5,8 +5,12 @@ import (
 	"time"
 )
 
-// MaxCharges is the largest number of charges that one batch holds.
-const MaxCharges = 16
+// MaxCharges is the largest number of charges that a batch holds by itself, and
+// MaxRoom what [Batch.Room] can make of it.
+const (
+	MaxCharges = 20
+	MaxRoom    = 4096
+)
 
 // Op is what a batch asks of the store.
 type Op uint8
@@ -31,14 +35,21 @@ const (
 	// Release frees the concurrency slots that Batch.Hold took. Other
 	// algorithms ignore it.
 	Release
-	// Renew gives the slots of Batch.Hold another TTL from now. The outcome is
-	// Allowed only if the slot was still held. Other algorithms ignore it.
+	// Renew gives what Batch.Hold holds another Batch.HoldFor from now: slots
+	// of concurrency limits, and everything that was reserved. The outcome is
+	// Allowed only if it was still held. Without HoldFor, slots get their TTL
+	// and algorithms that hold none ignore it.
 	Renew
 	// Reset forgets the state of every charge, as if its key was never seen.
 	Reset
+	// Settle ends the reservation Batch.Hold: Cost is what the work really took.
+	// What was reserved beyond it is given back, and what it took beyond the
+	// reservation is charged like a Debit. A hold that was settled before or has
+	// expired changes nothing; the outcome is then not Allowed.
+	Settle
 )
 
-var opNames = [...]string{"take", "peek", "refund", "debit", "release", "renew", "reset"}
+var opNames = [...]string{"take", "peek", "refund", "debit", "release", "renew", "reset", "settle"}
 
 // String returns the operation's name.
 func (o Op) String() string {
@@ -60,7 +71,8 @@ type Charge struct {
 	// pass when it refuses.
 	Shadow bool
 	// Parent says that the owner is not the subject of the request, so that
-	// its refusals do not count towards the subject's ban.
+	// its refusals do not count towards the subject's ban. A ban counts those of
+	// charges of its own owner.
 	Parent bool
 }
 
@@ -100,10 +112,27 @@ type Batch struct {
 	// 0 lets the store read its clock, and is what every caller wants that
 	// does not hold a reading of that same clock (see [Clock]).
 	Now int64
-	// Hold names the concurrency slots that a Take takes and that Release and
-	// Renew mean: any value that is not 0 and that no live hold has. A Take
-	// with 0 takes slots that only their TTL frees.
+	// Hold names what a Take takes and what Release, Renew and Settle mean: any
+	// value that is not 0 and that no live hold has; it must be hard to guess.
+	// A Take with 0 takes slots of concurrency limits that only their TTL frees.
 	Hold uint64
+	// HoldFor makes a Take with a Hold a reservation for that many microseconds,
+	// up to 24 hours: every limit remembers what was taken until [Settle] or
+	// until it expires, and what is held does not refill. When it expires the
+	// charge is kept and slots of concurrency limits are free. 0 is no
+	// reservation: only slots are held, for their limit's TTL.
+	HoldFor int64
+	// MaxDelay, if not 0, refuses a charge of a leaky bucket that would have to
+	// wait for more microseconds than that.
+	MaxDelay int64
+	// Key, if it is not zero, makes a Take with a charge of an [Idempotency]
+	// limit happen once.
+	Key RequestKey
+
+	// Replayed is true if the Take was allowed before under the same Key: it
+	// charged nothing, Hold is that of the first, and the outcomes are the
+	// present states. Set by the store.
+	Replayed bool
 
 	// Allowed is whether the batch passed. Set by the store.
 	Allowed bool
@@ -114,11 +143,35 @@ type Batch struct {
 	n        int
 	charges  [MaxCharges]Charge
 	outcomes [MaxCharges]Outcome
+	// more and moreOutcomes stand in for the arrays in a batch with room.
+	more         []Charge
+	moreOutcomes []Outcome
 }
 
-// Reset empties the batch and asks for op.
+// RequestKey names a request whose retries must not be charged again. The zero
+// value names none.
+type RequestKey struct {
+	// ID identifies the request: a hash of the application, the subject and the
+	// key that the caller chose, so that nobody can name another's.
+	ID [2]uint64
+	// Print is a hash of what is asked. A Take with the ID of an earlier one and
+	// another Print fails with code Conflict.
+	Print uint64
+}
+
+// Reset empties the batch and asks for op. Room that was made is given back.
 func (b *Batch) Reset(op Op) {
 	b.Op, b.Now, b.Hold, b.Allowed, b.At, b.n = op, 0, 0, false, 0, 0
+	b.HoldFor, b.MaxDelay, b.Key, b.Replayed = 0, 0, RequestKey{}, false
+	b.more, b.moreOutcomes = nil, nil
+}
+
+// Room makes room for n charges, up to MaxRoom, in an empty batch: for several
+// requests that are decided together. It allocates if n is more than MaxCharges.
+func (b *Batch) Room(n int) {
+	if n = min(n, MaxRoom); n > MaxCharges {
+		b.more, b.moreOutcomes = make([]Charge, n), make([]Outcome, n)
+	}
 }
 
 // Add appends a charge and returns its index. A charge of the same limit and
@@ -129,8 +182,9 @@ func (b *Batch) Add(c Charge) (int, error) {
 	if c.Cost < 0 || c.Cost > MaxInt {
 		return 0, costError(c.Cost)
 	}
+	charges := b.room()
 	for i := range b.n {
-		o := &b.charges[i]
+		o := &charges[i]
 		if o.Limit.ID != c.Limit.ID || o.Owner != c.Owner {
 			continue
 		}
@@ -144,10 +198,10 @@ func (b *Batch) Add(c Charge) (int, error) {
 		o.Shadow, o.Parent = o.Shadow && c.Shadow, o.Parent && c.Parent
 		return i, nil
 	}
-	if b.n == MaxCharges {
-		return 0, &Error{Code: InvalidRequest, Err: fmt.Errorf("more than %d limits in one request", MaxCharges)}
+	if b.n == len(charges) {
+		return 0, &Error{Code: InvalidRequest, Err: fmt.Errorf("more than %d limits in one request", len(charges))}
 	}
-	b.charges[b.n] = c
+	charges[b.n] = c
 	b.n++
 	return b.n - 1, nil
 }
@@ -156,26 +210,46 @@ func costError(cost int64) error {
 	return &Error{Code: InvalidRequest, Field: "cost", Err: fmt.Errorf("%d: must be 0 to %d", cost, int64(MaxInt))}
 }
 
+func (b *Batch) room() []Charge {
+	if b.more != nil {
+		return b.more
+	}
+	return b.charges[:]
+}
+
 // Charges returns the charges. The slice is valid until the next Reset.
-func (b *Batch) Charges() []Charge { return b.charges[:b.n] }
+func (b *Batch) Charges() []Charge { return b.room()[:b.n] }
 
 // Outcomes returns the outcomes, one per charge and in their order, which the
 // store fills in. The slice is valid until the next Reset.
-func (b *Batch) Outcomes() []Outcome { return b.outcomes[:b.n] }
+func (b *Batch) Outcomes() []Outcome {
+	if b.more != nil {
+		return b.moreOutcomes[:b.n]
+	}
+	return b.outcomes[:b.n]
+}
 
 // Decision sums the outcomes up.
-func (b *Batch) Decision() Decision {
-	d := Decision{Allowed: b.Allowed, Reason: OK, Retryable: true, BoundBy: -1}
-	if b.n == 0 {
+func (b *Batch) Decision() Decision { return Sum(b.Allowed, b.Charges(), b.Outcomes()) }
+
+// WouldDeny returns the reason for which the shadow charges of the batch refuse,
+// the one that weighs most; NoReason if none does.
+func (b *Batch) WouldDeny() Reason { return WouldDeny(b.Charges(), b.Outcomes()) }
+
+// Sum makes a decision of the outcomes of charges, which are as many. allowed
+// says whether the batch that they were in passed.
+func Sum(allowed bool, charges []Charge, outcomes []Outcome) Decision {
+	d := Decision{Allowed: allowed, Reason: OK, Retryable: true, BoundBy: -1}
+	if len(charges) == 0 {
 		return d
 	}
-	if b.Allowed {
-		b.tightest(&d)
+	if allowed {
+		d.tightest(charges, outcomes)
 	} else {
-		b.longest(&d)
+		d.longest(charges, outcomes)
 	}
 	if d.BoundBy >= 0 {
-		o := &b.outcomes[d.BoundBy]
+		o := &outcomes[d.BoundBy]
 		d.Limit, d.Remaining, d.ResetAfter = o.Limit, o.Remaining, o.ResetAfter
 	}
 	return d
@@ -183,11 +257,11 @@ func (b *Batch) Decision() Decision {
 
 // tightest finds the limit that leaves the fewest further requests of this
 // cost, and the fewest tokens among those that leave equally many.
-func (b *Batch) tightest(d *Decision) {
+func (d *Decision) tightest(charges []Charge, outcomes []Outcome) {
 	var most int64
-	for i := range b.n {
-		c, o := &b.charges[i], &b.outcomes[i]
-		if c.Shadow || c.Limit.Algorithm == Ban || c.Limit.Soft {
+	for i := range charges {
+		c, o := &charges[i], &outcomes[i]
+		if c.Shadow || c.Limit.Soft || c.Limit.Algorithm >= Ban {
 			continue
 		}
 		d.Delay = max(d.Delay, o.Delay)
@@ -195,7 +269,7 @@ func (b *Batch) tightest(d *Decision) {
 		if c.Cost > 1 {
 			left /= c.Cost
 		}
-		if d.BoundBy < 0 || left < most || left == most && o.Remaining < b.outcomes[d.BoundBy].Remaining {
+		if d.BoundBy < 0 || left < most || left == most && o.Remaining < outcomes[d.BoundBy].Remaining {
 			d.BoundBy, most = i, left
 		}
 	}
@@ -203,31 +277,31 @@ func (b *Batch) tightest(d *Decision) {
 
 // longest finds the refusing limit with the longest wait, and the reason that
 // weighs most among all that refuse.
-func (b *Batch) longest(d *Decision) {
+func (d *Decision) longest(charges []Charge, outcomes []Outcome) {
 	d.Reason = NoReason
-	for i := range b.n {
-		c, o := &b.charges[i], &b.outcomes[i]
+	for i := range charges {
+		c, o := &charges[i], &outcomes[i]
 		if c.Shadow || o.Allowed {
 			continue
 		}
 		d.Reason = heavier(d.Reason, o.reason(c.Limit.Algorithm))
 		d.Retryable = d.Retryable && !o.Never
-		if d.BoundBy < 0 || o.longer(&b.outcomes[d.BoundBy]) {
+		if d.BoundBy < 0 || o.longer(&outcomes[d.BoundBy]) {
 			d.BoundBy = i
 		}
 	}
 	if d.BoundBy >= 0 && d.Retryable {
-		d.RetryAfter = b.outcomes[d.BoundBy].RetryAfter
+		d.RetryAfter = outcomes[d.BoundBy].RetryAfter
 	}
 }
 
-// WouldDeny returns the reason for which the shadow charges of the batch refuse,
-// the one that weighs most; NoReason if none does.
-func (b *Batch) WouldDeny() Reason {
+// WouldDeny returns the reason for which the shadow charges refuse, the one that
+// weighs most; NoReason if none does.
+func WouldDeny(charges []Charge, outcomes []Outcome) Reason {
 	r := NoReason
-	for i := range b.n {
-		if o := &b.outcomes[i]; b.charges[i].Shadow && !o.Allowed {
-			r = heavier(r, o.reason(b.charges[i].Limit.Algorithm))
+	for i := range charges {
+		if o := &outcomes[i]; charges[i].Shadow && !o.Allowed {
+			r = heavier(r, o.reason(charges[i].Limit.Algorithm))
 		}
 	}
 	return r

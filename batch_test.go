@@ -156,10 +156,57 @@ func TestBatchAddMergesFlags(t *testing.T) {
 	}
 }
 
+// TestBatchRoom: a batch with room holds more than one request's charges, in one
+// order, and is an ordinary one again after a reset.
+func TestBatchRoom(t *testing.T) {
+	limit := mustPrepare(t, headgate.PerSecond(10))
+	var b headgate.Batch
+	fill := func() (n int) {
+		for {
+			if _, err := b.Add(headgate.Charge{Limit: limit, Owner: string(rune('a' + n)), Cost: 1}); err != nil {
+				if headgate.CodeOf(err) != headgate.InvalidRequest {
+					t.Fatalf("full batch: %v", err)
+				}
+				return n
+			}
+			n++
+		}
+	}
+	b.Room(headgate.MaxCharges + 1)
+	if n := fill(); n != headgate.MaxCharges+1 {
+		t.Errorf("a batch with room for %d holds %d", headgate.MaxCharges+1, n)
+	}
+	if c := b.Charges()[headgate.MaxCharges]; c.Owner != string(rune('a'+headgate.MaxCharges)) || len(b.Outcomes()) != len(b.Charges()) {
+		t.Errorf("last charge %+v, %d outcomes for %d charges", c, len(b.Outcomes()), len(b.Charges()))
+	}
+	b.Reset(headgate.Take)
+	if n := fill(); n != headgate.MaxCharges {
+		t.Errorf("after a reset %d charges fit, want %d", n, headgate.MaxCharges)
+	}
+	b.Reset(headgate.Take)
+	b.Room(headgate.MaxRoom + 1)
+	if n := fill(); n != headgate.MaxRoom {
+		t.Errorf("%d charges fit, at most %d may", n, headgate.MaxRoom)
+	}
+}
+
+// TestBatchResetForgets: nothing of a reservation or an idempotency key stays.
+func TestBatchResetForgets(t *testing.T) {
+	b := headgate.Batch{
+		Now: 1, Hold: 2, HoldFor: 3, MaxDelay: 4, Key: headgate.RequestKey{ID: [2]uint64{5, 6}, Print: 7},
+		Replayed: true, Allowed: true, At: 8,
+	}
+	b.Reset(headgate.Settle)
+	if b.Op != headgate.Settle || b.Now != 0 || b.Hold != 0 || b.HoldFor != 0 || b.MaxDelay != 0 ||
+		b.Key != (headgate.RequestKey{}) || b.Replayed || b.Allowed || b.At != 0 {
+		t.Errorf("after a reset: %+v", b)
+	}
+}
+
 func TestOpString(t *testing.T) {
 	for op, want := range map[headgate.Op]string{
 		headgate.Take: "take", headgate.Peek: "peek", headgate.Refund: "refund", headgate.Debit: "debit",
-		headgate.Release: "release", headgate.Renew: "renew", headgate.Reset: "reset", 200: "op(200)",
+		headgate.Release: "release", headgate.Renew: "renew", headgate.Reset: "reset", headgate.Settle: "settle", 200: "op(200)",
 	} {
 		if got := op.String(); got != want {
 			t.Errorf("%d is %q, want %q", uint8(op), got, want)

@@ -35,14 +35,21 @@ const (
 	StoreUnavailable
 	// WaitTimeout: the request waited in line as long as it may.
 	WaitTimeout
+	// AllowListed: the application lets this client pass uncharged.
+	AllowListed
+	// DenyListed: the application refuses this client, whatever it asks.
+	DenyListed
+	// BatchRefused: another request of the same atomic batch was refused.
+	BatchRefused
 )
 
 // Reasons is the number of reasons, NoReason included.
-const Reasons = int(WaitTimeout) + 1
+const Reasons = int(BatchRefused) + 1
 
 var reasonNames = [...]string{
 	"", "ok", "no_rule", "skipped", "rate_limited", "quota_exceeded", "concurrency_exceeded",
 	"banned", "cost_exceeds_limit", "overloaded", "store_unavailable", "wait_timeout",
+	"allow_listed", "deny_listed", "batch_refused",
 }
 
 // String returns the reason as answers and metrics write it.

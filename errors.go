@@ -24,9 +24,11 @@ const (
 	Overloaded
 	// Closed: the store or gate was closed.
 	Closed
+	// Conflict: the request's idempotency key was used for another one.
+	Conflict
 )
 
-var codeNames = [...]string{"unknown", "invalid_limit", "invalid_request", "not_found", "unavailable", "overloaded", "closed"}
+var codeNames = [...]string{"unknown", "invalid_limit", "invalid_request", "not_found", "unavailable", "overloaded", "closed", "conflict"}
 
 // String returns the code's name.
 func (c Code) String() string {

@@ -32,11 +32,15 @@ const (
 	Concurrency
 	// Ban refuses everything for TTL after Count counted denials within Period.
 	Ban
+	// Idempotency refuses nothing: it remembers for TTL which requests were
+	// allowed, at most Count of them at once, so that a retry is not charged
+	// again. See [RequestKey].
+	Idempotency
 )
 
 var algorithmNames = [...]string{
 	"token_bucket", "leaky_bucket", "fixed_window", "sliding_window",
-	"sliding_log", "quota", "concurrency", "ban",
+	"sliding_log", "quota", "concurrency", "ban", "idempotency",
 }
 
 // String returns the algorithm's name as policies write it.
@@ -106,19 +110,20 @@ type Limit struct {
 
 	// Count is the number of tokens per Period: the rate of a bucket, the
 	// content of a window or quota, the slots of a concurrency limit, the
-	// denials of a ban. 1 to 2^53-1.
+	// denials of a ban, the requests remembered. 1 to 2^53-1.
 	Count int64
 	// Period is the time that Count refers to: whole microseconds, at most 100
-	// years. Unused by Quota and Concurrency.
+	// years. Unused by Quota, Concurrency and Idempotency.
 	Period time.Duration
 	// Burst is the capacity of a bucket in tokens; 0 means Count. Buckets only.
 	Burst int64
 	// Slices divides a sliding window: 1 to MaxSlices, 0 means 10. Period must
 	// be a whole number of microseconds per slice.
 	Slices int
-	// TTL is how long a concurrency slot holds without renewal, or how long a
-	// ban lasts. 0 means 30 s for Concurrency; Ban requires it. At most 24 h
-	// for Concurrency, 100 years for Ban.
+	// TTL is how long a concurrency slot holds without renewal, how long a ban
+	// lasts, or how long a request is remembered. 0 means 30 s for Concurrency
+	// and 60 s for Idempotency; Ban requires it. At most 24 h, 100 years for
+	// Ban.
 	TTL time.Duration
 	// Calendar divides time for a Quota.
 	Calendar Calendar

@@ -58,7 +58,7 @@ func TestNew(t *testing.T) {
 	}{
 		{"no store", nil, many[:1], "store"},
 		{"no limit", s, nil, "0 limits"},
-		{"too many", s, many, "17 limits"},
+		{"too many", s, many, "21 limits"},
 		{"impossible", s, []headgate.Limit{many[0], headgate.PerSecond(0)}, "count 0"},
 		{"two of one name", s, []headgate.Limit{headgate.PerSecond(1).WithName("rate"), headgate.PerHour(9).WithName("rate")}, `"rate"`},
 		{"two of one default name", s, []headgate.Limit{headgate.PerSecond(1), headgate.PerSecond(1)}, "another name"},

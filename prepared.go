@@ -21,8 +21,13 @@ const (
 	MaxSlices = 60
 	// MaxLog is the largest count of a sliding log.
 	MaxLog = 10_000
-	// MaxInFlight is the largest count of a concurrency limit.
+	// MaxInFlight is the largest count of a concurrency limit, and the largest
+	// number of reservations that one budget holds at once.
 	MaxInFlight = 10_000
+	// MaxRemembered is the largest count of an idempotency limit.
+	MaxRemembered = 64
+	// MaxHold is the longest reservation.
+	MaxHold = 24 * time.Hour
 )
 
 // Prepared is a limit that was checked and reduced to integers. It is made by
@@ -93,8 +98,8 @@ func (p *Prepared) prepare() error {
 	if (p.Soft || p.Rollover != 0 || p.Calendar != Calendar{}) && p.Algorithm != Quota {
 		return fmt.Errorf("calendar, soft and rollover: only a quota has them, not %v", p.Algorithm)
 	}
-	if p.TTL != 0 && p.Algorithm != Concurrency && p.Algorithm != Ban {
-		return fmt.Errorf("ttl %v: only concurrency and ban have one, not %v", p.TTL, p.Algorithm)
+	if p.TTL != 0 && p.Algorithm < Concurrency {
+		return fmt.Errorf("ttl %v: only concurrency, ban and idempotency have one, not %v", p.TTL, p.Algorithm)
 	}
 	var err error
 	switch p.Algorithm {
@@ -119,6 +124,8 @@ func (p *Prepared) prepare() error {
 		}
 		p.SliceMicros = (p.WindowMicros + BanSlices - 1) / BanSlices
 		p.TTLMicros, err = micros("ttl", p.TTL, MaxPeriod)
+	case Idempotency:
+		err = p.prepareIdempotency()
 	default:
 		return fmt.Errorf("unknown %v", p.Algorithm)
 	}
@@ -223,6 +230,21 @@ func (p *Prepared) prepareConcurrency() error {
 	}
 	if p.TTL == 0 {
 		p.TTL = 30 * time.Second
+	}
+	var err error
+	p.TTLMicros, err = micros("ttl", p.TTL, 24*time.Hour)
+	return err
+}
+
+func (p *Prepared) prepareIdempotency() error {
+	if p.Count > MaxRemembered {
+		return fmt.Errorf("count %d: at most %d requests are remembered", p.Count, MaxRemembered)
+	}
+	if p.Period != 0 {
+		return fmt.Errorf("period %v: an idempotency limit has a ttl, no period", p.Period)
+	}
+	if p.TTL == 0 {
+		p.TTL = time.Minute
 	}
 	var err error
 	p.TTLMicros, err = micros("ttl", p.TTL, 24*time.Hour)

@@ -41,7 +41,7 @@ func TestPrepareRefuses(t *testing.T) {
 		{"101 years to refill", headgate.Per(1, time.Microsecond).WithBurst(century.Microseconds() / 100 * 101), `limit "": burst 3185136000000000 at 1 per 1µs takes 36865 days to refill: at most 36500`},
 		{"two centuries to refill", headgate.Per(1, century).WithBurst(2), `limit "": burst 2 at 1 per 876000h0m0s takes 73000 days to refill: at most 36500`},
 		{"bucket with slices", headgate.PerSecond(1).WithSlices(2), `limit "": slices 2: only sliding_window has them, not token_bucket`},
-		{"bucket with a ttl", limit{Count: 1, Period: time.Second, TTL: time.Second}, `limit "": ttl 1s: only concurrency and ban have one, not token_bucket`},
+		{"bucket with a ttl", limit{Count: 1, Period: time.Second, TTL: time.Second}, `limit "": ttl 1s: only concurrency, ban and idempotency have one, not token_bucket`},
 		{"bucket that is soft", limit{Count: 1, Period: time.Second, Soft: true}, `limit "": calendar, soft and rollover: only a quota has them, not token_bucket`},
 		{"bucket with a rollover", limit{Count: 1, Period: time.Second, Rollover: 1}, `limit "": calendar, soft and rollover: only a quota has them, not token_bucket`},
 		{"bucket with a calendar", headgate.PerSecond(1).In(time.UTC), `limit "": calendar, soft and rollover: only a quota has them, not token_bucket`},
@@ -75,6 +75,9 @@ func TestPrepareRefuses(t *testing.T) {
 		{"ban without a ttl", kind(headgate.Ban, limit{Count: 1, Period: time.Second}), `limit "": ttl 0s: must be positive`},
 		{"ban without a period", kind(headgate.Ban, limit{Count: 1, TTL: time.Second}), `limit "": period 0s: must be positive`},
 		{"ban for too long", kind(headgate.Ban, limit{Count: 1, Period: time.Second, TTL: century + time.Microsecond}), `limit "": ttl 876000h0m0.000001s: at most 876000h0m0s`},
+		{"too many remembered", kind(headgate.Idempotency, limit{Count: headgate.MaxRemembered + 1}), `limit "": count 65: at most 64 requests are remembered`},
+		{"remembered with a period", kind(headgate.Idempotency, limit{Count: 1, Period: time.Second}), `limit "": period 1s: an idempotency limit has a ttl, no period`},
+		{"remembered for too long", kind(headgate.Idempotency, limit{Count: 1, TTL: 24*time.Hour + time.Microsecond}), `limit "": ttl 24h0m0.000001s: at most 24h0m0s`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -7,8 +7,47 @@ import (
 	"github.com/headgate/headgate"
 )
 
+// Call is one operation on a state. The fields are those of [headgate.Batch] and
+// [headgate.Charge] that concern a single limit.
+type Call struct {
+	Op headgate.Op
+	// Now is the instant in microseconds since the Unix epoch.
+	Now int64
+	// Cost is in tokens, 0 to MaxInt.
+	Cost int64
+	// Hold names what Take takes and what Release, Renew and Settle mean; 0 is
+	// no name.
+	Hold uint64
+	// HoldFor makes a Take with a Hold a reservation for that many microseconds.
+	HoldFor int64
+	// MaxDelay, if not 0, is the longest delay of a leaky bucket's charge in
+	// microseconds.
+	MaxDelay int64
+}
+
+// Reserves reports whether the call adds a hold to a limit of the algorithm.
+func (c *Call) Reserves(a headgate.Algorithm) bool {
+	return c.HoldFor > 0 && c.Hold != 0 && c.Op == headgate.Take && reservable(a)
+}
+
 // Words returns the number of words of a state that was never seen.
 func Words(l *headgate.Prepared) int {
+	switch l.Algorithm {
+	case headgate.SlidingLog:
+		return logWords(min(l.Count, 2))
+	case headgate.Concurrency:
+		return holdsWords(slotWidth, min(l.Count, 2))
+	case headgate.Ban:
+		return banSlots + slotCounts + headgate.BanSlices + 1
+	case headgate.Idempotency:
+		return keysWords(1)
+	default:
+		return base(l, nil)
+	}
+}
+
+// base returns the number of words before the reservations.
+func base(l *headgate.Prepared, st []int64) int {
 	switch l.Algorithm {
 	case headgate.TokenBucket, headgate.LeakyBucket:
 		return bucketWords
@@ -20,36 +59,65 @@ func Words(l *headgate.Prepared) int {
 		}
 		return slotCounts + l.Slices + 1
 	case headgate.SlidingLog:
-		return logWords(min(l.Count, 2))
-	case headgate.Quota:
+		return logWords(st[logRoom])
+	default: // Quota
 		return quotaWords
-	case headgate.Concurrency:
-		return heldWords(min(l.Count, 2))
-	default: // Ban
-		return banSlots + slotCounts + headgate.BanSlices + 1
 	}
 }
 
-// Need returns the number of words that st must have before a Take or Debit at
-// now. If it is more than len(st), move the state with [Grow].
-func Need(l *headgate.Prepared, st []int64, now int64) int {
+// Full is what [Need] returns for a budget that has as many reservations as may
+// be open at once.
+const Full = -1
+
+// Need returns the number of words that st must have for the call. If it is more
+// than len(st), move the state with [Grow]. A Settle does without what it needs,
+// at the price of counting some of a sliding log longer.
+func Need(c *Call, l *headgate.Prepared, st []int64) int {
 	switch l.Algorithm {
 	case headgate.SlidingLog:
-		return logNeed(l, st, now)
+		return logNeed(c, l, st)
 	case headgate.Concurrency:
-		return heldNeed(l, st, now)
+		if c.Op == headgate.Take && c.Cost > 0 {
+			return max(len(st), holdsWords(slotWidth, slots(st).need(c.Now, l.Count)))
+		}
+	case headgate.Idempotency:
+		if c.Op == headgate.Take {
+			return keysNeed(l, st, c.Now)
+		}
+	case headgate.Ban:
 	default:
-		return len(st)
+		if c.Reserves(l.Algorithm) {
+			n := base(l, st)
+			room := reserveRoom(c, l, st, n)
+			if room == Full {
+				return Full
+			}
+			return max(len(st), n+holdsWords(tagWidth, room))
+		}
 	}
+	return len(st)
 }
 
-// Grow moves the state src into dst, which is longer.
-func Grow(l *headgate.Prepared, dst, src []int64) {
+// reserveRoom returns how many reservations the state, whose own words are n,
+// must have room for to add one, or Full.
+func reserveRoom(c *Call, l *headgate.Prepared, st []int64, n int) int64 {
+	h, now := reservations(st, n), max(c.Now, seen(l, st))
+	if h.len() >= headgate.MaxInFlight {
+		if ended, _ := h.ended(now); ended == 0 {
+			return Full
+		}
+	}
+	return h.need(now, headgate.MaxInFlight)
+}
+
+// Grow moves the state src into dst, which has the words that [Need] said for
+// the call, or more.
+func Grow(c *Call, l *headgate.Prepared, dst, src []int64) {
 	if l.Algorithm == headgate.SlidingLog {
-		logGrow(dst, src)
+		logGrow(c, l, dst, src)
 		return
 	}
-	copy(dst, src)
+	clear(dst[copy(dst, src):])
 }
 
 // Init makes st the state of a budget that was never seen.
@@ -67,7 +135,7 @@ func Init(l *headgate.Prepared, st []int64, now int64) {
 			st[slotNewest] = floorDiv(now, l.SliceMicros)
 		}
 	case headgate.SlidingLog:
-		st[logLast] = now
+		st[logLast], st[logRoom] = now, int64(len(st)-logPairs)/2
 	case headgate.Quota:
 		quotaInit(l, st, now)
 	case headgate.Ban:
@@ -75,39 +143,59 @@ func Init(l *headgate.Prepared, st []int64, now int64) {
 	}
 }
 
-// Apply does op on the state at now and writes the outcome. The state changes
-// only if op is not Peek and, for Take, only if the outcome allows. hold names
-// the concurrency slots of Take, Release and Renew. A Take or Debit needs the
-// room that [Need] says. Reset is not among the operations: use [Init].
-func Apply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost int64, hold uint64, o *headgate.Outcome) {
+// Apply does the call on the state. The state changes only if the operation is
+// not Peek and, for Take, Settle and Renew, only if the outcome allows. A Take or
+// Debit needs the room that [Need] says. Reset is not among the operations: use
+// [Init].
+func Apply(c *Call, l *headgate.Prepared, st []int64, o *headgate.Outcome) {
 	*o = headgate.Outcome{Allowed: true, Limit: l.Count}
 	switch l.Algorithm {
 	case headgate.TokenBucket, headgate.LeakyBucket:
-		bucketApply(op, l, st, now, cost, o)
+		bucketApply(c, l, st, o)
 	case headgate.FixedWindow:
-		fixedApply(op, l, st, now, cost, o)
+		fixedApply(c, l, st, o)
 	case headgate.SlidingWindow:
 		if l.Slices == 1 {
-			classicApply(op, l, st, now, cost, o)
+			classicApply(c, l, st, o)
 		} else {
-			slidingApply(op, l, st, now, cost, o)
+			slidingApply(c, l, st, o)
 		}
 	case headgate.SlidingLog:
-		logApply(op, l, st, now, cost, o)
+		logApply(c, l, st, o)
 	case headgate.Quota:
-		quotaApply(op, l, st, now, cost, o)
+		quotaApply(c, l, st, o)
 	case headgate.Concurrency:
-		heldApply(op, l, st, now, cost, hold, o)
-	default: // Ban
-		banApply(op, l, st, now, o)
+		slotsApply(c, l, st, o)
+	case headgate.Ban:
+		banApply(c, l, st, o)
+	default: // Idempotency
+		keysApply(l, st, c.Now, o)
 	}
 }
 
-// AbsentAt returns the instant from which the state equals "never seen".
+// AbsentAt returns the instant from which the state equals "never seen": not
+// before the last reservation has ended.
 func AbsentAt(l *headgate.Prepared, st []int64) int64 {
 	switch l.Algorithm {
 	case headgate.TokenBucket, headgate.LeakyBucket:
-		return st[bucketAt] + ceilDiv(l.Cap-st[bucketLevel], l.N)
+		h := reservations(st, bucketWords)
+		if h.len() == 0 {
+			return st[bucketAt] + ceilDiv(l.Cap-st[bucketLevel], l.N)
+		}
+		t := tideOf(l, st, h)
+		return max(t.reach(l.Cap), h.last())
+	case headgate.Concurrency:
+		return slots(st).last()
+	case headgate.Ban:
+		return banAbsentAt(l, st)
+	case headgate.Idempotency:
+		return keysAbsentAt(st)
+	}
+	return max(windowAbsentAt(l, st), reservations(st, base(l, st)).last())
+}
+
+func windowAbsentAt(l *headgate.Prepared, st []int64) int64 {
+	switch l.Algorithm {
 	case headgate.FixedWindow:
 		return st[fixedEnd]
 	case headgate.SlidingWindow:
@@ -117,12 +205,8 @@ func AbsentAt(l *headgate.Prepared, st []int64) int64 {
 		return slotsEnd(st, int64(l.Slices), l.SliceMicros)
 	case headgate.SlidingLog:
 		return logAbsentAt(l, st)
-	case headgate.Quota:
+	default: // Quota
 		return quotaAbsentAt(l, st)
-	case headgate.Concurrency:
-		return heldAbsentAt(st)
-	default: // Ban
-		return banAbsentAt(l, st)
 	}
 }
 

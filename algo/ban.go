@@ -8,13 +8,13 @@ const (
 	banSlots
 )
 
-func banApply(op headgate.Op, l *headgate.Prepared, st []int64, now int64, o *headgate.Outcome) {
-	until := st[banUntil]
+func banApply(c *Call, l *headgate.Prepared, st []int64, o *headgate.Outcome) {
+	now, until := c.Now, st[banUntil]
 	_, sum := slotsSum(st[banSlots:], headgate.BanSlices, l.SliceMicros, now)
 	used(o, min(sum, l.Count), l.Count)
 	if now < until {
 		o.Used, o.Remaining = l.Count, 0
-		if op == headgate.Take || op == headgate.Peek {
+		if c.Op == headgate.Take || c.Op == headgate.Peek {
 			o.Allowed, o.RetryAfter = false, duration(until-now)
 		}
 	}

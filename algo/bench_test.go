@@ -32,7 +32,7 @@ func room(l *headgate.Prepared, now int64) []int64 {
 	most := len(st) + 3*int(min(l.Count, headgate.MaxLog))
 	if l.Algorithm == headgate.SlidingLog || l.Algorithm == headgate.Concurrency {
 		grown := make([]int64, most)
-		algo.Grow(l, grown, st)
+		algo.Grow(&algo.Call{Now: now}, l, grown, st)
 		return grown
 	}
 	return st
@@ -49,7 +49,7 @@ func BenchmarkTake(b *testing.B) {
 			var o headgate.Outcome
 			b.ReportAllocs()
 			for b.Loop() {
-				algo.Apply(headgate.Take, l, st, now, 1, uint64(n), &o)
+				algo.Apply(&algo.Call{Now: now, Cost: 1, Hold: uint64(n)}, l, st, &o)
 				if o.Allowed {
 					passed++
 				}
@@ -100,22 +100,23 @@ func checkShare(b *testing.B, l *headgate.Prepared, passed, n int) {
 
 // TestNoAllocations holds Apply, Need and AbsentAt of every algorithm to none.
 func TestNoAllocations(t *testing.T) {
-	ops := []headgate.Op{headgate.Take, headgate.Peek, headgate.Refund, headgate.Debit, headgate.Renew, headgate.Release}
+	ops := []headgate.Op{headgate.Take, headgate.Peek, headgate.Refund, headgate.Debit, headgate.Renew, headgate.Release, headgate.Settle}
 	for _, w := range workloads {
 		t.Run(w.name, func(t *testing.T) {
 			l := prepare(t, w.l)
 			now, n, refused := epoch, 0, 0
-			st := room(l, now)
+			st := append(room(l, now), make([]int64, 300)...) // for reservations
 			var o headgate.Outcome
 			got := testing.AllocsPerRun(3000, func() {
-				if algo.Need(l, st, now) != len(st) {
-					t.Error("no room left")
-				}
 				op := ops[n%len(ops)]
 				if n%2 == 0 {
 					op = headgate.Take
 				}
-				algo.Apply(op, l, st, now, 3, uint64(n), &o)
+				c := algo.Call{Op: op, Now: now, Cost: 3, Hold: uint64(n), HoldFor: 5 * w.pace}
+				if algo.Need(&c, l, st) != len(st) {
+					t.Error("no room left")
+				}
+				algo.Apply(&c, l, st, &o)
 				if !o.Allowed {
 					refused++
 				}

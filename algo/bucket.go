@@ -23,16 +23,38 @@ func level(l *headgate.Prepared, st []int64, now int64) (v, at int64) {
 	return v + elapsed*l.N, now
 }
 
-func bucketApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost int64, o *headgate.Outcome) {
-	v, at := level(l, st, now)
-	next := bucketStep(op, l, v, at-now, cost, o)
+func bucketApply(c *Call, l *headgate.Prepared, st []int64, o *headgate.Outcome) {
+	if c.HoldFor != 0 || reservations(st, bucketWords).len() > 0 {
+		escrowApply(c, l, st, o)
+		return
+	}
+	v, at := level(l, st, c.Now)
+	next := bucketCall(c, l, v, at-c.Now, o)
 	if next != v {
 		st[bucketLevel], st[bucketAt] = next, at
 	}
 }
 
-// bucketStep does op on a level v and returns the level after it. skew is by
-// how much v is true later than now.
+// bucketCall does the call on a level v and returns the level after it. skew is
+// by how much v is true later than the call.
+func bucketCall(c *Call, l *headgate.Prepared, v, skew int64, o *headgate.Outcome) int64 {
+	if c.MaxDelay == 0 || c.Cost == 0 || l.Algorithm != headgate.LeakyBucket || v == l.Cap ||
+		c.Op != headgate.Take && c.Op != headgate.Peek {
+		return bucketStep(c.Op, l, v, skew, c.Cost, o)
+	}
+	late := ceilDiv(l.Cap-v, l.N) + skew - c.MaxDelay
+	if late <= 0 {
+		return bucketStep(c.Op, l, v, skew, c.Cost, o)
+	}
+	bucketStep(headgate.Peek, l, v, skew, c.Cost, o)
+	o.Allowed, o.Delay = false, 0
+	if !o.Never {
+		o.RetryAfter = max(o.RetryAfter, duration(late))
+	}
+	return v
+}
+
+// bucketStep is bucketCall for whom no delay is too long.
 func bucketStep(op headgate.Op, l *headgate.Prepared, v, skew, cost int64, o *headgate.Outcome) int64 {
 	switch op {
 	case headgate.Take, headgate.Peek:
@@ -66,6 +88,8 @@ func bucketStep(op headgate.Op, l *headgate.Prepared, v, skew, cost int64, o *he
 			cost = room
 		}
 		v -= cost * l.P
+	case headgate.Settle: // of a bucket without holds
+		o.Allowed = false
 	}
 	o.Limit = l.Burst
 	if v >= 0 {
@@ -110,7 +134,8 @@ func PackedLevel(l *headgate.Prepared, x, t int64) int64 {
 // Pack returns the word for a bucket of level v at t.
 func Pack(l *headgate.Prepared, v, t int64) int64 { return l.N*t + l.Cap - v }
 
-// PackedApply is [Apply] on a packed bucket: it returns the word after op.
+// PackedApply is [Apply] on a packed bucket, which has no reservations and gets
+// none: it returns the word after op.
 func PackedApply(op headgate.Op, l *headgate.Prepared, x, t, cost int64, o *headgate.Outcome) int64 {
 	*o = headgate.Outcome{Allowed: true}
 	v := PackedLevel(l, x, t)
@@ -124,4 +149,16 @@ func PackedApply(op headgate.Op, l *headgate.Prepared, x, t, cost int64, o *head
 // Unpack writes the two-word state of the bucket packed in x.
 func Unpack(l *headgate.Prepared, st []int64, x, t, now int64) {
 	st[bucketLevel], st[bucketAt] = PackedLevel(l, x, t), now
+}
+
+// Repack packs a bucket kept in words, as it stands at t, which is now. It
+// reports false if the bucket cannot be packed or has reservations open.
+func Repack(l *headgate.Prepared, st []int64, t, now int64) (x int64, ok bool) {
+	h := reservations(st, bucketWords)
+	if !Packable(l) || st[bucketAt] > now || h.last() > now {
+		return 0, false
+	}
+	full := tideOf(l, st, h)
+	full.rise(now)
+	return Pack(l, full.v, t), true
 }

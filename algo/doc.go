@@ -9,6 +9,12 @@
 // carries it over when a limit's numbers change, and [AbsentAt] says from when
 // on it equals "never seen", so that a store may forget it.
 //
+// A Take may be a reservation, which a Settle ends with what the work really
+// took. What is reserved is in escrow: an open hold with its amount stands behind
+// the words of the state, in a token bucket it does not refill, and a window is
+// credited only where it was charged and while that counts. Nothing is minted by
+// settling. A state that never had a reservation has no words for any.
+//
 // A token bucket may also be kept in a single word: see [PackedLevel].
 //
 // Instants are microseconds since the Unix epoch. An instant before one already

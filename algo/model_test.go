@@ -27,7 +27,7 @@ const sessionOps = 400
 // TestModel runs random operations through algo and through the reference:
 // every outcome must be equal to the last field and microsecond.
 func TestModel(t *testing.T) {
-	counts, refused, hopeless := map[headgate.Algorithm]int{}, map[headgate.Algorithm]int{}, map[headgate.Algorithm]int{}
+	counts, refused, hopeless, open := map[headgate.Algorithm]int{}, map[headgate.Algorithm]int{}, map[headgate.Algorithm]int{}, map[headgate.Algorithm]int{}
 	total := 0
 	for i := max(0, *modelSession); total < *modelOps; i++ {
 		s := newSession(rand.New(rand.NewPCG(*modelSeed, uint64(i))), headgate.Algorithm(i%8))
@@ -42,6 +42,9 @@ func TestModel(t *testing.T) {
 			}
 			a := s.impl.l.Algorithm
 			counts[a]++
+			if n := len(s.open()); n > 0 {
+				open[a]++
+			}
 			switch {
 			case s.latest.Never:
 				hopeless[a]++
@@ -53,12 +56,15 @@ func TestModel(t *testing.T) {
 			return
 		}
 	}
-	t.Logf("seed %d: %d operations: %v\nrefused %v\nnever %v", *modelSeed, total, counts, refused, hopeless)
+	t.Logf("seed %d: %d operations: %v\nrefused %v\nnever %v\nwith reservations open %v", *modelSeed, total, counts, refused, hopeless, open)
 	// That the operations reach what they are meant to test, at any seed: a ban
 	// refuses two of its seven operations, and only while it lasts.
 	for a := headgate.TokenBucket; a <= headgate.Ban && *modelOps >= 10_000; a++ {
 		if counts[a] < total/20 || refused[a] < counts[a]/40 || hopeless[a] < counts[a]/20 && a != headgate.Ban {
 			t.Errorf("%v: %d of %d operations, %d refused, %d never", a, counts[a], total, refused[a], hopeless[a])
+		}
+		if open[a] < counts[a]/10 && a < headgate.Concurrency {
+			t.Errorf("%v: %d of %d operations with reservations open", a, open[a], counts[a])
 		}
 	}
 }
@@ -84,19 +90,24 @@ func newBudget(l *headgate.Prepared, now int64, packed bool) budget {
 	return b
 }
 
-func (b *budget) apply(op headgate.Op, now, cost int64, hold uint64) (o headgate.Outcome) {
+func (b *budget) apply(op headgate.Op, now, cost int64, hold uint64) headgate.Outcome {
+	return b.call(algo.Call{Op: op, Now: now, Cost: cost, Hold: hold})
+}
+
+func (b *budget) call(c algo.Call) (o headgate.Outcome) {
+	if b.packed && (c.Reserves(b.l.Algorithm) || c.Op == headgate.Renew && c.HoldFor > 0) {
+		b.st, b.packed = b.words(c.Now), false
+	}
 	if b.packed {
-		b.x = algo.PackedApply(op, b.l, b.x, now-b.origin, cost, &o)
+		b.x = algo.PackedApply(c.Op, b.l, b.x, c.Now-b.origin, c.Cost, &o)
 		return o
 	}
-	if op == headgate.Take || op == headgate.Debit {
-		if n := algo.Need(b.l, b.st, now); n > len(b.st) {
-			st := make([]int64, n)
-			algo.Grow(b.l, st, b.st)
-			b.st = st
-		}
+	if n := algo.Need(&c, b.l, b.st); n > len(b.st) {
+		st := make([]int64, n)
+		algo.Grow(&c, b.l, st, b.st)
+		b.st = st
 	}
-	algo.Apply(op, b.l, b.st, now, cost, hold, &o)
+	algo.Apply(&c, b.l, b.st, &o)
 	return o
 }
 
@@ -121,6 +132,7 @@ type session struct {
 	keep   int64 // the state may not be dropped before: its numbers changed
 	steps  int
 	hold   uint64
+	named  []uint64 // the latest reservations, settled or not
 	lines  []string
 	latest headgate.Outcome
 }
@@ -182,6 +194,13 @@ func (s *session) step() error {
 		s.floor, s.keep = s.now, math.MinInt64
 		absent = s.now
 	}
+	if !s.impl.packed && l.Algorithm == headgate.TokenBucket && s.r.IntN(4) == 0 {
+		if x, ok := algo.Repack(l, s.impl.st, 0, s.now); ok {
+			s.note("%d: pack", s.now)
+			s.impl = budget{l: l, packed: true, x: x, origin: s.now}
+			s.floor = s.now
+		}
+	}
 	switch s.r.IntN(100) {
 	case 0:
 		s.note("%d: reset", s.now)
@@ -196,7 +215,7 @@ func (s *session) step() error {
 		algo.CountDenial(s.impl.l, s.impl.st, s.now)
 		s.model.(*refBan).deny(s.now)
 	}
-	return s.do(s.op(), s.cost(), s.holdID())
+	return s.do(s.next())
 }
 
 // tick moves the clock by nothing, by a little, by what the limit's own times
@@ -255,9 +274,9 @@ func scales(l *headgate.Prepared) (unit, whole int64) {
 }
 
 func (s *session) op() headgate.Op {
-	heldOps := 2
+	heldOps := 3
 	if s.impl.l.Algorithm == headgate.Concurrency {
-		heldOps = 30
+		heldOps = 24
 	}
 	switch n := s.r.IntN(100); {
 	case n < heldOps:
@@ -270,6 +289,8 @@ func (s *session) op() headgate.Op {
 		return headgate.Refund
 	case n < 2*heldOps+20:
 		return headgate.Debit
+	case n < 2*heldOps+32:
+		return headgate.Settle
 	default:
 		return headgate.Take
 	}
@@ -312,6 +333,41 @@ func (s *session) holdID() uint64 {
 	return s.hold - min(s.hold, s.r.Uint64N(6))
 }
 
+// next makes up an operation.
+func (s *session) next() algo.Call {
+	c := algo.Call{Op: s.op(), Now: s.now, Cost: s.cost(), Hold: s.holdID()}
+	if s.r.IntN(3) == 0 {
+		unit, whole := scales(s.impl.l)
+		c.HoldFor = 1 + s.r.Int64N(pick(s.r, []int64{1, unit + 1, whole + 1, 2*whole + 1}))
+		c.HoldFor = min(c.HoldFor, headgate.MaxHold.Microseconds())
+	}
+	switch c.Op {
+	case headgate.Take:
+		if c.HoldFor > 0 && s.r.IntN(8) > 0 {
+			s.hold++
+			c.Hold = s.hold
+			s.named = append(s.named[max(0, len(s.named)-5):], c.Hold)
+		}
+	case headgate.Settle, headgate.Renew:
+		if len(s.named) > 0 && s.r.IntN(8) > 0 {
+			c.Hold = pick(s.r, s.named)
+		}
+	}
+	if s.r.IntN(3) == 0 {
+		_, whole := scales(s.impl.l)
+		c.MaxDelay = 1 + s.r.Int64N(whole+1)
+	}
+	return c
+}
+
+// open returns the reservations that are open in the model.
+func (s *session) open() []reservation {
+	if h, ok := s.model.(interface{ reserved() *refHolds }); ok {
+		return h.reserved().open(max(s.now, s.model.noted()))
+	}
+	return nil
+}
+
 // convert changes the numbers, and one time in three the algorithm.
 func (s *session) convert(absent int64) {
 	old := s.impl.l
@@ -338,7 +394,8 @@ func (s *session) convert(absent int64) {
 }
 
 // do does one operation on both sides and compares.
-func (s *session) do(op headgate.Op, cost int64, hold uint64) error {
+func (s *session) do(c algo.Call) error {
+	op, cost := c.Op, c.Cost
 	queue, leaky := s.model.(*refBucket)
 	leaky = leaky && queue.leaky && asks(op)
 	var idle bool
@@ -347,10 +404,16 @@ func (s *session) do(op headgate.Op, cost int64, hold uint64) error {
 		idle, started = queue.waits(s.now)
 	}
 	before, x := slices.Clone(s.impl.st), s.impl.x
-	got := s.impl.apply(op, s.now, cost, hold)
-	want := s.model.do(op, s.now, cost, hold)
+	packed := s.impl.packed
+	got := s.impl.call(c)
+	if packed && !s.impl.packed {
+		s.floor = s.now // words note the instant, one word did not
+	}
+	want := s.model.do(c)
 	if !want.Allowed && !want.Never && asks(op) {
-		want.RetryAfter = s.wait(got.RetryAfter, func(t int64) bool { return s.model.passes(t, cost) })
+		want.RetryAfter = s.wait(got.RetryAfter, func(t int64) bool {
+			return s.model.passes(t, cost) && (!leaky || queue.starts(t, c.MaxDelay))
+		})
 	}
 	want.ResetAfter = s.wait(got.ResetAfter, func(t int64) bool { return s.model.spent(s.now, t) })
 	if leaky && want.Allowed && !idle {
@@ -360,11 +423,11 @@ func (s *session) do(op headgate.Op, cost int64, hold uint64) error {
 		want.RetryAfter = s.wait(got.RetryAfter, func(t int64) bool { return s.model.passes(t, 1) })
 	}
 	s.latest = got
-	s.note("%d: %v %d hold %d: %s", s.now, op, cost, hold, show(got))
+	s.note("%d: %v %d hold %d for %d, delay %d: %s", s.now, op, cost, c.Hold, c.HoldFor, c.MaxDelay, show(got))
 	if got != want {
 		return fmt.Errorf("%v %d at %d of %s\n got %s\nwant %s\nwords %v, now %v", op, cost, s.now, describe(s.impl.l), show(got), show(want), before, s.impl.st)
 	}
-	if op == headgate.Peek || op == headgate.Take && !got.Allowed {
+	if op == headgate.Peek || !got.Allowed {
 		if x != s.impl.x || !same(before, s.impl.st) {
 			return fmt.Errorf("%v %d at %d of %s left a trace: words %v, now %v", op, cost, s.now, describe(s.impl.l), before, s.impl.st)
 		}

@@ -91,6 +91,12 @@ func TestAbsentAtIsExact(t *testing.T) {
 			}
 		}
 		now := s.impl.peek(s.now, 0)
+		if len(s.open()) > 0 {
+			if at <= s.now {
+				t.Errorf("absent from %d on with reservations open at %d", at, s.now)
+			}
+			return // which only their Settle can tell
+		}
 		if now.Used == 0 && now.Allowed && now.Limit == newBudget(l, s.now, false).peek(s.now, 0).Limit {
 			return
 		}
@@ -155,7 +161,7 @@ func TestConvertGivesNothingAway(t *testing.T) {
 				t.Errorf("Convert changed its source")
 			}
 			after := b.peek(s.now, 0)
-			least := before.Used
+			least := min(before.Used, headgate.MaxInt)
 			switch {
 			case isBucket(a) && isBucket(old.l.Algorithm):
 				if after.Remaining > before.Remaining {
@@ -193,18 +199,19 @@ func TestGrowPreservesEverything(t *testing.T) {
 		if a.packed {
 			return
 		}
-		if n := algo.Need(b.l, b.st, s.now); n != len(b.st) && n < len(b.st) {
+		c := algo.Call{Now: s.now, Cost: 1}
+		if n := algo.Need(&c, b.l, b.st); n < len(b.st) {
 			t.Errorf("Need shrinks %d words to %d", len(b.st), n)
 		}
 		if b.l.Algorithm != headgate.SlidingLog && b.l.Algorithm != headgate.Concurrency {
-			if n := algo.Need(b.l, b.st, s.now); n != len(b.st) {
+			if n := algo.Need(&c, b.l, b.st); n != len(b.st) {
 				t.Errorf("Need says %d of %d words", n, len(b.st))
 			}
 			return
 		}
 		grown++
 		b.st = make([]int64, len(a.st)+6*s.r.IntN(4)+6)
-		algo.Grow(b.l, b.st, a.st)
+		algo.Grow(&c, b.l, b.st, a.st)
 		for i := range int64(8) {
 			now, cost := s.now+i*s.r.Int64N(a.l.WindowMicros+a.l.TTLMicros), s.r.Int64N(a.l.Count+1)
 			op := pick(s.r, []headgate.Op{headgate.Take, headgate.Take, headgate.Debit, headgate.Refund, headgate.Renew})

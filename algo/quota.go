@@ -3,7 +3,7 @@ package algo
 import "github.com/headgate/headgate"
 
 // A quota's state: the calendar period it is in, what was used of it, and what
-// the period before left over.
+// the period before left over. A reservation's tag is the end of its period.
 const (
 	quotaLabel = iota
 	quotaStart
@@ -39,25 +39,33 @@ func quotaRoll(l *headgate.Prepared, st []int64, now int64) (p Period, n, carry 
 	return p, 0, 0
 }
 
-func quotaApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost int64, o *headgate.Outcome) {
+func quotaApply(c *Call, l *headgate.Prepared, st []int64, o *headgate.Outcome) {
+	now := c.Now
 	p, n, carry := quotaRoll(l, st, now)
 	limit := l.Count + carry
+	h, seen, before := reservations(st, quotaWords), max(now, p.Start), n
 	switch {
-	case l.Soft && op == headgate.Take:
-		n = min(headgate.MaxInt, n+cost)
-	case l.Soft && op == headgate.Peek:
+	case c.Op == headgate.Settle || c.Op == headgate.Renew:
+		n = countSettle(h, c, seen, p.End, n, o)
+	case l.Soft && c.Op == headgate.Take:
+		n = min(headgate.MaxInt, n+c.Cost)
+	case l.Soft && c.Op == headgate.Peek:
 	default:
-		n = countStep(op, n, cost, limit, p.End-now, o)
+		n = countStep(c, h, seen, p.End, n, limit, o)
 		if !o.Allowed {
-			quotaNext(l, n, carry, cost, p.End-now, o)
+			quotaNext(l, n, carry, c.Cost, p.End-now, o)
 		}
 	}
 	used(o, n, limit)
 	o.ResetAfter = duration(p.End - now)
 	o.ResetsAt = p.End
-	if op != headgate.Peek && o.Allowed {
-		st[quotaLabel], st[quotaStart], st[quotaEnd] = p.Label, p.Start, p.End
-		st[quotaUsed], st[quotaCarry] = n, carry
+	if c.Op == headgate.Peek || !o.Allowed {
+		return
+	}
+	st[quotaLabel], st[quotaStart], st[quotaEnd] = p.Label, p.Start, p.End
+	st[quotaUsed], st[quotaCarry] = n, carry
+	if c.Reserves(l.Algorithm) {
+		h.add(c, seen, n-before, p.End)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/algo"
 )
 
 // refHeld is the list of slots that are held.
@@ -37,16 +38,25 @@ func (h *refHeld) used(t int64) int64 {
 func (h *refHeld) passes(t, cost int64) bool { return h.used(t)+cost <= h.limit }
 func (h *refHeld) spent(_, t int64) bool     { return h.used(t) == 0 }
 
-func (h *refHeld) do(op headgate.Op, now, cost int64, hold uint64) headgate.Outcome {
+func (h *refHeld) do(c algo.Call) headgate.Outcome {
+	op, now, cost, hold := c.Op, c.Now, c.Cost, c.Hold
+	until := now + h.ttl
+	if c.HoldFor > 0 {
+		until = now + c.HoldFor
+	}
 	allowed, never := true, false
 	if asks(op) {
 		allowed, never = asked(h.used(now), cost, h.limit)
 	}
 	switch {
 	case op == headgate.Take && allowed && cost > 0:
-		h.holds = append(h.live(now), held{hold, now + h.ttl, cost})
-	case op == headgate.Release, op == headgate.Renew:
+		h.holds = append(h.live(now), held{hold, until, cost})
+	case op == headgate.Release, op == headgate.Renew, op == headgate.Settle:
 		var n int64
+		if op != headgate.Release && !slices.ContainsFunc(h.live(now), func(x held) bool { return x.id == hold && hold != 0 }) {
+			allowed = false
+			break
+		}
 		h.holds = slices.DeleteFunc(h.live(now), func(x held) bool {
 			if x.id != hold || hold == 0 {
 				return false
@@ -55,10 +65,7 @@ func (h *refHeld) do(op headgate.Op, now, cost int64, hold uint64) headgate.Outc
 			return true
 		})
 		if op == headgate.Renew {
-			allowed = n > 0
-			if n > 0 {
-				h.holds = append(h.holds, held{hold, now + h.ttl, n})
-			}
+			h.holds = append(h.holds, held{hold, until, n})
 		}
 	}
 	o := counted(h.used(now), h.limit)
@@ -91,10 +98,11 @@ func (b *refBan) deny(now int64) {
 	}
 }
 
-func (b *refBan) do(op headgate.Op, now, _ int64, _ uint64) headgate.Outcome {
+func (b *refBan) do(c algo.Call) headgate.Outcome {
+	now := c.Now
 	if now < b.until {
 		o := counted(b.limit, b.limit)
-		o.Allowed = !asks(op)
+		o.Allowed = !asks(c.Op)
 		return o
 	}
 	return counted(min(b.limit, b.sum(now)), b.limit)

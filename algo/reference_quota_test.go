@@ -4,11 +4,13 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/algo"
 )
 
 // refQuota counts in calendar periods that it finds by asking time.Time which
 // local date an instant has.
 type refQuota struct {
+	refHolds
 	l        headgate.Limit
 	period   span
 	n, carry int64
@@ -47,7 +49,8 @@ func (q *refQuota) used(t int64) int64 {
 	return n
 }
 
-func (q *refQuota) do(op headgate.Op, now, cost int64, _ uint64) headgate.Outcome {
+func (q *refQuota) do(c algo.Call) headgate.Outcome {
+	op, now, cost := c.Op, c.Now, c.Cost
 	p, n, carry := q.roll(now)
 	limit := q.l.Count + carry
 	allowed, never := true, false
@@ -59,11 +62,15 @@ func (q *refQuota) do(op headgate.Op, now, cost int64, _ uint64) headgate.Outcom
 		never = !after.passes(p.end, cost)
 		q.found = after.found
 	}
-	if allowed {
-		n = moved(op, n, cost)
+	before, at := n, max(now, p.start)
+	if op == headgate.Settle || op == headgate.Renew {
+		n, allowed = q.settle(c, at, p.end, n)
+	} else if allowed {
+		n = moved(op, n, cost, q.unrefunded(op, p.end, at))
 	}
 	if allowed && op != headgate.Peek {
 		q.period, q.n, q.carry = p, n, carry
+		q.reserve(c, at, n-before, p.end)
 	}
 	o := counted(n, limit)
 	o.Allowed, o.Never, o.ResetsAt = allowed, never, p.end

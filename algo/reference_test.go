@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/algo"
 )
 
 // The reference is written from the definitions of the algorithms, not from the
@@ -20,7 +21,7 @@ import (
 // ref is the model of one budget.
 type ref interface {
 	// do returns what the operation comes to; its waits are left 0.
-	do(op headgate.Op, now, cost int64, hold uint64) headgate.Outcome
+	do(c algo.Call) headgate.Outcome
 	// passes reports whether cost would pass at t if nobody else came.
 	passes(t, cost int64) bool
 	// spent reports whether what an answer given at now tells of is over at t:
@@ -58,8 +59,8 @@ func newRef(l *headgate.Prepared, now int64) ref {
 	}
 }
 
-// convertRef carries a model over to other numbers, as the doc of Convert says.
-func convertRef(old ref, l *headgate.Prepared, now int64) ref {
+// carryRef carries a model over to other numbers, without reservations.
+func carryRef(old ref, l *headgate.Prepared, now int64) ref {
 	now = max(now, old.noted())
 	dst := newRef(l, now)
 	switch o := old.(type) {
@@ -95,7 +96,7 @@ func convertRef(old ref, l *headgate.Prepared, now int64) ref {
 		}
 	case *refLog:
 		if d, ok := dst.(*refLog); ok {
-			d.events, d.last = o.live(now), o.last
+			d.events, d.last = o.live(now), now
 			return d
 		}
 	case *refQuota:
@@ -116,7 +117,7 @@ func convertRef(old ref, l *headgate.Prepared, now int64) ref {
 		}
 		return dst
 	}
-	dst.do(headgate.Debit, now, old.used(now), 0)
+	dst.do(algo.Call{Op: headgate.Debit, Now: now, Cost: old.used(now)})
 	return dst
 }
 
@@ -138,93 +139,11 @@ func asked(n, cost, limit int64) (allowed, never bool) {
 
 func asks(op headgate.Op) bool { return op == headgate.Take || op == headgate.Peek }
 
-// refBucket holds its level in units of 1/period token: a microsecond refills
-// count of them, whatever divisors the numbers share.
-type refBucket struct {
-	leaky                     bool
-	burst                     int64
-	count, period, top, level *big.Int // top is the level of a full bucket
-	at                        int64
-}
-
-func newRefBucket(l *headgate.Prepared, now int64) *refBucket {
-	b := &refBucket{leaky: l.Algorithm == headgate.LeakyBucket, burst: l.Burst, at: now}
-	b.count, b.period = big.NewInt(l.Count), big.NewInt(l.Period.Microseconds())
-	b.top = new(big.Int).Mul(big.NewInt(l.Burst), b.period)
-	b.level = new(big.Int).Set(b.top)
-	return b
-}
-
-func (b *refBucket) noted() int64 { return b.at }
-
-func (b *refBucket) levelAt(t int64) (*big.Int, int64) {
-	v := new(big.Int).Set(b.level)
-	if t <= b.at {
-		return v, b.at
-	}
-	v.Add(v, new(big.Int).Mul(b.count, big.NewInt(t-b.at)))
-	if v.Cmp(b.top) > 0 {
-		v.Set(b.top)
-	}
-	return v, t
-}
-
-func (b *refBucket) passes(t, cost int64) bool {
-	v, _ := b.levelAt(t)
-	return cost == 0 || v.Cmp(new(big.Int).Mul(big.NewInt(cost), b.period)) >= 0
-}
-
-func (b *refBucket) spent(_, t int64) bool {
-	v, at := b.levelAt(t)
-	return at <= t && v.Cmp(b.top) == 0
-}
-
-func (b *refBucket) used(t int64) int64 {
-	v, _ := b.levelAt(t)
-	return b.burst - floorBig(v, b.period).Int64()
-}
-
-// waits returns when what is queued has left a leaky bucket.
-func (b *refBucket) waits(now int64) (idle bool, started func(t int64) bool) {
-	before := &refBucket{count: b.count, period: b.period, top: b.top}
-	before.level, before.at = b.levelAt(now)
-	return before.level.Cmp(b.top) == 0, func(t int64) bool { return before.spent(now, t) }
-}
-
-func (b *refBucket) do(op headgate.Op, now, cost int64, _ uint64) headgate.Outcome {
-	v, at := b.levelAt(now)
-	before := new(big.Int).Set(v)
-	amount := new(big.Int).Mul(big.NewInt(cost), b.period)
-	allowed, never := true, false
-	switch {
-	case asks(op) && cost > b.burst:
-		allowed, never = false, true
-	case asks(op) && !b.passes(now, cost):
-		allowed = false
-	case op == headgate.Take:
-		v.Sub(v, amount)
-	case op == headgate.Refund && !b.leaky:
-		if v.Add(v, amount); v.Cmp(b.top) > 0 {
-			v.Set(b.top)
-		}
-	case op == headgate.Debit:
-		// As many whole tokens as the debt has room for.
-		room := floorBig(new(big.Int).Add(v, b.top), b.period)
-		if room.Cmp(big.NewInt(cost)) > 0 {
-			room.SetInt64(cost)
-		}
-		v.Sub(v, room.Mul(room, b.period))
-	}
-	if v.Cmp(before) != 0 {
-		b.level, b.at = v, at
-	}
-	o := counted(b.burst-floorBig(v, b.period).Int64(), b.burst)
-	o.Allowed, o.Never = allowed, never
-	return o
-}
-
 // refFixed counts in one window since the epoch.
-type refFixed struct{ limit, width, window, n int64 }
+type refFixed struct {
+	refHolds
+	limit, width, window, n int64
+}
 
 func (f *refFixed) noted() int64 { return f.window * f.width }
 
@@ -241,30 +160,37 @@ func (f *refFixed) spent(now, t int64) bool {
 	return floor(t, f.width) > max(f.window, floor(now, f.width))
 }
 
-func (f *refFixed) do(op headgate.Op, now, cost int64, _ uint64) headgate.Outcome {
+func (f *refFixed) do(c algo.Call) headgate.Outcome {
+	op, now, cost := c.Op, c.Now, c.Cost
 	n := f.used(now)
 	allowed, never := true, false
 	if asks(op) {
 		allowed, never = asked(n, cost, f.limit)
 	}
-	if allowed {
-		n = moved(op, n, cost)
+	window := max(f.window, floor(now, f.width))
+	at := max(now, window*f.width)
+	if op == headgate.Settle || op == headgate.Renew {
+		n, allowed = f.settle(c, at, window, n)
+	} else if allowed {
+		n = moved(op, n, cost, f.unrefunded(op, window, at))
 	}
 	if allowed && op != headgate.Peek {
-		f.window, f.n = max(f.window, floor(now, f.width)), n
+		f.window, f.n = window, n
+		f.reserve(c, at, cost, window)
 	}
 	o := counted(n, f.limit)
 	o.Allowed, o.Never = allowed, never
 	return o
 }
 
-// moved is a counter of n after an operation that is allowed.
-func moved(op headgate.Op, n, cost int64) int64 {
+// moved is a counter of n after an operation that is allowed. What is held of it
+// no refund reaches.
+func moved(op headgate.Op, n, cost, held int64) int64 {
 	switch op {
 	case headgate.Take, headgate.Debit:
 		return min(headgate.MaxInt, n+cost)
 	case headgate.Refund:
-		return max(0, n-cost)
+		return max(held, n-cost)
 	}
 	return n
 }
@@ -302,6 +228,7 @@ func (s *refSlots) note(t int64) {
 }
 
 type refSliding struct {
+	refHolds
 	refSlots
 	limit int64
 }
@@ -311,23 +238,42 @@ func (s *refSliding) used(t int64) int64        { return s.sum(t) }
 func (s *refSliding) passes(t, cost int64) bool { return s.sum(t)+cost <= s.limit }
 func (s *refSliding) spent(_, t int64) bool     { return s.sum(t) == 0 }
 
-func (s *refSliding) do(op headgate.Op, now, cost int64, _ uint64) headgate.Outcome {
+func (s *refSliding) do(c algo.Call) headgate.Outcome {
+	op, now, cost := c.Op, c.Now, c.Cost
 	sum := s.sum(now)
 	allowed, never := true, false
 	if asks(op) {
 		allowed, never = asked(sum, cost, s.limit)
 	}
+	at := max(now, s.slot(now)*s.slice)
+	if allowed {
+		s.reserve(c, at, cost, s.slot(now))
+	}
 	switch {
 	case op == headgate.Take && allowed && cost > 0:
 		s.note(now)
 		s.counts[s.newest] += cost
+	case op == headgate.Settle, op == headgate.Renew:
+		var h reservation
+		if h, allowed = s.end(c, at); !allowed || op == headgate.Renew {
+			break
+		}
+		switch {
+		case cost > h.n:
+			s.note(now)
+			s.counts[s.newest] += min(cost-h.n, headgate.MaxInt-sum)
+		case cost < h.n && !h.lost && h.tag >= s.slot(now)-s.k:
+			s.note(now)
+			s.counts[h.tag] -= h.n - cost
+		}
 	case op == headgate.Debit:
 		s.note(now)
 		s.counts[s.newest] += min(cost, headgate.MaxInt-sum)
 	case op == headgate.Refund:
 		s.note(now)
+		s.prune(at)
 		for i := s.newest - s.k; i <= s.newest; i++ {
-			n := min(cost, s.counts[i])
+			n := min(cost, s.counts[i]-s.heldOf(i, at))
 			s.counts[i] -= n
 			cost -= n
 		}
@@ -339,6 +285,7 @@ func (s *refSliding) do(op headgate.Op, now, cost int64, _ uint64) headgate.Outc
 
 // refClassic estimates prev*(W-elapsed)/W + cur.
 type refClassic struct {
+	refHolds
 	limit, width, window int64
 	counts               map[int64]int64
 }
@@ -371,24 +318,34 @@ func (c *refClassic) used(t int64) int64 {
 	return min(headgate.MaxInt, cur+share.Div(share, big.NewInt(c.width)).Int64())
 }
 
-func (c *refClassic) do(op headgate.Op, now, cost int64, _ uint64) headgate.Outcome {
+func (c *refClassic) do(call algo.Call) headgate.Outcome {
+	op, now, cost := call.Op, call.Now, call.Cost
 	allowed, never := true, false
 	if asks(op) && cost > 0 {
 		never = cost > c.limit
 		allowed = !never && c.passes(now, cost)
 	}
+	window := max(c.window, floor(now, c.width))
+	at := max(now, window*c.width)
+	n := c.counts[window]
+	if op == headgate.Settle || op == headgate.Renew {
+		n, allowed = c.settle(call, at, window, n)
+	} else if allowed {
+		n = moved(op, n, cost, c.unrefunded(op, window, at))
+	}
 	if allowed && op != headgate.Peek {
-		c.window = max(c.window, floor(now, c.width))
+		c.window = window
 		for w := range c.counts {
 			if w < c.window-1 {
 				delete(c.counts, w)
 			}
 		}
-		if n := moved(op, c.counts[c.window], cost); n > 0 {
+		if n > 0 {
 			c.counts[c.window] = n
 		} else {
 			delete(c.counts, c.window)
 		}
+		c.reserve(call, at, cost, window)
 	}
 	o := counted(c.used(now), c.limit)
 	o.Allowed, o.Never = allowed, never
@@ -397,6 +354,7 @@ func (c *refClassic) do(op headgate.Op, now, cost int64, _ uint64) headgate.Outc
 
 // refLog is the list of what was charged.
 type refLog struct {
+	refHolds
 	limit, width, last int64
 	events             []event
 }
@@ -428,22 +386,57 @@ func (g *refLog) used(t int64) int64 {
 func (g *refLog) passes(t, cost int64) bool { return g.used(t)+cost <= g.limit }
 func (g *refLog) spent(_, t int64) bool     { return g.used(t) == 0 }
 
-func (g *refLog) do(op headgate.Op, now, cost int64, _ uint64) headgate.Outcome {
+func (g *refLog) do(c algo.Call) headgate.Outcome {
+	op, now, cost := c.Op, c.Now, c.Cost
 	sum := g.used(now)
 	allowed, never := true, false
 	if asks(op) {
 		allowed, never = asked(sum, cost, g.limit)
 	}
+	at := max(now, g.last)
+	if allowed {
+		g.reserve(c, at, cost, at)
+	}
 	switch {
 	case op == headgate.Take && allowed && cost > 0:
 		g.add(now, cost)
+	case op == headgate.Settle, op == headgate.Renew:
+		var h reservation
+		if h, allowed = g.end(c, at); !allowed || op == headgate.Renew {
+			break
+		}
+		if cost > h.n {
+			g.add(now, min(cost-h.n, headgate.MaxInt-sum))
+			break
+		}
+		if cost < h.n {
+			g.note(now)
+		}
+		if h.lost {
+			break
+		}
+		for i := range g.events {
+			if g.events[i].at == h.tag {
+				n := min(h.n-cost, g.events[i].n)
+				g.events[i].n -= n
+				h.n -= n
+			}
+		}
+		g.events = slices.DeleteFunc(g.events, func(e event) bool { return e.n == 0 })
 	case op == headgate.Debit:
 		g.add(now, min(cost, headgate.MaxInt-sum))
 	case op == headgate.Refund:
-		g.events = g.live(now)
+		g.note(now)
+		g.prune(at)
+		held := map[int64]int64{}
+		for _, e := range g.events {
+			held[e.at] += e.n
+		}
 		for i := range g.events {
-			n := min(cost, g.events[i].n)
-			g.events[i].n -= n
+			e := &g.events[i]
+			n := min(cost, e.n, held[e.at]-g.heldOf(e.at, at))
+			e.n -= n
+			held[e.at] -= n
 			cost -= n
 		}
 		g.events = slices.DeleteFunc(g.events, func(e event) bool { return e.n == 0 })
@@ -453,10 +446,15 @@ func (g *refLog) do(op headgate.Op, now, cost int64, _ uint64) headgate.Outcome 
 	return o
 }
 
-func (g *refLog) add(now, n int64) {
+// note forgets what has left, and keeps in mind until when.
+func (g *refLog) note(now int64) {
 	g.events = g.live(now)
+	g.last = max(now, g.last)
+}
+
+func (g *refLog) add(now, n int64) {
+	g.note(now)
 	if n > 0 {
-		g.last = max(now, g.last)
 		g.events = append(g.events, event{g.last, n})
 	}
 }

@@ -28,7 +28,7 @@ func TestNeedAsksForRoomOnlyWhenFull(t *testing.T) {
 			}
 			for i, s := range steps {
 				now := epoch + micros(s.at)
-				if more := algo.Need(l, b.st, now) > len(b.st); more != s.before {
+				if more := algo.Need(&algo.Call{Now: now, Cost: 1}, l, b.st) > len(b.st); more != s.before {
 					t.Fatalf("take %d: Need asks for more: %v, want %v", i, more, s.before)
 				}
 				if !b.apply(headgate.Take, now, 1, uint64(i+1)).Allowed {

@@ -6,7 +6,8 @@ import (
 	"github.com/headgate/headgate"
 )
 
-// A fixed window's state: where the window ends and what it holds.
+// A fixed window's state: where the window ends and what it holds. A
+// reservation's tag is the end of its window.
 const (
 	fixedEnd = iota
 	fixedUsed
@@ -15,43 +16,66 @@ const (
 
 func windowEnd(now, width int64) int64 { return (floorDiv(now, width) + 1) * width }
 
-func fixedApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost int64, o *headgate.Outcome) {
+func fixedApply(c *Call, l *headgate.Prepared, st []int64, o *headgate.Outcome) {
 	end, n := st[fixedEnd], st[fixedUsed]
-	if now >= end {
-		end, n = windowEnd(now, l.WindowMicros), 0
+	if c.Now >= end {
+		end, n = windowEnd(c.Now, l.WindowMicros), 0
 	}
-	n = countStep(op, n, cost, l.Count, end-now, o)
-	o.ResetAfter = duration(end - now)
-	if op != headgate.Peek && o.Allowed {
-		st[fixedEnd], st[fixedUsed] = end, n
+	h, seen := reservations(st, fixedWords), max(c.Now, end-l.WindowMicros)
+	if c.Op == headgate.Settle || c.Op == headgate.Renew {
+		n = countSettle(h, c, seen, end, n, o)
+	} else {
+		n = countStep(c, h, seen, end, n, l.Count, o)
+	}
+	used(o, n, l.Count)
+	o.ResetAfter = duration(end - c.Now)
+	if c.Op == headgate.Peek || !o.Allowed {
+		return
+	}
+	st[fixedEnd], st[fixedUsed] = end, n
+	if c.Reserves(l.Algorithm) {
+		h.add(c, seen, c.Cost, end)
 	}
 }
 
-// countStep does op on a counter of limit that starts anew after left
-// microseconds, and returns the counter after it.
-func countStep(op headgate.Op, n, cost, limit, left int64, o *headgate.Outcome) int64 {
-	switch op {
+// countStep does a call at now on a counter of limit that starts anew at end, and
+// returns the counter after it.
+func countStep(c *Call, h holds, now, end, n, limit int64, o *headgate.Outcome) int64 {
+	switch c.Op {
 	case headgate.Take, headgate.Peek:
 		switch {
-		case cost == 0:
-		case cost > limit:
+		case c.Cost == 0:
+		case c.Cost > limit:
 			o.Allowed, o.Never = false, true
-		case cost > limit-n:
-			o.Allowed, o.RetryAfter = false, duration(left)
-		case op == headgate.Take:
-			n += cost
+		case c.Cost > limit-n:
+			o.Allowed, o.RetryAfter = false, duration(end-c.Now)
+		case c.Op == headgate.Take:
+			n += c.Cost
 		}
 	case headgate.Refund:
-		n = max(0, n-cost)
+		h.dropEnded(now)
+		n -= min(c.Cost, n-h.by(end))
 	case headgate.Debit:
-		n = min(headgate.MaxInt, n+cost)
+		n = min(headgate.MaxInt, n+c.Cost)
 	}
-	used(o, n, limit)
+	return n
+}
+
+// countSettle does Settle and Renew at now on a counter that starts anew at end,
+// the tag of what was reserved from it. It returns the counter after it.
+func countSettle(h holds, c *Call, now, end, n int64, o *headgate.Outcome) int64 {
+	switch change, tag := h.apply(c, now, o); {
+	case change > 0:
+		return min(headgate.MaxInt, n+change)
+	case tag == end:
+		return max(0, n+change)
+	}
 	return n
 }
 
 // The classic sliding window's state: the index of the current window, and
-// what the one before it and it itself hold.
+// what the one before it and it itself hold. A reservation's tag is the index of
+// its window: only the current one takes credit.
 const (
 	classicIndex = iota
 	classicPrev
@@ -62,8 +86,8 @@ const (
 // classicApply estimates what the last Period holds as the current window and
 // the share of the previous one that the period still covers:
 // prev*(W-elapsed)/W + cur, compared without division in 128 bits.
-func classicApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost int64, o *headgate.Outcome) {
-	w := l.WindowMicros
+func classicApply(c *Call, l *headgate.Prepared, st []int64, o *headgate.Outcome) {
+	w, now, cost := l.WindowMicros, c.Now, c.Cost
 	index, prev, cur := st[classicIndex], st[classicPrev], st[classicCur]
 	if at := floorDiv(now, w); at > index {
 		if at > index+1 {
@@ -76,14 +100,15 @@ func classicApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost in
 	if elapsed < 0 {
 		elapsed, skew = 0, -elapsed
 	}
-	switch op {
+	h, seen := reservations(st, classicWords), max(now, index*w)
+	switch c.Op {
 	case headgate.Take, headgate.Peek:
 		switch room := l.Count - cur - cost; {
 		case cost > l.Count:
 			o.Allowed, o.Never = false, true
 		case cost == 0:
 		case room >= 0 && covers(room, w, prev, w-elapsed):
-			if op == headgate.Take {
+			if c.Op == headgate.Take {
 				cur += cost
 			}
 		case room >= 0:
@@ -99,9 +124,12 @@ func classicApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost in
 			o.RetryAfter = duration(wait + skew)
 		}
 	case headgate.Refund:
-		cur = max(0, cur-cost)
+		h.dropEnded(seen)
+		cur -= min(cost, cur-h.by(index))
 	case headgate.Debit:
 		cur = min(headgate.MaxInt, cur+cost)
+	case headgate.Settle, headgate.Renew:
+		cur = countSettle(h, c, seen, index, cur, o)
 	}
 	used(o, min(headgate.MaxInt, cur+mulDivCeil(prev, w-elapsed, w)), l.Count)
 	switch {
@@ -110,8 +138,12 @@ func classicApply(op headgate.Op, l *headgate.Prepared, st []int64, now, cost in
 	case prev > 0:
 		o.ResetAfter = duration((index+1)*w - now)
 	}
-	if op != headgate.Peek && o.Allowed {
-		st[classicIndex], st[classicPrev], st[classicCur] = index, prev, cur
+	if c.Op == headgate.Peek || !o.Allowed {
+		return
+	}
+	st[classicIndex], st[classicPrev], st[classicCur] = index, prev, cur
+	if c.Reserves(l.Algorithm) {
+		h.add(c, seen, cost, index)
 	}
 }
 

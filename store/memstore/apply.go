@@ -1,6 +1,8 @@
 package memstore
 
 import (
+	"errors"
+	"fmt"
 	"hash/maphash"
 	"slices"
 
@@ -8,13 +10,25 @@ import (
 	"github.com/headgate/headgate/algo"
 )
 
+var (
+	errHolds    = &headgate.Error{Code: headgate.Overloaded, Err: fmt.Errorf("%d reservations of one budget are open: at most that many", headgate.MaxInFlight)}
+	errConflict = &headgate.Error{Code: headgate.Conflict, Field: "idempotency_key", Err: errors.New("key was used for another request")}
+)
+
 // applyAll decides any batch.
 func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64) error {
+	if err := validate(b); err != nil {
+		return err
+	}
 	if s.versions.due() {
 		s.collectVersions()
 	}
 	var buf [headgate.MaxCharges]cell
-	cells := buf[:len(charges)]
+	cells := buf[:]
+	if len(charges) > len(cells) {
+		cells = make([]cell, len(charges))
+	}
+	cells = cells[:len(charges)]
 	s.locate(cells, charges)
 	var locks [headgate.MaxCharges]uint32
 	held := lockOrder(locks[:0], cells)
@@ -34,16 +48,35 @@ func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64
 		}
 		s.shards[n].last = now
 	}
-	b.At = now
+	b.At, b.Replayed = now, false
+	call := algo.Call{Op: b.Op, Now: now, Hold: b.Hold, HoldFor: b.HoldFor, MaxDelay: b.MaxDelay}
 	switch b.Op {
-	case headgate.Take, headgate.Debit:
-		return s.spend(b, charges, cells, now)
+	case headgate.Take:
+		if b.Key != (headgate.RequestKey{}) {
+			return s.once(b, &call, charges, cells)
+		}
+		return s.spend(b, &call, charges, cells)
+	case headgate.Debit:
+		return s.spend(b, &call, charges, cells)
 	case headgate.Reset:
 		s.forget(b, charges, cells, now)
 		return nil
 	default:
-		return s.visit(b, charges, cells, now)
+		return s.visit(b, &call, charges, cells)
 	}
+}
+
+// validate refuses what no store could decide.
+func validate(b *headgate.Batch) error {
+	switch {
+	case b.HoldFor < 0 || b.HoldFor > headgate.MaxHold.Microseconds():
+		return &headgate.Error{Code: headgate.InvalidRequest, Field: "ttl", Err: fmt.Errorf("hold for %d µs: must be 0 to %d", b.HoldFor, headgate.MaxHold.Microseconds())}
+	case b.HoldFor > 0 && b.Hold == 0 && b.Op != headgate.Peek:
+		return &headgate.Error{Code: headgate.InvalidRequest, Field: "ttl", Err: errors.New("hold without a name")}
+	case b.MaxDelay < 0:
+		return &headgate.Error{Code: headgate.InvalidRequest, Field: "max_delay", Err: fmt.Errorf("%d µs: must not be negative", b.MaxDelay)}
+	}
+	return nil
 }
 
 // locate finds each charge's shard and identity. Charges of one owner, which
@@ -62,6 +95,13 @@ func (s *Store) locate(cells []cell, charges []headgate.Charge) {
 
 // lockOrder lists the shards of cells without repetition, ascending.
 func lockOrder(order []uint32, cells []cell) []uint32 {
+	if len(cells) > headgate.MaxCharges {
+		for i := range cells {
+			order = append(order, cells[i].number)
+		}
+		slices.Sort(order)
+		return slices.Compact(order)
+	}
 	for i := range cells {
 		n := cells[i].number
 		at := len(order)
@@ -79,32 +119,40 @@ func lockOrder(order []uint32, cells []cell) []uint32 {
 }
 
 // spend does Take and Debit: first it makes sure that every charge has a cell
-// with room, then it decides, and only then does anything move.
-func (s *Store) spend(b *headgate.Batch, charges []headgate.Charge, cells []cell, now int64) error {
+// with room, then it decides, and only then does anything move. Charges that
+// charge nothing get no cell: they only look.
+func (s *Store) spend(b *headgate.Batch, call *algo.Call, charges []headgate.Charge, cells []cell) error {
+	now := call.Now
 	defer s.tidy(cells, now)
-	if err := s.ready(b.Op, charges, cells, now); err != nil {
+	if err := s.ready(call, charges, cells); err != nil {
 		return err
 	}
 	outcomes := b.Outcomes()
 	b.Allowed = true
-	full := false
+	var full error
 	asked := b.Op == headgate.Take && (len(charges) > 1 || len(charges) == 1 && cells[0].tight)
 	if asked {
+		peek := *call
+		peek.Op = headgate.Peek
 		for i := range charges {
-			c := &charges[i]
-			s.run(headgate.Peek, &cells[i], c.Limit, now, c.Cost+cells[i].before, 0, &outcomes[i])
-			if o := &outcomes[i]; cells[i].tight && o.Allowed && c.Cost > 0 {
-				if cells[i].shared {
+			c, o := &charges[i], &outcomes[i]
+			peek.Cost = c.Cost + cells[i].before
+			s.ask(&cells[i], &peek, c.Limit, o)
+			if cells[i].tight && o.Allowed {
+				switch {
+				case cells[i].crowded:
+					full = errHolds
+				case cells[i].shared && c.Cost > 0:
 					o.Allowed, o.RetryAfter = false, o.ResetAfter // when there is surely room
-				} else {
-					full = true
+				default:
+					full = errFull
 				}
 			}
-			b.Allowed = b.Allowed && (outcomes[i].Allowed || c.Shadow)
+			b.Allowed = b.Allowed && (o.Allowed || c.Shadow)
 		}
-		if b.Allowed && full { // else it is refused, with room or without
+		if b.Allowed && full != nil { // else it is refused, with room or without
 			b.Allowed = false
-			return errFull
+			return full
 		}
 		if !b.Allowed {
 			for i := range cells {
@@ -117,8 +165,17 @@ func (s *Store) spend(b *headgate.Batch, charges []headgate.Charge, cells []cell
 	for i := range charges {
 		c, o := &charges[i], &outcomes[i]
 		if !asked || o.Allowed { // else a shadow that refuses
-			s.run(b.Op, &cells[i], c.Limit, now, c.Cost, b.Hold, o)
-			cells[i].moved = o.Allowed && c.Cost > 0
+			call.Cost = c.Cost
+			if !cells[i].spends {
+				look := *call // a Debit of nothing is not even asked
+				if b.Op == headgate.Take {
+					look.Op = headgate.Peek
+				}
+				s.look(&cells[i], &look, c.Limit, o)
+			} else {
+				s.run(&cells[i], call, c.Limit, o)
+				cells[i].moved = o.Allowed
+			}
 			b.Allowed = b.Allowed && (o.Allowed || c.Shadow)
 		}
 		cells[i].goesOn(o)
@@ -131,18 +188,31 @@ func (s *Store) spend(b *headgate.Batch, charges []headgate.Charge, cells []cell
 // rate. A cell that lets the charge pass, in a batch that does not, and one that
 // can never hold the cost become again what they were: a refusal is free.
 func (c *cell) goesOn(o *headgate.Outcome) {
-	if c.was.version != 0 && !o.Allowed && !o.Never {
+	if c.was.version&^wide != 0 && !c.unpacked && !o.Allowed && !o.Never {
 		c.shard.release(c.was)
 		c.was = entry{}
 	}
 }
 
-// ready gives every charge a cell of its limit's present numbers, with room for
-// what the charge may add.
-func (s *Store) ready(op headgate.Op, charges []headgate.Charge, cells []cell, now int64) error {
+// spends reports whether a call may change the state of a limit.
+func spends(call *algo.Call, c *headgate.Charge) bool {
+	switch c.Limit.Algorithm {
+	case headgate.Ban, headgate.Idempotency:
+		return false // what they count is written after the decision
+	default:
+		return c.Cost > 0 || call.Reserves(c.Limit.Algorithm)
+	}
+}
+
+// ready gives every charge that charges something a cell of its limit's present
+// numbers, with room for what the charge may add.
+func (s *Store) ready(call *algo.Call, charges []headgate.Charge, cells []cell) error {
 	anyMoved := false
 	for i := range charges {
-		moved, err := s.materialise(&cells[i], charges[i].Limit, now, cells)
+		if cells[i].spends = spends(call, &charges[i]); !cells[i].spends {
+			continue
+		}
+		moved, err := s.materialise(&cells[i], charges[i].Limit, call.Now, cells, true)
 		if err != nil {
 			return err
 		}
@@ -150,66 +220,141 @@ func (s *Store) ready(op headgate.Op, charges []headgate.Charge, cells []cell, n
 	}
 	for i := range cells {
 		c := &cells[i]
+		if !c.spends {
+			continue
+		}
 		if anyMoved {
 			c.at, _ = c.shard.find(c.id)
 		}
+		l := charges[i].Limit
 		if c.shared {
-			l := charges[i].Limit
 			if !s.keptUnder(c, l) {
 				return errFull
 			}
 			for j := range i {
-				if !cells[j].same(c) {
+				if !cells[j].spends || !cells[j].same(c) {
 					continue
 				}
-				if l.Algorithm == headgate.Concurrency {
+				if l.Algorithm == headgate.Concurrency || call.Reserves(l.Algorithm) {
 					return errFull // there is no room for two holds
 				}
 				c.before += charges[j].Cost
 			}
 		}
-		if err := c.shard.widen(c.at, charges[i].Limit, now); err != nil {
-			if op != headgate.Take {
+		call.Cost = charges[i].Cost
+		if err := s.fit(c, call, l); err != nil {
+			if call.Op != headgate.Take {
 				return err
 			}
-			c.tight = true
+			c.tight, c.crowded = true, err == errHolds
 		}
 	}
 	return nil
 }
 
-// run does op on a cell that is kept under l.
-func (s *Store) run(op headgate.Op, c *cell, l *headgate.Prepared, now, cost int64, hold uint64, o *headgate.Outcome) {
+// fit gives a cell the room that the call needs: a packed bucket that is to hold
+// something goes to the arena.
+func (s *Store) fit(c *cell, call *algo.Call, l *headgate.Prepared) error {
 	e := &c.shard.table[c.at]
-	if e.version&wide == 0 {
-		e.state = algo.PackedApply(op, l, e.state, now-s.origin, cost, o)
-		return
+	if e.version&wide != 0 {
+		return c.shard.widen(c.at, call, l)
 	}
-	algo.Apply(op, l, c.shard.arena.state(e.state), now, cost, hold, o)
+	if !call.Reserves(l.Algorithm) {
+		return nil
+	}
+	var two [2]int64
+	algo.Unpack(l, two[:], e.state, call.Now-s.origin, call.Now)
+	ref, ok := c.shard.arena.alloc(algo.Need(call, l, two[:]), c.shard.room(e.lo))
+	if !ok {
+		return errFull
+	}
+	algo.Grow(call, l, c.shard.arena.state(ref), two[:])
+	*c.shard.arena.keep(ref) = 0
+	if !c.shared {
+		c.was, c.unpacked = *e, true
+	}
+	e.version, e.state = e.version|wide, ref
+	return nil
 }
 
-// countDenial counts a refused batch towards the bans in it, if a limit that
-// the subject owns refused. Cells that strangers share are never banned.
+// run does the call on a cell that is kept under l.
+func (s *Store) run(c *cell, call *algo.Call, l *headgate.Prepared, o *headgate.Outcome) {
+	e := &c.shard.table[c.at]
+	if e.version&wide == 0 {
+		e.state = algo.PackedApply(call.Op, l, e.state, call.Now-s.origin, call.Cost, o)
+		if call.Op == headgate.Renew && call.HoldFor > 0 {
+			o.Allowed = false // nothing is held
+		}
+		return
+	}
+	algo.Apply(call, l, c.shard.arena.state(e.state), o)
+}
+
+// ask does a Peek on what the charge would spend from.
+func (s *Store) ask(c *cell, peek *algo.Call, l *headgate.Prepared, o *headgate.Outcome) {
+	if c.spends {
+		s.run(c, peek, l, o)
+		return
+	}
+	s.look(c, peek, l, o)
+}
+
+// look does a Peek: on the cell of the charge, on what stands in for it, or on a
+// state that was never seen.
+func (s *Store) look(c *cell, call *algo.Call, l *headgate.Prepared, o *headgate.Outcome) {
+	at, found := c.shard.find(c.id)
+	if !found {
+		at = -1
+		if l.Algorithm != headgate.Ban && l.Algorithm != headgate.Idempotency {
+			at = c.shard.standIn(overflowIDs(c.id, l))
+		}
+	}
+	if at < 0 {
+		s.unseen(call, l, o)
+		return
+	}
+	s.peekAt(c.shard, at, call, l, o)
+}
+
+// own finds or inserts the key's own cell, kept under l. It reports false if
+// there is no room for one.
+func (s *Store) own(c *cell, l *headgate.Prepared, now int64, batch []cell) bool {
+	if _, err := s.materialise(c, l, now, batch, false); err != nil {
+		return false
+	}
+	c.at, _ = c.shard.find(c.id)
+	return true
+}
+
+// countDenial counts a refused batch towards the bans of those whose own limits
+// have refused. Cells that strangers share are never banned.
 func (s *Store) countDenial(charges []headgate.Charge, cells []cell, outcomes []headgate.Outcome, now int64) {
+	for i := range charges {
+		c, l := &cells[i], charges[i].Limit
+		if l.Algorithm != headgate.Ban || !denied(charges[i].Owner, charges, outcomes) || !s.own(c, l, now, cells) {
+			continue
+		}
+		algo.CountDenial(l, c.shard.arena.state(c.shard.table[c.at].state), now)
+		c.moved = true
+		s.run(c, &algo.Call{Op: headgate.Peek, Now: now}, l, &outcomes[i])
+	}
+}
+
+// denied reports whether a refusal counts against owner: one by a limit of his
+// own that might have passed the charge, as long as he is not banned already.
+func denied(owner string, charges []headgate.Charge, outcomes []headgate.Outcome) bool {
 	counts := false
 	for i := range charges {
 		c, o := &charges[i], &outcomes[i]
-		if o.Allowed || c.Shadow {
+		if o.Allowed || c.Shadow || c.Owner != owner {
 			continue
 		}
 		if c.Limit.Algorithm == headgate.Ban {
-			return
+			return false
 		}
 		counts = counts || !c.Parent && !o.Never
 	}
-	for i := range charges {
-		if c := &cells[i]; counts && charges[i].Limit.Algorithm == headgate.Ban && !c.shared {
-			e := &c.shard.table[c.at]
-			algo.CountDenial(charges[i].Limit, c.shard.arena.state(e.state), now)
-			c.moved = true
-			s.run(headgate.Peek, c, charges[i].Limit, now, 0, 0, &outcomes[i])
-		}
-	}
+	return counts
 }
 
 // tidy ends changes of numbers, removes the cells that were inserted in vain, and
@@ -223,88 +368,11 @@ func (s *Store) tidy(cells []cell, now int64) {
 		if !c.fresh {
 			continue
 		}
-		if !slices.ContainsFunc(cells, func(o cell) bool { return o.moved && o.same(c) }) {
+		if !c.moved && !(c.shared && slices.ContainsFunc(cells, func(o cell) bool { return o.moved && o.same(c) })) {
 			if at, found := c.shard.find(c.id); found {
 				s.remove(c.shard, at)
 			}
 		}
 		s.sweep(c.shard, 2, now)
 	}
-}
-
-// forget does Reset.
-func (s *Store) forget(b *headgate.Batch, charges []headgate.Charge, cells []cell, now int64) {
-	b.Allowed = true
-	for i := range cells {
-		c := &cells[i]
-		if at, found := c.shard.find(c.id); found {
-			s.remove(c.shard, at)
-		}
-		s.unseen(headgate.Peek, charges[i].Limit, now, 0, &b.Outcomes()[i])
-	}
-}
-
-// unseen does op on the state of "never seen", which is then dropped.
-func (s *Store) unseen(op headgate.Op, l *headgate.Prepared, now, cost int64, o *headgate.Outcome) {
-	var buf [headgate.MaxSlices + 8]int64
-	st := buf[:algo.Words(l)]
-	algo.Init(l, st, now)
-	algo.Apply(op, l, st, now, cost, 0, o)
-}
-
-// visit does the operations that make no cells: Peek, Refund, Release, Renew.
-// All cells are under their limits' numbers before the first of them moves.
-func (s *Store) visit(b *headgate.Batch, charges []headgate.Charge, cells []cell, now int64) error {
-	for i := range charges {
-		c, l := &cells[i], charges[i].Limit
-		found := false
-		if c.at, found = c.shard.find(c.id); !found {
-			c.at = c.shard.standIn(overflowIDs(c.id, l))
-		}
-		if c.at < 0 || b.Op == headgate.Peek {
-			continue
-		}
-		if err := s.convertForGood(c.shard, c.at, l, now); err != nil {
-			return err
-		}
-	}
-	for i := range cells {
-		if c := &cells[i]; c.at >= 0 && b.Op != headgate.Peek && !s.keptUnder(c, charges[i].Limit) {
-			return errFull
-		}
-	}
-	b.Allowed = true
-	for i := range charges {
-		c, l, o := &cells[i], charges[i].Limit, &b.Outcomes()[i]
-		switch e := c.entry(); {
-		case c.at < 0:
-			s.unseen(b.Op, l, now, charges[i].Cost, o)
-		case b.Op == headgate.Peek && e.version&^wide != l.Serial:
-			s.peekOther(c, l, now, charges[i].Cost, o)
-		default:
-			s.run(b.Op, c, l, now, charges[i].Cost, b.Hold, o)
-		}
-		b.Allowed = b.Allowed && (o.Allowed || charges[i].Shadow)
-	}
-	return nil
-}
-
-// peekOther peeks at a cell that is kept under other numbers than l, and leaves
-// it so. It is rare, and may allocate.
-func (s *Store) peekOther(c *cell, l *headgate.Prepared, now, cost int64, o *headgate.Outcome) {
-	e := &c.shard.table[c.at]
-	old := s.versions.get(e.version &^ wide)
-	var two [2]int64
-	src, keep := s.words(c.shard, e, old, now, &two)
-	if old.SameNumbers(l) {
-		algo.Apply(headgate.Peek, l, src, now, cost, 0, o)
-		return
-	}
-	if now >= max(keep, algo.AbsentAt(old, src)) {
-		s.unseen(headgate.Peek, l, now, cost, o)
-		return
-	}
-	dst := make([]int64, algo.ConvertWords(old, l, src))
-	algo.Convert(old, l, dst, src, now)
-	algo.Apply(headgate.Peek, l, dst, now, cost, 0, o)
 }

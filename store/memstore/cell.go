@@ -8,18 +8,22 @@ import (
 	"github.com/headgate/headgate/algo"
 )
 
-// cell is where the state of one charge lives while its batch is decided.
+// cell is where the state of one charge lives while its batch is decided. It is
+// small: a batch clears room for MaxCharges of them.
 type cell struct {
-	shard  *shard
-	number uint32 // of the shard
-	id     ident
-	at     int   // place in the table, -1 for none
-	fresh  bool  // inserted for this batch
-	shared bool  // an overflow cell
-	tight  bool  // without room for what the charge would add
-	moved  bool  // its state has changed
-	was    entry // what it was before it was carried over to other numbers
-	before int64 // cost of earlier charges of this batch to the same cell
+	shard    *shard
+	id       ident
+	at       int    // place in the table, -1 for none
+	was      entry  // what it was before it was carried over to other numbers or unpacked
+	before   int64  // cost of earlier charges of this batch to the same cell
+	number   uint32 // of the shard
+	fresh    bool   // inserted for this batch
+	shared   bool   // an overflow cell
+	spends   bool   // the charge may change it
+	tight    bool   // without room for what the charge would add
+	crowded  bool   // with as many reservations open as may be
+	moved    bool   // its state has changed
+	unpacked bool   // was is the same state in one word
 }
 
 // same reports whether two charges, of different owners then, meet in a cell.
@@ -55,9 +59,10 @@ func (sh *shard) standIn(over [2]ident) int {
 	return -1
 }
 
-// materialise finds the cell of a charge, or inserts it. It reports whether
-// places in the table have moved.
-func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []cell) (moved bool, err error) {
+// materialise finds the cell of a charge, or inserts it: without room for one of
+// its own, and if share says so, one that keys share. It reports whether places
+// in the table have moved.
+func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []cell, share bool) (moved bool, err error) {
 	sh := c.shard
 	if at, found := sh.find(c.id); found {
 		c.at = at
@@ -77,6 +82,9 @@ func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []ce
 	if ok {
 		c.fresh = true
 		return true, nil
+	}
+	if !share {
+		return true, errFull
 	}
 	c.shared = true
 	for _, id := range over {
@@ -153,14 +161,14 @@ func (s *Store) create(sh *shard, id ident, l *headgate.Prepared, from int, now 
 	return true, nil
 }
 
-// widen gives the cell at place at the room that its next charge needs.
-func (sh *shard) widen(at int, l *headgate.Prepared, now int64) error {
+// widen gives the cell at place at, kept in words, the room that the call needs.
+func (sh *shard) widen(at int, call *algo.Call, l *headgate.Prepared) error {
 	e := &sh.table[at]
-	if e.version&wide == 0 {
-		return nil
-	}
 	st := sh.arena.state(e.state)
-	n := algo.Need(l, st, now)
+	n := algo.Need(call, l, st)
+	if n == algo.Full {
+		return errHolds
+	}
 	if n <= len(st) {
 		return nil
 	}
@@ -168,7 +176,7 @@ func (sh *shard) widen(at int, l *headgate.Prepared, now int64) error {
 	if !ok {
 		return errFull
 	}
-	algo.Grow(l, sh.arena.state(ref), sh.arena.state(e.state))
+	algo.Grow(call, l, sh.arena.state(ref), sh.arena.state(e.state))
 	*sh.arena.keep(ref) = *sh.arena.keep(e.state)
 	sh.arena.release(e.state)
 	e.state = ref
@@ -264,13 +272,6 @@ func (s *Store) keptUnder(c *cell, l *headgate.Prepared) bool {
 	return v == l.Serial || s.versions.get(v).SameNumbers(l)
 }
 
-func (c *cell) entry() entry {
-	if c.at < 0 || c.at >= len(c.shard.table) {
-		return entry{}
-	}
-	return c.shard.table[c.at]
-}
-
 // sweep looks at n places and drops what equals "never seen".
 func (s *Store) sweep(sh *shard, n int, now int64) { s.sweepAround(sh, n, now, nil) }
 
@@ -286,7 +287,7 @@ func (s *Store) sweepAround(sh *shard, n int, now int64, batch []cell) {
 			}
 		}
 		e := &sh.table[sh.hand]
-		if e.version == 0 || pinned(batch, e, sh) {
+		if e.version == 0 {
 			sh.hand++
 			continue
 		}
@@ -295,7 +296,7 @@ func (s *Store) sweepAround(sh *shard, n int, now int64, batch []cell) {
 		}
 		var two [2]int64
 		st, keep := s.words(sh, e, l, now, &two)
-		if now >= max(keep, algo.AbsentAt(l, st)) {
+		if now >= max(keep, algo.AbsentAt(l, st)) && !pinned(batch, e, sh) {
 			s.remove(sh, sh.hand) // the next one may have moved here
 			continue
 		}

@@ -8,7 +8,9 @@
 // Inside a shard, a table holds 24 bytes a key: 95 bits of a keyed hash of
 // owner and limit, the version of the limit's numbers, and one word of state. A
 // token bucket lives in that word; other algorithms keep their words in the
-// shard's arena and the table keeps the place. Keys themselves are not kept.
+// shard's arena and the table keeps the place, and so does a bucket while it has
+// reservations open. Keys themselves are not kept. Bans, remembered requests and
+// charges of 0 take a place only when there is something to keep.
 //
 // The table is sorted by hash with gaps in it: a key stands at the place that
 // its hash as a fraction of the table gives, or a little to the right. A search
@@ -21,7 +23,7 @@
 // is full of live state, new keys share overflow cells, a few per limit and
 // shard, chosen by their hash: they get less than a budget of their own, never
 // more. A key that later gets its own cell starts from the state of the cell it
-// would have shared.
+// would have shared. Overflow cells ban nobody and remember no request.
 //
 // # Time
 //

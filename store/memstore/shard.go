@@ -254,8 +254,8 @@ type arena struct {
 	free  [classes]int64 // offset+1 of the first free block, which holds the next
 }
 
-// classes of block sizes in words: 2, 3, 4, 6, 8, 12, 16, 24 ... 49152.
-const classes = 30
+// classes of block sizes in words: 2, 3, 4, 6, 8, 12, 16, 24 ... 65536.
+const classes = 31
 
 func classWords(c int) int { return (2 + c&1) << (c / 2) }
 

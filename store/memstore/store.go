@@ -162,7 +162,7 @@ func (s *Store) Apply(_ context.Context, b *headgate.Batch) error {
 		return errInstant
 	}
 	charges := b.Charges()
-	if len(charges) == 1 && (b.Op == headgate.Take || b.Op == headgate.Peek) {
+	if len(charges) == 1 && b.HoldFor == 0 && (b.Op == headgate.Take || b.Op == headgate.Peek) {
 		if done := s.applyHot(b, &charges[0], now); done {
 			return nil
 		}

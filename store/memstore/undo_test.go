@@ -74,7 +74,7 @@ func (s *Store) checkStore(t *testing.T) {
 type view struct {
 	limit    *headgate.Prepared
 	keep     int64
-	outcomes [6]headgate.Outcome
+	outcomes [9]headgate.Outcome
 }
 
 type place struct {
@@ -82,10 +82,13 @@ type place struct {
 	id    ident
 }
 
-func answers(l *headgate.Prepared, st []int64, now int64) (o [6]headgate.Outcome) {
-	for j := range o {
+func answers(l *headgate.Prepared, st []int64, now int64) (o [9]headgate.Outcome) {
+	for j := range 6 {
 		later := now + []int64{0, 1_500_000, 8_000_000}[j/2]
-		algo.Apply(headgate.Peek, l, slices.Clone(st), later, int64(j%2), 0, &o[j])
+		algo.Apply(&algo.Call{Op: headgate.Peek, Now: later, Cost: int64(j % 2)}, l, slices.Clone(st), &o[j])
+	}
+	for j := range uint64(3) { // what settling finds
+		algo.Apply(&algo.Call{Op: headgate.Settle, Now: now, Hold: j + 1}, l, slices.Clone(st), &o[6+j])
 	}
 	return o
 }
@@ -117,6 +120,9 @@ func (s *Store) views(now int64) map[place]view {
 	return all
 }
 
+// keysVariant is the place of the idempotency limits among the variants.
+const keysVariant = 5
+
 // attacker makes random batches for few keys of limits whose numbers flip.
 type attacker struct {
 	s        *Store
@@ -127,7 +133,7 @@ type attacker struct {
 	mixed    bool // one batch may hold two versions of a limit
 	owners   int
 
-	refused, failed, undone, overflow, moved int
+	refused, failed, undone, overflow, moved, conflicts, replayed int
 }
 
 func (a *attacker) prepare(t *testing.T, i, j int) {
@@ -139,9 +145,24 @@ func (a *attacker) prepare(t *testing.T, i, j int) {
 func (a *attacker) batch(t *testing.T) *headgate.Batch {
 	b := new(headgate.Batch)
 	b.Reset([]headgate.Op{headgate.Take, headgate.Take, headgate.Take, headgate.Take, headgate.Take, headgate.Take, headgate.Peek,
-		headgate.Refund, headgate.Debit, headgate.Release, headgate.Renew, headgate.Reset}[a.rng.IntN(12)])
-	b.Now, b.Hold = a.now, 1+a.rng.Uint64N(50)
+		headgate.Refund, headgate.Debit, headgate.Release, headgate.Renew, headgate.Reset, headgate.Settle, headgate.Settle}[a.rng.IntN(14)])
+	b.Now, b.Hold = a.now, 1+a.rng.Uint64N(6)
+	if a.rng.IntN(3) == 0 {
+		b.HoldFor = 1 + a.rng.Int64N(10_000_000)
+	}
+	if a.rng.IntN(4) == 0 {
+		b.MaxDelay = 1 + a.rng.Int64N(5_000_000)
+	}
+	if a.rng.IntN(3) == 0 {
+		b.Key = headgate.RequestKey{ID: [2]uint64{a.rng.Uint64N(5), 1}, Print: a.rng.Uint64N(2)}
+	}
 	chosen := make(map[int]*headgate.Prepared)
+	if b.Key != (headgate.RequestKey{}) {
+		chosen[keysVariant] = a.prepared[keysVariant][a.rng.IntN(2)]
+		if _, err := b.Add(headgate.Charge{Limit: chosen[keysVariant], Owner: fmt.Sprint(a.rng.IntN(2))}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for range 1 + a.rng.IntN(4) {
 		i := a.rng.IntN(len(a.variants))
 		j := a.rng.IntN(len(a.variants[i]))
@@ -183,14 +204,21 @@ func (a *attacker) step(t *testing.T) {
 		a.overflow++
 	}
 	if err != nil {
-		if headgate.CodeOf(err) != headgate.Overloaded {
+		switch headgate.CodeOf(err) {
+		case headgate.Overloaded:
+			a.failed++
+		case headgate.Conflict:
+			a.conflicts++
+		default:
 			t.Fatal(err)
 		}
-		a.failed++
 	}
 	if err == nil && (b.Allowed || b.Op != headgate.Take) {
 		a.moved++
-		return
+		if !b.Replayed {
+			return
+		}
+		a.replayed++
 	}
 	a.refused++
 	after := a.s.views(now)
@@ -243,6 +271,7 @@ func TestRandomBatchesLeaveTheStoreWhole(t *testing.T) {
 		{headgate.InFlight(12, 9*time.Second), headgate.InFlight(3, 20*time.Second), headgate.QuotaPer(5, headgate.Hour)},
 		{headgate.Window(4, 10*time.Second), headgate.Sliding(5, 8*time.Second).WithSlices(1), leaky},
 		{ban, longBan, headgate.Per(4, 10*time.Second)},
+		{{Algorithm: headgate.Idempotency, Count: 3, TTL: 5 * time.Second}, {Algorithm: headgate.Idempotency, Count: 9, TTL: 9 * time.Second}},
 		{headgate.Log(40, 30*time.Second), headgate.Sliding(20, 20*time.Second).WithSlices(50)},
 	}
 	for _, test := range []struct {
@@ -259,7 +288,7 @@ func TestRandomBatchesLeaveTheStoreWhole(t *testing.T) {
 		{"mixed least", 4096, 40, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var sum attacker
+			sum := attacker{owners: test.owners}
 			for seed := range uint64(4) {
 				a := &attacker{rng: rand.New(rand.NewPCG(seed, 11)), variants: variants, mixed: test.mixed, owners: test.owners}
 				for i := range variants {
@@ -295,10 +324,13 @@ func TestRandomBatchesLeaveTheStoreWhole(t *testing.T) {
 				sum.undone += a.undone
 				sum.overflow += a.overflow
 				sum.moved += a.moved
+				sum.conflicts += a.conflicts
+				sum.replayed += a.replayed
 			}
 			full := test.budget > 5000 || sum.failed > 0 && sum.overflow > 0
-			t.Logf("%d refused, %d failed, %d undone, %d moved, %d with overflow cells", sum.refused, sum.failed, sum.undone, sum.moved, sum.overflow)
-			if sum.refused == 0 || sum.undone == 0 || sum.moved == 0 || !full {
+			t.Logf("%d refused, %d failed, %d undone, %d moved, %d with overflow cells, %d replayed, %d conflicts",
+				sum.refused, sum.failed, sum.undone, sum.moved, sum.overflow, sum.replayed, sum.conflicts)
+			if sum.refused == 0 || sum.undone == 0 || sum.moved == 0 || !full || sum.owners < 20 && (sum.replayed == 0 || sum.conflicts == 0) {
 				t.Error("the batches reached too little")
 			}
 		})

@@ -3,6 +3,7 @@ package storetest
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,9 @@ func families(t testing.TB) []family {
 	ban := func(count int64, period, ttl time.Duration) headgate.Limit {
 		return headgate.Limit{Algorithm: headgate.Ban, Count: count, Period: period, TTL: ttl}
 	}
+	keys := func(count int64, ttl time.Duration) headgate.Limit {
+		return headgate.Limit{Algorithm: headgate.Idempotency, Count: count, TTL: ttl}
+	}
 	kathmandu := time.FixedZone("UTC+5:45", 5*3600+45*60)
 	var all []family
 	add := func(mixed bool, name string, limits ...headgate.Limit) {
@@ -62,6 +66,7 @@ func families(t testing.TB) []family {
 	add(false, "soft", soft, headgate.QuotaPer(5, headgate.Day))
 	add(false, "slots", headgate.InFlight(6, 10*sec), headgate.InFlight(20, time.Minute), headgate.InFlight(2, sec))
 	add(false, "ban", ban(3, time.Minute, 10*time.Minute), ban(6, 10*sec, sec), ban(1, time.Hour, 100*ms))
+	add(false, "keys", keys(3, sec), keys(64, time.Minute), keys(1, time.Hour))
 	add(true, "mixed", headgate.PerMinute(10), headgate.Window(10, time.Minute), headgate.Sliding(10, time.Minute), headgate.Log(10, time.Hour), quota(10, headgate.Hour, 0), leaky(10, time.Hour, 10), headgate.InFlight(10, time.Hour))
 	return all
 }
@@ -76,7 +81,7 @@ func Differential(t *testing.T, open func(t *testing.T) headgate.Store, c Capabi
 		n := min(roundOps, ops-round*roundOps)
 		t.Run(fmt.Sprintf("round %d of seed %d", round, seed), func(t *testing.T) {
 			d := &differ{
-				T: t, store: open(t), families: all, manual: c.ManualClock,
+				T: t, store: open(t), families: all, keys: &all[len(all)-2], manual: c.ManualClock,
 				rng:    rand.New(rand.NewPCG(seed, uint64(round))),
 				model:  make(model),
 				latest: make(map[string]int64),
@@ -91,6 +96,9 @@ func Differential(t *testing.T, open func(t *testing.T) headgate.Store, c Capabi
 			if d.allowed < n/20 || d.refused < n/20 {
 				t.Fatalf("%d allowed and %d refused of %d: the workload decides nothing", d.allowed, d.refused, n)
 			}
+			if d.settled < n/200 || d.replayed < n/1000 || d.conflicts < n/5000 {
+				t.Fatalf("%d settled, %d replayed, %d conflicts of %d: the workload has no holds or keys", d.settled, d.replayed, d.conflicts, n)
+			}
 		})
 	}
 }
@@ -99,12 +107,62 @@ type differ struct {
 	*testing.T
 	store            headgate.Store
 	families         []family
+	keys             *family // of idempotency limits
 	manual           bool
 	rng              *rand.Rand
 	model            model
 	latest           map[string]int64 // instant of each owner's last decision
 	now, most        int64            // the instant told last, and the latest told
 	allowed, refused int
+	// settled counts the charges in which a hold was found.
+	settled, replayed, conflicts int
+	// held and keyed are the latest takes with a reservation and with a key, for
+	// others to come back to.
+	held, keyed []past
+}
+
+// past is a take that was allowed.
+type past struct {
+	hold    uint64
+	key     headgate.RequestKey
+	charges []headgate.Charge
+}
+
+// recall keeps the latest few.
+func recall(all []past, p past) []past { return append(all[max(0, len(all)-5):], p) }
+
+// again adds the charges of an earlier batch, now and then at another cost.
+func (d *differ) again(b *headgate.Batch, p past) {
+	for _, c := range p.charges {
+		if d.rng.IntN(3) == 0 {
+			c.Cost = d.rng.Int64N(2*c.Cost + 2)
+		}
+		if _, err := b.Add(c); err != nil {
+			d.Fatal(err)
+		}
+	}
+}
+
+// tally counts what the workload reaches.
+func (d *differ) tally(b *headgate.Batch, a *modelAnswer) {
+	switch {
+	case a.conflict:
+		d.conflicts++
+	case a.replayed:
+		d.replayed++
+	case a.allowed:
+		d.allowed++
+	default:
+		d.refused++
+	}
+	if b.Op != headgate.Settle {
+		return
+	}
+	for i, c := range b.Charges() {
+		if a.outcomes[i].Allowed && c.Limit.Algorithm < headgate.Concurrency {
+			d.settled++
+		}
+	}
 }
 
 // step decides one batch and compares.
@@ -115,8 +173,11 @@ func (d *differ) step(i int) {
 		d.travel()
 		b.Now = d.now
 	}
+	conflict, hold := false, b.Hold
 	if err := d.store.Apply(d.Context(), b); err != nil {
-		d.Fatalf("batch %d: %v: %v", i, d.show(b), err)
+		if conflict = headgate.CodeOf(err) == headgate.Conflict; !conflict {
+			d.Fatalf("batch %d: %v: %v", i, d.show(b), err)
+		}
 	}
 	if d.manual && (b.At < d.now || b.At > d.most) {
 		d.Fatalf("batch %d: decided at %d, told %d and at most %d", i, b.At, d.now, d.most)
@@ -127,16 +188,26 @@ func (d *differ) step(i int) {
 		}
 		d.latest[c.Owner] = b.At
 	}
-	allowed, outcomes := d.model.apply(b, b.At)
-	if allowed {
-		d.allowed++
-	} else {
-		d.refused++
+	got := modelAnswer{allowed: b.Allowed, replayed: b.Replayed, conflict: conflict, hold: b.Hold}
+	b.Hold = hold
+	want := d.model.apply(b, b.At)
+	d.tally(b, &want)
+	if b.Op == headgate.Take && want.allowed && !want.replayed {
+		p := past{hold, b.Key, slices.Clone(b.Charges())}
+		if b.HoldFor > 0 {
+			d.held = recall(d.held, p)
+		}
+		if b.Key != (headgate.RequestKey{}) {
+			d.keyed = recall(d.keyed, p)
+		}
 	}
-	if allowed != b.Allowed {
-		d.Errorf("batch %d: allowed %v, want %v", i, b.Allowed, allowed)
+	if conflict && want.conflict {
+		return
 	}
-	for j, want := range outcomes {
+	if got.allowed != want.allowed || got.replayed != want.replayed || got.conflict != want.conflict || got.hold != want.hold {
+		d.Errorf("batch %d:\n got %+v\nwant %+v", i, got, want)
+	}
+	for j, want := range want.outcomes {
 		if got := b.Outcomes()[j]; got != want {
 			d.Errorf("batch %d, charge %d:\n got %+v\nwant %+v", i, j, got, want)
 		}
@@ -181,15 +252,41 @@ func (d *differ) fill(b *headgate.Batch) {
 	if n := d.rng.IntN(100); n >= 65 {
 		op = []headgate.Op{
 			headgate.Peek, headgate.Peek, headgate.Peek, headgate.Refund, headgate.Debit,
-			headgate.Release, headgate.Renew, headgate.Reset,
-		}[(n-65)%8]
+			headgate.Release, headgate.Renew, headgate.Reset, headgate.Settle, headgate.Settle, headgate.Settle,
+		}[(n-65)%11]
 	}
 	b.Reset(op)
 	b.Hold = uint64(d.rng.IntN(5))
+	if b.Hold > 0 && d.rng.IntN(3) == 0 {
+		b.HoldFor = 1 + d.rng.Int64N([]int64{ms.Microseconds(), sec.Microseconds(), time.Minute.Microseconds(), (24 * time.Hour).Microseconds()}[d.rng.IntN(4)])
+	}
+	if d.rng.IntN(4) == 0 {
+		b.MaxDelay = 1 + d.rng.Int64N(2*sec.Microseconds())
+	}
+	switch {
+	case (op == headgate.Settle || op == headgate.Renew) && len(d.held) > 0 && d.rng.IntN(5) > 0:
+		p := d.held[d.rng.IntN(len(d.held))]
+		b.Hold = p.hold
+		d.again(b, p)
+		return
+	case op == headgate.Take && len(d.keyed) > 0 && d.rng.IntN(10) == 0:
+		p := d.keyed[d.rng.IntN(len(d.keyed))]
+		b.Reset(op)
+		b.Key = p.key
+		b.Key.Print += uint64(d.rng.IntN(5)) / 4
+		d.again(b, p)
+		return
+	}
+	if d.rng.IntN(6) == 0 {
+		b.Key = headgate.RequestKey{ID: [2]uint64{d.rng.Uint64N(1 << 40), 7}, Print: 1}
+		d.add(b, d.keys, 0)
+	}
 	if f := &d.families[len(d.families)-1]; f.mixed && d.rng.IntN(8) == 0 {
-		if op == headgate.Refund || op == headgate.Release || op == headgate.Renew {
+		switch op {
+		case headgate.Refund, headgate.Release, headgate.Renew, headgate.Settle:
 			b.Op = headgate.Take
 		}
+		b.HoldFor = 0
 		d.add(b, f, 1+d.rng.Int64N(10))
 		return
 	}
@@ -198,7 +295,7 @@ func (d *differ) fill(b *headgate.Batch) {
 		charges += d.rng.IntN(4)
 	}
 	if d.rng.IntN(50) == 0 {
-		charges = headgate.MaxCharges
+		charges = headgate.MaxCharges - 1
 	}
 	for range charges {
 		cost := int64(1)
@@ -241,7 +338,7 @@ func (d *differ) add(b *headgate.Batch, f *family, cost int64) {
 // show describes a batch for a report.
 func (d *differ) show(b *headgate.Batch) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "%v hold %d:", b.Op, b.Hold)
+	fmt.Fprintf(&s, "%v hold %d for %d, delay %d, key %v:", b.Op, b.Hold, b.HoldFor, b.MaxDelay, b.Key)
 	for _, c := range b.Charges() {
 		l := c.Limit
 		fmt.Fprintf(&s, "\n  %s %v %d/%v burst %d slices %d ttl %v owner %q cost %d shadow %v parent %v",

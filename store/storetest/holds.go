@@ -192,6 +192,28 @@ func banRules() []rule {
 			w.passes(take, ours(other, 1), ours(ban, 0))
 		},
 	}, {
+		name: "a batch of several subjects counts against those who were refused",
+		why:  "Where requests are decided together, nobody is banned for what another was refused, and nobody is spared for another's ban.",
+		check: func(w *world) {
+			ban, none := slow(w, headgate.Ban, "ban", 2), slow(w, headgate.FixedWindow, "none", 1)
+			for _, owner := range []string{"bob", "carol"} {
+				w.passes(take, theirs(owner, none, 1))
+			}
+			all := []headgate.Charge{
+				ours(none, 1), ours(ban, 0), theirs("bob", none, 1), theirs("bob", ban, 0),
+				theirs("carol", none, 1), theirs("carol", ban, 0),
+			}
+			w.refuses(take, all[2:4]...)
+			w.refuses(take, all...)
+			w.used(ours(none, 0), 0)
+			w.used(ours(ban, 0), 0)
+			w.used(all[5], 1)
+			w.refuses(peek, all[3])
+			w.refuses(take, all...) // bob is banned now, carol is by this
+			w.refuses(peek, all[5])
+			w.passes(take, all[:2]...)
+		},
+	}, {
 		name:    "a ban ends when it said",
 		why:     "Refusals while the ban holds do not count, or it would never end; from its end on the count starts at nothing.",
 		travels: true,

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"math"
+	"slices"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
@@ -46,21 +47,28 @@ func (m model) load(c *headgate.Charge, now int64) *modelState {
 	return n
 }
 
-// run does op on the state, which grows as it needs to.
-func (s *modelState) run(op headgate.Op, now, cost int64, hold uint64, o *headgate.Outcome) {
-	if n := algo.Need(s.limit, s.words, now); n > len(s.words) && (op == headgate.Take || op == headgate.Debit) {
+// run does the call on the state, which grows as it needs to.
+func (s *modelState) run(c *algo.Call, o *headgate.Outcome) {
+	if n := algo.Need(c, s.limit, s.words); n > len(s.words) {
 		words := make([]int64, n)
-		algo.Grow(s.limit, words, s.words)
+		algo.Grow(c, s.limit, words, s.words)
 		s.words = words
 	}
-	algo.Apply(op, s.limit, s.words, now, cost, hold, o)
+	algo.Apply(c, s.limit, s.words, o)
 }
 
-// apply decides b at now as a store must.
-func (m model) apply(b *headgate.Batch, now int64) (allowed bool, outcomes []headgate.Outcome) {
+// look does a Peek of cost.
+func (s *modelState) look(call algo.Call, cost int64, o *headgate.Outcome) {
+	call.Op, call.Cost = headgate.Peek, cost
+	s.run(&call, o)
+}
+
+// apply decides b at now as a store must. It returns what the store should have
+// put into b, or the code of the error.
+func (m model) apply(b *headgate.Batch, now int64) (got modelAnswer) {
 	charges := b.Charges()
 	states := make([]*modelState, len(charges))
-	outcomes = make([]headgate.Outcome, len(charges))
+	got.outcomes, got.hold = make([]headgate.Outcome, len(charges)), b.Hold
 	for i := range charges {
 		c := &charges[i]
 		if b.Op == headgate.Reset {
@@ -68,62 +76,108 @@ func (m model) apply(b *headgate.Batch, now int64) (allowed bool, outcomes []hea
 		}
 		states[i] = m.load(c, now)
 	}
-	op := b.Op
-	switch op {
+	call := algo.Call{Op: b.Op, Now: now, Hold: b.Hold, HoldFor: b.HoldFor, MaxDelay: b.MaxDelay}
+	switch b.Op {
 	case headgate.Reset:
-		op = headgate.Peek
+		got.allowed = true
 		for i := range charges {
-			states[i].run(op, now, 0, 0, &outcomes[i])
+			states[i].look(call, 0, &got.outcomes[i])
 		}
-		return true, outcomes
+		return got
 	case headgate.Take:
-		allowed = m.take(b, charges, states, outcomes, now)
+		m.take(b, call, charges, states, &got)
 	default:
-		allowed = true
+		got.allowed = true
 		for i := range charges {
-			c := &charges[i]
-			states[i].run(op, now, c.Cost, b.Hold, &outcomes[i])
-			allowed = allowed && (outcomes[i].Allowed || c.Shadow)
-			states[i].fresh = states[i].fresh && (op != headgate.Debit || c.Cost == 0)
-			states[i].other = states[i].other && op == headgate.Debit && c.Cost == 0
+			c, s, o := &charges[i], states[i], &got.outcomes[i]
+			call.Cost = c.Cost
+			s.run(&call, o)
+			got.allowed = got.allowed && (o.Allowed || c.Shadow)
+			moved := true
+			switch b.Op {
+			case headgate.Peek:
+				moved = false
+			case headgate.Debit:
+				moved = c.Cost > 0 && c.Limit.Algorithm < headgate.Ban
+				s.fresh = s.fresh && !moved
+			case headgate.Settle, headgate.Renew:
+				moved = o.Allowed
+			}
+			s.other = s.other && !moved
 		}
 	}
-	if op != headgate.Peek {
+	if b.Op != headgate.Peek {
 		for i, s := range states {
 			if !s.fresh && !s.other {
 				m[modelKey{charges[i].Limit.ID, charges[i].Owner}] = s
 			}
 		}
 	}
-	return allowed, outcomes
+	return got
+}
+
+// modelAnswer is what a store makes of a batch.
+type modelAnswer struct {
+	allowed, replayed, conflict bool
+	hold                        uint64
+	outcomes                    []headgate.Outcome
 }
 
 // take looks at every limit first, and charges them only if all pass.
-func (m model) take(b *headgate.Batch, charges []headgate.Charge, states []*modelState, outcomes []headgate.Outcome, now int64) bool {
-	allowed, banned, counts := true, false, false
+func (m model) take(b *headgate.Batch, call algo.Call, charges []headgate.Charge, states []*modelState, got *modelAnswer) {
+	keys := -1
+	if b.Key != (headgate.RequestKey{}) {
+		keys = slices.IndexFunc(charges, func(c headgate.Charge) bool { return c.Limit.Algorithm == headgate.Idempotency })
+	}
+	if keys >= 0 {
+		if print, hold, found := algo.Remembered(states[keys].words, b.Key.ID, call.Now); found {
+			if got.conflict = print != b.Key.Print; got.conflict {
+				return
+			}
+			got.allowed, got.replayed, got.hold = true, true, hold
+			for i, s := range states {
+				s.look(call, 0, &got.outcomes[i])
+				s.other = true
+			}
+			return
+		}
+	}
+	got.allowed = true
+	banned, counts := map[string]bool{}, map[string]bool{}
 	for i := range charges {
-		c, o := &charges[i], &outcomes[i]
-		states[i].run(headgate.Peek, now, c.Cost, 0, o)
+		c, o := &charges[i], &got.outcomes[i]
+		states[i].look(call, c.Cost, o)
 		if o.Allowed || c.Shadow {
 			continue
 		}
-		allowed = false
-		banned = banned || c.Limit.Algorithm == headgate.Ban
-		counts = counts || !c.Parent && !o.Never
+		got.allowed = false
+		banned[c.Owner] = banned[c.Owner] || c.Limit.Algorithm == headgate.Ban
+		counts[c.Owner] = counts[c.Owner] || !c.Parent && !o.Never
 	}
 	for i := range charges {
-		c, s, o := &charges[i], states[i], &outcomes[i]
+		c, s, o := &charges[i], states[i], &got.outcomes[i]
 		switch {
-		case allowed && o.Allowed:
-			s.run(headgate.Take, now, c.Cost, b.Hold, o)
-			s.fresh, s.other = s.fresh && c.Cost == 0, s.other && c.Cost == 0
-		case !allowed && counts && !banned && c.Limit.Algorithm == headgate.Ban:
-			algo.CountDenial(c.Limit, s.words, now)
-			s.run(headgate.Peek, now, 0, 0, o)
-			s.fresh, s.other = false, false
-		case !o.Allowed && !o.Never:
+		case c.Limit.Algorithm == headgate.Ban:
+			if !got.allowed && counts[c.Owner] && !banned[c.Owner] {
+				algo.CountDenial(c.Limit, s.words, call.Now)
+				s.look(call, 0, o)
+				s.fresh, s.other = false, false
+			}
+		case i == keys && got.allowed:
+			take := call
+			s.run(&take, o)
+			if algo.Remember(c.Limit, s.words, call.Now, b.Key, b.Hold) {
+				s.fresh, s.other = false, false
+			}
+			s.look(call, 0, o)
+		case got.allowed && o.Allowed:
+			call := call
+			call.Cost = c.Cost
+			s.run(&call, o)
+			still := c.Cost == 0 && !call.Reserves(c.Limit.Algorithm)
+			s.fresh, s.other = s.fresh && still, s.other && still
+		case !o.Allowed && !o.Never && c.Cost > 0:
 			s.other = false // refused under these numbers: it goes on under them
 		}
 	}
-	return allowed
 }

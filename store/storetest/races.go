@@ -3,6 +3,7 @@ package storetest
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -42,6 +43,81 @@ func raceRules() []rule {
 			w.used(ours(l, 0), 0)
 		},
 	}}
+	rules = append(rules, rule{
+		name: "streams at once",
+		why:  "A hundred streams that reserve a slot and settle it when they are done: never more than 20 run, and in the end no slot is held.",
+		check: func(w *world) {
+			l := slow(w, headgate.Concurrency, "streams", 20)
+			var running, most, started atomic.Int64
+			var g sync.WaitGroup
+			for i := range uint64(100) {
+				g.Go(func() {
+					for n := range uint64(50) {
+						id := 1 + i + 1000*n
+						b := w.batch(take, ours(l, 1))
+						b.Hold, b.HoldFor = id, headgate.MaxHold.Microseconds()
+						if err := w.store.Apply(w.Context(), b); err != nil {
+							w.Error(err)
+						}
+						if !b.Allowed {
+							continue
+						}
+						started.Add(1)
+						now := running.Add(1)
+						for m := most.Load(); now > m && !most.CompareAndSwap(m, now); m = most.Load() {
+						}
+						runtime.Gosched()
+						running.Add(-1)
+						b = w.batch(headgate.Settle, ours(l, 1))
+						b.Hold = id
+						if err := w.store.Apply(w.Context(), b); err != nil || !b.Allowed {
+							w.Errorf("settled %v: %v", b.Allowed, err)
+						}
+					}
+				})
+			}
+			g.Wait()
+			if most.Load() > 20 || started.Load() == 0 {
+				w.Errorf("%d ran at once of %d, the limit is 20", most.Load(), started.Load())
+			}
+			w.used(ours(l, 0), 0)
+		},
+	}, rule{
+		name: "settled by many at once",
+		why:  "However many settle a reservation at once, one of them finds it and what is left is given back once.",
+		check: func(w *world) {
+			for _, a := range reserving {
+				l := slow(w, a, a.String(), 100)
+				w.passes(take, ours(l, 50))
+				for id := range uint64(5) {
+					w.reserved(id+1, headgate.MaxHold, ours(l, 10))
+					var found atomic.Int64
+					var g sync.WaitGroup
+					for range 16 {
+						g.Go(func() {
+							b := w.batch(headgate.Settle, ours(l, 4))
+							b.Hold = id + 1
+							if err := w.store.Apply(w.Context(), b); err != nil {
+								w.Error(err)
+							}
+							if b.Allowed {
+								found.Add(1)
+							}
+						})
+					}
+					g.Wait()
+					if found.Load() != 1 {
+						w.Fatalf("%v: %d found the reservation", a, found.Load())
+					}
+				}
+				want := int64(70)
+				if a == headgate.LeakyBucket {
+					want = 100
+				}
+				w.used(ours(l, 0), want)
+			}
+		},
+	})
 	for _, a := range counting {
 		rules = append(rules, rule{
 			name: fmt.Sprintf("%d at once on one %v", racers, a),

@@ -3,6 +3,7 @@
 package storetest
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"testing"
@@ -35,12 +36,12 @@ type rule struct {
 // returns; whoever opens it closes it with t.Cleanup. A rule may close its
 // store before that.
 func Run(t *testing.T, open func(t *testing.T) headgate.Store, c Capabilities) {
-	for _, r := range slices.Concat(ledgerRules(), batchRules(), stateRules(), numberRules(), holdRules(), banRules(), raceRules()) {
+	for _, r := range slices.Concat(ledgerRules(), batchRules(), stateRules(), numberRules(), holdRules(), reservationRules(), keyRules(), banRules(), raceRules()) {
 		if r.travels && !c.ManualClock {
 			continue
 		}
 		t.Run(r.name, func(t *testing.T) {
-			w := &world{T: t, store: open(t)}
+			w := &world{T: t, store: open(t), c: c, rand: rand.New(rand.NewPCG(1, 2))}
 			if c.ManualClock {
 				w.start = time.Now().UTC().Truncate(24 * time.Hour).UnixMicro()
 				w.at(0)
@@ -59,6 +60,8 @@ func Run(t *testing.T, open func(t *testing.T) headgate.Store, c Capabilities) {
 type world struct {
 	*testing.T
 	store headgate.Store
+	c     Capabilities
+	rand  *rand.Rand
 	// start is a midnight in UTC, and now the instant of the next batch; both
 	// are 0 without a manual clock.
 	start, now int64
