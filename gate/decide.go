@@ -2,10 +2,10 @@ package gate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unsafe"
@@ -36,47 +36,81 @@ func (g *Gate) Peek(ctx context.Context, r *Request, d *Decision) error {
 // question is a request on its way to a decision.
 type question struct {
 	gate    *Gate
+	op      headgate.Op
 	request *Request
+	snap    *snapshot
 	app     *application
 	rule    *rule
 	plan    *plan
+	record  *record // of the subject; nil if the policy has none
 	path    string
 	query   string
 
-	asked bool // the decision's input is filled in
+	asked   bool // the decision's input is filled in
+	instant int64
+	holdFor time.Duration    // > 0 for a reservation
+	place   int              // of the subject among all, 1 to 100; 0 before it was asked for
+	forced  *modeOverride    // what an operator said of modes; nil for nothing
+	found   *policy.Identity // the subject; nil if it was said, or there is none
 }
 
 func (g *Gate) decide(ctx context.Context, op headgate.Op, r *Request, d *Decision) error {
+	q := question{gate: g, op: op, request: r}
+	settled, err := q.prepare(d)
+	if settled || err != nil {
+		return err
+	}
+	return q.apply(ctx, d)
+}
+
+// prepare finds everything that the decision depends on but the state of limits,
+// and fills the batch. settled means that no limit has a say.
+func (q *question) prepare(d *Decision) (settled bool, err error) {
+	g, r := q.gate, q.request
 	if g.closed.Load() {
-		return errClosed
+		return false, errClosed
 	}
 	snap := g.current.Load()
-	d.start(op, r, snap.revision)
+	d.start(q.op, r, snap.revision)
 	app := snap.applications[r.Application]
 	if app == nil {
-		return g.unknownApplication(r.Application)
+		return false, g.unknownApplication(r.Application)
 	}
-	q := question{gate: g, request: r, app: app}
+	q.snap, q.app = snap, app
 	if err := q.match(d); err != nil {
-		return err
+		return false, err
 	}
 	d.Application, d.Headers, d.RetryJitter = app.name, app.headers, app.retryJitter
 	if err := q.subject(d); err != nil {
-		return err
+		return false, err
+	}
+	if q.listed(d) {
+		return true, nil
 	}
 	if err := q.findPlan(d); err != nil {
-		return err
+		return false, err
 	}
 	if settled, err := q.passUncharged(d); settled || err != nil {
-		return err
+		return settled, err
 	}
 	if err := q.cost(d); err != nil {
-		return err
+		return false, err
 	}
-	if err := q.charges(d); err != nil {
-		return err
+	if m := g.modes.Load(); m != nil {
+		q.forced = m.find(app.name, q.rule.name, q.now())
 	}
-	return g.apply(ctx, d, q.rule.name == "")
+	return false, q.charges(d)
+}
+
+// now is the instant of the decision, for what is valid for a time. The store
+// may decide a moment later.
+func (q *question) now() int64 {
+	if q.instant == 0 {
+		if q.instant = q.request.Now; q.instant == 0 {
+			q.instant = q.gate.Now()
+		}
+	}
+	return q.instant
 }
 
 // start empties d for a request.
@@ -85,10 +119,12 @@ func (d *Decision) start(op headgate.Op, r *Request, revision uint64) {
 	d.ID = [2]uint64{rand.Uint64(), rand.Uint64()}
 	d.Application, d.Operation, d.Subject = r.Application, r.Operation, r.Subject
 	d.Rule, d.Plan, d.Message, d.Degraded = "", "", "", ""
+	d.SubjectFrom, d.PlanFrom, d.CostFrom = NoSubject, NoPlan, CostOfRule
 	d.Cost, d.Shadow, d.WouldDeny, d.Revision = 0, false, headgate.NoReason, revision
-	d.Headers, d.RetryJitter, d.n, d.used = 0, 0, 0, 0
-	d.batch.Reset(op)
-	d.batch.Now = r.Now
+	d.Replayed, d.Held, d.Waited = false, false, 0
+	d.Headers, d.RetryJitter, d.used = 0, 0, 0
+	d.costs, d.candidacy, d.ticketed = d.costs[:0], false, false
+	d.tally.reset(op, r.Now)
 }
 
 func invalid(field, format string, args ...any) error {
@@ -107,6 +143,9 @@ func (q *question) match(d *Decision) error {
 	r := q.request
 	if r.Operation == "" && r.Path == "" {
 		return invalid("operation", "operation or request.path is required")
+	}
+	if err := checkOwner("operation", r.Operation); err != nil {
+		return err
 	}
 	if r.Path != "" {
 		var err error
@@ -132,14 +171,35 @@ func (q *question) match(d *Decision) error {
 // application's identity finds.
 func (q *question) subject(d *Decision) error {
 	r := q.request
-	if r.Subject == "" {
+	if r.Subject != "" {
+		d.SubjectFrom = SubjectSaid
+	} else {
 		for i := range q.app.identity {
-			if q.identify(&q.app.identity[i], d) {
+			if id := &q.app.identity[i]; q.identify(id, d) {
+				d.SubjectFrom, q.found = subjectSources[id.Kind], id
 				break
 			}
 		}
 	}
+	q.record = q.app.subjects[d.Subject]
 	return checkOwner("subject", d.Subject)
+}
+
+var subjectSources = [...]SubjectSource{
+	policy.ByIP: SubjectIP, policy.ByHeader: SubjectHeader, policy.ByCookie: SubjectCookie, policy.ByAttribute: SubjectAttribute,
+}
+
+// listed settles requests of clients that the application's lists name.
+func (q *question) listed(d *Decision) bool {
+	switch {
+	case q.app.deny.holds(d.Subject, q.request.IP):
+		d.Reason, d.Retryable = headgate.DenyListed, false
+	case q.app.allow.holds(d.Subject, q.request.IP):
+		d.Allowed, d.Reason = true, headgate.AllowListed
+	default:
+		return false
+	}
+	return true
 }
 
 func checkOwner(field, s string) error {
@@ -206,28 +266,33 @@ func (d *Decision) text(b []byte) string {
 // findPlan finds the plan: that of the subject's record, else the request's,
 // else the rule's, else the application's default.
 func (q *question) findPlan(d *Decision) error {
-	if q.plan = q.app.subjects[d.Subject]; q.plan == nil {
-		name, field := q.request.Plan, "plan"
+	if q.record != nil {
+		q.plan, d.PlanFrom = q.record.plan, PlanOfSubject
+	}
+	if q.plan == nil {
+		name, field, from := q.request.Plan, "plan", PlanSaid
 		if name == "" && q.rule.planExpr != nil {
 			var err error
-			field = "plan expression"
+			field, from = "plan expression", PlanOfRule
 			if name, err = q.rule.planExpr.String(q.ask(d)); err != nil {
 				return missing(err)
 			}
 		}
-		if q.plan = q.app.plans[name]; q.plan == nil {
+		if q.plan, d.PlanFrom = q.app.plans[name], from; q.plan == nil {
 			if name != "" {
 				if q.app.defaultPlan == nil {
 					return invalid("plan", "%s %.64q is not in the policy", field, name)
 				}
 				q.gate.unknownPlan(q.app.name, name)
 			}
-			q.plan = q.app.defaultPlan
+			q.plan, d.PlanFrom = q.app.defaultPlan, PlanDefault
 		}
 	}
-	if q.plan != nil {
-		d.Plan = q.plan.name
+	if q.plan == nil {
+		d.PlanFrom = NoPlan
+		return nil
 	}
+	d.Plan = q.plan.name
 	return nil
 }
 
@@ -284,13 +349,13 @@ func (q *question) cost(d *Decision) error {
 	r := q.request
 	switch {
 	case r.CostSaid:
-		d.Cost = r.Cost
+		d.Cost, d.CostFrom = r.Cost, CostSaid
 	case q.rule.costExpr != nil:
 		n, err := q.rule.costExpr.Int(q.ask(d))
 		if err != nil {
 			return missing(err)
 		}
-		d.Cost = n
+		d.Cost, d.CostFrom = n, CostOfExpression
 	default:
 		d.Cost = q.rule.cost.Fixed
 		method := r.Method
@@ -298,143 +363,61 @@ func (q *question) cost(d *Decision) error {
 			method = "GET"
 		}
 		if n, ok := q.rule.cost.ByMethod[method]; ok {
-			d.Cost = n
+			d.Cost, d.CostFrom = n, CostOfMethod
 		}
 	}
-	if d.Cost < 0 || d.Cost > headgate.MaxInt {
-		return invalid("cost", "%d: must be 0 to %d", d.Cost, int64(headgate.MaxInt))
+	if err := checkCost("cost", d.Cost); err != nil {
+		return err
+	}
+	if len(r.Costs) == 0 && len(q.rule.costs) == 0 {
+		return nil
+	}
+	return q.unitCosts(d)
+}
+
+func checkCost(field string, cost int64) error {
+	if cost < 0 || cost > headgate.MaxInt {
+		return invalid(field, "%d: must be 0 to %d", cost, int64(headgate.MaxInt))
 	}
 	return nil
 }
 
-// charges puts every limit that applies into the batch.
-func (q *question) charges(d *Decision) error {
-	d.open = true
-	if err := q.charge(d, q.app.limits); err != nil {
-		return err
+func checkUnitCost(unit string, cost int64) error {
+	if cost < 0 || cost > headgate.MaxInt {
+		return checkCost("costs."+unit, cost)
 	}
-	if err := q.charge(d, q.rule.limits); err != nil {
-		return err
-	}
-	if q.plan == nil || q.rule.name == "" && q.app.onNoMatch == policy.NoMatchAllow {
-		return nil
-	}
-	return q.charge(d, q.plan.limits)
+	return nil
 }
 
-func (q *question) charge(d *Decision, limits []*limit) error {
-	for _, l := range limits {
-		p := l.forPlan(q.plan)
-		if p == nil {
-			continue
+// unitCosts finds the costs in other units than requests: those that the request
+// says, by name, then those that only the rule knows.
+func (q *question) unitCosts(d *Decision) error {
+	for unit, cost := range q.request.Costs {
+		if _, ok := q.app.units[unit]; !ok {
+			return invalid("costs", "no limit of this application counts %.64q", unit)
 		}
-		c := headgate.Charge{Limit: p, Cost: d.Cost, Shadow: l.shadow, Parent: l.owner != policy.OwnerSubject}
-		owner := "subject"
-		switch l.owner {
-		case policy.OwnerSubject:
-			if c.Owner = d.Subject; c.Owner == "" && !q.app.shared {
-				if l.skip {
-					continue
-				}
-				return invalid("subject", "is required by limit %s", l.id)
-			}
-		case policy.OwnerApplication:
-			owner = "application"
-		case policy.OwnerGlobal:
-			owner = "global"
-		case policy.OwnerExpr:
-			owner = "expression"
-			name, err := l.ownerExpr.String(q.ask(d))
-			if err == nil && name == "" {
-				err = errors.New("the owner of limit " + l.id + " is empty")
-			}
-			if err != nil {
-				if l.skip {
-					continue
-				}
-				return missing(err)
-			}
-			if err := checkOwner("attributes", name); err != nil {
-				return err
-			}
-			c.Owner = name
-		}
-		i, err := d.batch.Add(c)
-		if err != nil {
+		if err := checkUnitCost(unit, cost); err != nil {
 			return err
 		}
-		s := &d.limits[i]
-		if i == d.n { // else merged with the same budget in a wider scope
-			d.n++
-			s.ID, s.Limit, s.Owner, s.Unit = l.id, p, owner, "requests"
+		d.costs = append(d.costs, UnitCost{unit, cost})
+	}
+	slices.SortFunc(d.costs, func(a, b UnitCost) int { return strings.Compare(a.Unit, b.Unit) })
+	for i := range q.rule.costs {
+		u := &q.rule.costs[i]
+		if _, said := q.request.Costs[u.unit]; said {
+			continue
 		}
-		s.Shadow = d.batch.Charges()[i].Shadow
-		d.open = d.open && (l.open || l.shadow) // a shadow refuses nothing
-	}
-	return nil
-}
-
-// apply lets the store decide, and fills in the rest of d.
-func (g *Gate) apply(ctx context.Context, d *Decision, noRule bool) error {
-	passed := headgate.OK
-	if noRule {
-		passed = headgate.NoRule
-	}
-	if d.n == 0 {
-		d.Allowed, d.Reason = true, passed
-		return nil
-	}
-	if err := g.store.Apply(ctx, &d.batch); err != nil {
-		return g.degrade(d, passed, err)
-	}
-	outcomes := d.batch.Outcomes()
-	for i := range outcomes {
-		s := &d.limits[i]
-		s.Outcome = outcomes[i]
-		if s.Shadow && !s.Allowed {
-			d.Shadow = true
+		cost := u.fixed
+		if u.expr != nil {
+			var err error
+			if cost, err = u.expr.Int(q.ask(d)); err != nil {
+				return missing(err)
+			}
 		}
+		if err := checkUnitCost(u.unit, cost); err != nil {
+			return err
+		}
+		d.costs = append(d.costs, UnitCost{u.unit, cost})
 	}
-	d.Decision = d.batch.Decision()
-	if d.Shadow {
-		d.WouldDeny = d.batch.WouldDeny()
-	}
-	if d.Allowed {
-		d.Reason = passed
-	}
-	return nil
-}
-
-// reportStore logs that the store could not decide, at most once a second.
-func (g *Gate) reportStore(err error) {
-	n, now := g.storeFailures.Add(1), time.Now().Unix()
-	if last := g.storeReported.Load(); now != last && g.storeReported.CompareAndSwap(last, now) {
-		g.log.Warn("store could not decide", "error", err, "so far", n)
-	}
-}
-
-// storeRetry is when to ask again after the store could not decide.
-const storeRetry = time.Second
-
-// degrade decides without the store: a request whose limits are all open
-// passes, for the reason passed; every other is refused. A store that is there
-// but has no room for another key is not away: whoever floods it with keys must
-// not open it.
-func (g *Gate) degrade(d *Decision, passed headgate.Reason, err error) error {
-	code := headgate.CodeOf(err)
-	if code == headgate.InvalidRequest {
-		return err
-	}
-	g.reportStore(err)
-	d.n = 0
-	if code == headgate.Overloaded {
-		d.Reason, d.RetryAfter, d.Degraded = headgate.OverloadedReason, storeRetry, "closed"
-		return nil
-	}
-	if d.open {
-		d.Allowed, d.Reason, d.Degraded = true, passed, "open"
-		return nil
-	}
-	d.Reason, d.RetryAfter, d.Degraded = headgate.StoreUnavailable, storeRetry, "closed"
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	gatetest.Run(t, func(t *testing.T, policy string) gatetest.Decider {
+	gatetest.Run(t, func(t *testing.T, policy string) gatetest.Holder {
 		return gatetest.Local(open(t, policy))
 	})
 }

@@ -1,6 +1,8 @@
 package gate
 
 import (
+	"time"
+
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate/expr"
 	"github.com/headgate/headgate/gate/policy"
@@ -16,6 +18,10 @@ type Decision struct {
 	// Application, Rule, Operation, Subject and Plan are those that were found;
 	// empty where there is none.
 	Application, Rule, Operation, Subject, Plan string
+	// SubjectFrom, PlanFrom and CostFrom say where they were found.
+	SubjectFrom SubjectSource
+	PlanFrom    PlanSource
+	CostFrom    CostSource
 	// Cost is what was asked for.
 	Cost int64
 	// Shadow is true if the refusal of a limit in shadow mode was overruled.
@@ -26,6 +32,13 @@ type Decision struct {
 	// Degraded says how the decision was made without the store: "", "local",
 	// "open" or "closed".
 	Degraded string
+	// Replayed is true if the request was allowed before under the same
+	// idempotency key, and charged nothing this time.
+	Replayed bool
+	// Waited is how long the request waited in line.
+	Waited time.Duration
+	// Held is true in the answer to a ticket that was still open.
+	Held bool
 	// Revision is the revision of the policy that decided.
 	Revision uint64
 	// Headers are the styles of rate limit fields that the application wants,
@@ -35,35 +48,143 @@ type Decision struct {
 	// Message is the rule's text for refused requests, "" for the usual one.
 	Message string
 
+	tally
+	costs     []UnitCost
+	open      bool     // every limit lets requests pass when the store is away
+	buf       [64]byte // subjects that are made of the request
+	used      int
+	input     expr.Input // what expressions saw, if there were any
+	candidate *candidate // kept for reuse
+	candidacy bool       // candidate holds the answer of candidate limits
+	ticketed  bool       // the batch holds what a ticket can release
+}
+
+// tally is limits that are decided together, and their states. An idempotency
+// charge stands behind the others in the batch, without a state.
+type tally struct {
 	limits [headgate.MaxCharges]LimitState
 	n      int
-	open   bool // every limit lets requests pass when the store is away
 	batch  headgate.Batch
-	buf    [64]byte // subjects that are made of the request
-	used   int
-	input  expr.Input // what expressions saw, if there were any
+}
+
+func (t *tally) reset(op headgate.Op, now int64) {
+	t.n = 0
+	t.batch.Reset(op)
+	t.batch.Now = now
+}
+
+// fill copies the outcomes of the batch into the states, and reports whether a
+// limit in shadow refuses.
+func (t *tally) fill() (shadow bool) {
+	outcomes := t.batch.Outcomes()
+	for i := range t.n {
+		s := &t.limits[i]
+		s.Outcome = outcomes[i]
+		shadow = shadow || s.Shadow && !s.Allowed
+	}
+	return shadow
+}
+
+// SubjectSource says where the subject was found.
+type SubjectSource uint8
+
+// The sources of subjects.
+const (
+	NoSubject SubjectSource = iota
+	SubjectSaid
+	SubjectIP
+	SubjectHeader
+	SubjectCookie
+	SubjectAttribute
+)
+
+// PlanSource says where the plan was found.
+type PlanSource uint8
+
+// The sources of plans.
+const (
+	NoPlan PlanSource = iota
+	PlanOfSubject
+	PlanSaid
+	PlanOfRule
+	PlanDefault
+)
+
+// CostSource says where the cost was found.
+type CostSource uint8
+
+// The sources of costs.
+const (
+	CostOfRule CostSource = iota
+	CostSaid
+	CostOfMethod
+	CostOfExpression
+)
+
+// UnitCost is a cost in another unit than requests.
+type UnitCost struct {
+	Unit string
+	Cost int64
 }
 
 // LimitState is one limit of a decision.
 type LimitState struct {
-	// ID is the qualified name: plan/daily, app/all, sendEmail/burst.
+	// ID is the qualified name: plan/daily, app/all, sendEmail/burst. That of a
+	// ban ends in /ban.
 	ID string
 	// Limit is the limit with its numbers.
 	Limit *headgate.Prepared
 	// Owner is whose budget it is: "subject", "application", "global" or
 	// "expression".
 	Owner string
-	// Unit is what is counted: "requests".
+	// Unit is what is counted: "requests", or the key of the request's costs.
 	Unit string
-	// Shadow is true for a limit in shadow mode.
-	Shadow bool
+	// Cost is what was asked of this limit, in its unit.
+	Cost int64
+	// Shadow is true for a limit that refuses nobody, and ShadowBy says why.
+	Shadow   bool
+	ShadowBy ShadowCause
+	// Numbers says where the limit's numbers are from; Override is the one in
+	// force if they are from an override.
+	Numbers  NumbersSource
+	Override *policy.Override
 	// Outcome is the state after the decision.
 	headgate.Outcome
 }
 
-// Limits returns the state of every limit that was charged, in the order
-// application, rule, plan.
+// ShadowCause says why a limit refuses nobody.
+type ShadowCause uint8
+
+// The causes.
+const (
+	NotShadow ShadowCause = iota
+	// ShadowByPolicy: `mode: shadow`.
+	ShadowByPolicy
+	// ShadowByPercent: the subject is not in the share that enforce_percent
+	// refuses.
+	ShadowByPercent
+	// ShadowByOperator: [Gate.SetMode].
+	ShadowByOperator
+)
+
+// NumbersSource says where a limit's numbers are from.
+type NumbersSource uint8
+
+// The sources of numbers.
+const (
+	NumbersOfLimit NumbersSource = iota
+	// NumbersOfPlan: the limit's `plans`.
+	NumbersOfPlan
+	// NumbersOfOverride: an override of the subject.
+	NumbersOfOverride
+)
+
+// Limits returns the state of every limit that was charged, bans included, in
+// the order application, rule, plan.
 func (d *Decision) Limits() []LimitState { return d.limits[:d.n] }
+
+// Costs returns what was asked for in other units than requests.
+func (d *Decision) Costs() []UnitCost { return d.costs }
 
 // BoundByID returns the id of the limit that decided, or "".
 func (d *Decision) BoundByID() string {
@@ -71,4 +192,19 @@ func (d *Decision) BoundByID() string {
 		return ""
 	}
 	return d.limits[d.BoundBy].ID
+}
+
+// Candidate returns what the rule's candidate limits would have answered, and
+// their states; ok is false if the rule has none.
+func (d *Decision) Candidate() (sum headgate.Decision, limits []LimitState, ok bool) {
+	if !d.candidacy {
+		return headgate.Decision{}, nil, false
+	}
+	return d.candidate.sum, d.candidate.limits[:d.candidate.n], true
+}
+
+// candidate is the answer of limits on trial.
+type candidate struct {
+	tally
+	sum headgate.Decision
 }

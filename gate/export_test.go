@@ -6,3 +6,10 @@ func (g *Gate) ThrottlesReadyForTest() int {
 	defer g.throttles.mu.RUnlock()
 	return len(g.throttles.ready)
 }
+
+// LinesForTest returns how many lines there are.
+func (g *Gate) LinesForTest() int {
+	g.lines.mu.Lock()
+	defer g.lines.mu.Unlock()
+	return len(g.lines.busy)
+}

@@ -44,6 +44,8 @@ type Gate struct {
 	env     *expr.Env
 	current atomic.Pointer[snapshot]
 	closed  atomic.Bool
+	modes   atomic.Pointer[modes] // nil as long as none was set
+	lines   lines
 
 	unknownPlans  atomic.Uint64
 	storeFailures atomic.Uint64
@@ -179,6 +181,15 @@ func (g *Gate) TrustedProxies(application string) ([]netip.Prefix, bool) {
 		return nil, false
 	}
 	return a.trusted, true
+}
+
+// Now returns the instant by the store's clock if it is this process's, else by
+// the machine's, in microseconds since the Unix epoch.
+func (g *Gate) Now() int64 {
+	if c, ok := g.store.(headgate.Clock); ok {
+		return c.Now()
+	}
+	return time.Now().UnixMicro()
 }
 
 // Ready returns an error if the gate cannot decide: it was closed.

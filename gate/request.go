@@ -3,6 +3,7 @@ package gate
 import (
 	"net/http"
 	"net/netip"
+	"time"
 )
 
 // Request is one request to decide on. The strings and maps are only read, and
@@ -20,6 +21,9 @@ type Request struct {
 	// Cost is charged instead of the rule's if CostSaid; 0 to headgate.MaxInt.
 	Cost     int64
 	CostSaid bool
+	// Costs are charged by limits that count in other units than requests, and
+	// go before the rule's `costs`; 0 to headgate.MaxInt each.
+	Costs map[string]int64
 
 	// Method, Path (with its query, as on the request line), Host, IP and
 	// Headers (canonical names) describe an HTTP request.
@@ -29,7 +33,31 @@ type Request struct {
 	// Attributes are further facts that policies may ask for.
 	Attributes map[string]string
 
+	// IdempotencyKey makes a Take happen once: another with the same
+	// application, subject and key charges nothing and gets the first answer,
+	// for as long as the application's idempotency_window says; a reservation
+	// only until it is settled. At most MaxSubject bytes; only from callers that
+	// are trusted. "" for none.
+	IdempotencyKey string
+	// MaxWait is how long the request may wait in line instead of the rule's
+	// max_wait if MaxWaitSaid: 0 to policy.MaxMaxWait. Requests with Now do not
+	// wait.
+	MaxWait     time.Duration
+	MaxWaitSaid bool
+	// NoWait says that the caller does the waiting: the request does not stand in
+	// line, and the decision tells the delay that a leaky bucket asks for.
+	NoWait bool
+	// WaitCap bounds either of them, for doors behind which nobody waits so
+	// long; 0 is no bound.
+	WaitCap time.Duration
+	// Releases says that the caller gets the decision's ticket and releases what
+	// it holds. Limits whose slots must be released are an error without it.
+	Releases bool
+
 	// Now is a reading of the store's own clock, see headgate.Batch; 0 lets
 	// the store read it.
 	Now int64
 }
+
+// waits reports whether the gate may let the request wait.
+func (r *Request) waits() bool { return r.Now == 0 && !r.NoWait }

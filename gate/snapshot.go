@@ -1,8 +1,10 @@
 package gate
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate/expr"
@@ -16,6 +18,7 @@ type snapshot struct {
 	// prepared holds every limit by where it is written, so that the next
 	// snapshot goes on with those whose numbers stay.
 	prepared map[limitKey]*headgate.Prepared
+	adjusted adjusted
 }
 
 type application struct {
@@ -33,7 +36,18 @@ type application struct {
 	anyone      matcher // rules that name no operation
 	noRule      *rule   // stands in when none matches
 	plans       map[string]*plan
-	subjects    map[string]*plan // nil where a record names no plan
+	subjects    map[string]*record
+	allow, deny list
+	ban         *limit              // nil for none
+	once        *headgate.Prepared  // remembers requests with an idempotency key
+	budgets     map[budget]*limit   // for tickets
+	units       map[string]struct{} // other than requests, that limits or rules name
+}
+
+// budget is the first half of a limit's identity, and the plan whose limit it is.
+type budget struct {
+	id   uint64
+	plan string
 }
 
 type plan struct {
@@ -43,13 +57,27 @@ type plan struct {
 }
 
 type rule struct {
-	name     string // "" for the stand-in
+	name     string       // "" for the stand-in
+	written  *policy.Rule // as the file has it; nil for the stand-in
 	skip     *expr.Program
 	cost     policy.Cost
 	costExpr *expr.Program
+	costs    []unitCost
 	planExpr *expr.Program
 	limits   []*limit
+	ban      *limit // nil for none
 	message  string
+	maxWait  time.Duration
+
+	candidate    []*limit
+	hasCandidate bool
+}
+
+// unitCost is what a rule says of a request's cost in a unit.
+type unitCost struct {
+	unit  string
+	fixed int64
+	expr  *expr.Program
 }
 
 // limit is one limit as a rule, plan or application has it.
@@ -57,29 +85,40 @@ type limit struct {
 	id        string
 	prepared  *headgate.Prepared // nil if unlimited
 	variants  []*variant         // by the index of the plan; nil entries: as prepared
+	bare      *headgate.Limit    // what an override of it starts from where it is unlimited
 	owner     policy.Owner       // never OwnerDefault
+	across    bool               // across: all
 	ownerExpr *expr.Program
+	unit      string
 	skip      bool // when_missing: skip
 	shadow    bool
-	open      bool // on_store_error: open
+	percent   int           // refuses that share of the subjects; 0 is everybody
+	open      bool          // on_store_error: open
+	held      bool          // slots that must be released
+	written   *policy.Limit // as the file has it; nil for a ban
 }
 
 type variant struct{ prepared *headgate.Prepared } // nil if unlimited
 
-// forPlan returns the numbers for a subject on p, which may be nil; nil for
-// unlimited.
-func (l *limit) forPlan(p *plan) *headgate.Prepared {
+// forPlan returns the numbers for a subject on p, which may be nil, and where
+// they are from; nil for unlimited.
+func (l *limit) forPlan(p *plan) (*headgate.Prepared, NumbersSource) {
 	if p != nil && p.index < len(l.variants) {
 		if v := l.variants[p.index]; v != nil {
-			return v.prepared
+			return v.prepared, NumbersOfPlan
 		}
 	}
-	return l.prepared
+	return l.prepared, NumbersOfLimit
 }
 
-// globalScope is the scope of limits with per: global. It holds no slash, so no
-// application's scopes meet it.
-const globalScope = "global"
+// globalScope is the scope of limits with per: global, globalTrials of candidates
+// with it. They hold no slash, so no application's scopes meet them. acrossAll stands in for the application's name,
+// which it cannot be, in the scopes of limits with across: all.
+const (
+	globalScope  = "global"
+	globalTrials = "candidates"
+	acrossAll    = "*"
+)
 
 // limitKey is where a limit's numbers are written.
 type limitKey struct{ scope, name, plan string }
@@ -90,6 +129,7 @@ type compiler struct {
 	env      *expr.Env
 	old      *snapshot
 	next     *snapshot
+	app      *application // being compiled
 	faults   policy.Faults
 	path     string
 	programs map[string]*expr.Program
@@ -108,7 +148,7 @@ func compile(file string, p *policy.Policy, env *expr.Env, old *snapshot) (*snap
 	for i := range p.Subjects {
 		s := &p.Subjects[i]
 		a := c.next.applications[s.Application]
-		a.subjects[s.Name] = a.plans[s.Plan]
+		a.subjects[s.Name] = newRecord(s, a.plans[s.Plan])
 	}
 	if len(c.faults) > 0 {
 		return nil, c.faults
@@ -126,34 +166,31 @@ func (c *compiler) application(a *policy.Application, plans []policy.Plan) *appl
 	out := &application{
 		name: a.Name, onNoMatch: a.OnNoMatch, shared: a.SharedNoSubject, identity: a.Identity,
 		trusted: a.TrustedProxies, headers: a.Headers, retryJitter: a.RetryJitter,
-		byOperation: make(map[string]*matcher), plans: make(map[string]*plan), subjects: make(map[string]*plan),
-		noRule: &rule{cost: policy.Cost{Fixed: 1}},
+		byOperation: make(map[string]*matcher), plans: make(map[string]*plan), subjects: make(map[string]*record),
+		noRule: &rule{cost: policy.Cost{Fixed: 1}}, allow: newList(&a.Allow), deny: newList(&a.Deny),
+		budgets: make(map[budget]*limit), units: make(map[string]struct{}),
 	}
-	in := scope{application: a.Name, onStoreError: a.OnStoreError, shadow: a.Shadow, owner: policy.OwnerSubject}
+	c.app = out
+	in := scope{application: a.Name, onStoreError: a.OnStoreError, owner: policy.OwnerSubject}
+	in.mode(a.Mode)
+	out.once = c.prepare(headgate.Limit{
+		Name: "idempotency", Algorithm: headgate.Idempotency, Count: headgate.MaxRemembered, TTL: a.IdempotencyWindow,
+	}, a.Name+"/idempotency", "", false, a.Pos, c.path+".idempotency_window")
+	out.ban = c.ban(a.Ban, in, a.Name+"/app", "app/")
 	for i := range plans {
 		p := &plans[i]
 		here := in
-		here.scope, here.id, here.plan, here.onStoreError = a.Name+"/plan", "plan/", p.Name, inherit(p.OnStoreError, a.OnStoreError)
+		here.scope, here.id, here.plan, here.onStoreError = "/plan", "plan/", p.Name, inherit(p.OnStoreError, a.OnStoreError)
 		here.path = "plans." + p.Name + ".limits"
 		out.plans[p.Name] = &plan{name: p.Name, index: i, limits: c.limits(p.Limits, here, nil)}
 	}
 	out.defaultPlan = out.plans[a.DefaultPlan]
 	here := in
-	here.scope, here.id, here.owner, here.path = a.Name+"/app", "app/", policy.OwnerApplication, c.path+".limits"
+	here.scope, here.id, here.owner, here.path = "/app", "app/", policy.OwnerApplication, c.path+".limits"
 	out.limits = c.limits(a.Limits, here, out.plans)
 	for i := range a.Rules {
 		r := &a.Rules[i]
-		here := in
-		here.scope, here.id, here.shadow = a.Name+"/rule/"+r.Name, r.Name+"/", a.Shadow || r.Shadow
-		here.onStoreError = inherit(r.OnStoreError, a.OnStoreError)
-		here.path = fmt.Sprintf("%s.rules[%d].limits", c.path, i)
-		out.rules = append(out.rules, &rule{
-			name: r.Name, cost: r.Cost, message: r.Message,
-			skip:     c.program(r.Skip, expr.Bool, r.Pos, "skip"),
-			costExpr: c.program(r.Cost.Expr, expr.Int, r.Pos, "cost"),
-			planExpr: c.program(r.PlanExpr, expr.String, r.Pos, "plan"),
-			limits:   c.limits(r.Limits, here, out.plans),
-		})
+		out.rules = append(out.rules, c.rule(r, in, fmt.Sprintf("%s.rules[%d]", c.path, i)))
 		m := &out.anyone
 		if r.Operation != "" {
 			if m = out.byOperation[r.Operation]; m == nil {
@@ -166,12 +203,64 @@ func (c *compiler) application(a *policy.Application, plans []policy.Plan) *appl
 	return out
 }
 
+func (c *compiler) rule(r *policy.Rule, in scope, path string) *rule {
+	in.scope, in.id = "/rule/"+r.Name, r.Name+"/"
+	in.onStoreError = inherit(r.OnStoreError, in.onStoreError)
+	in.path = path + ".limits"
+	in.mode(r.Mode)
+	out := &rule{
+		name: r.Name, written: r, cost: r.Cost, message: r.Message, maxWait: r.MaxWait, hasCandidate: r.HasCandidate,
+		skip:     c.program(r.Skip, expr.Bool, r.Pos, "skip"),
+		costExpr: c.program(r.Cost.Expr, expr.Int, r.Pos, "cost"),
+		planExpr: c.program(r.PlanExpr, expr.String, r.Pos, "plan"),
+		limits:   c.limits(r.Limits, in, c.app.plans),
+		ban:      c.ban(r.Ban, in, in.application+in.scope, in.id),
+	}
+	for _, u := range r.Costs {
+		c.app.units[u.Unit] = struct{}{}
+		out.costs = append(out.costs, unitCost{u.Unit, u.Cost.Fixed, c.program(u.Cost.Expr, expr.Int, r.Pos, "costs."+u.Unit)})
+	}
+	if r.HasCandidate {
+		in.scope, in.id, in.path = "/candidate/"+r.Name, r.Name+"/candidate/", path+".candidate.limits"
+		in.trial, in.shadow, in.percent = true, false, 0
+		out.candidate = c.limits(r.Candidate, in, c.app.plans)
+	}
+	return out
+}
+
+// ban makes the limit that refuses a subject after repeated denials.
+func (c *compiler) ban(b *policy.Ban, in scope, where, id string) *limit {
+	if b == nil {
+		return nil
+	}
+	l := headgate.Limit{Name: "ban", Algorithm: headgate.Ban, Count: b.After, Period: b.Within, TTL: b.For}
+	return &limit{
+		id: id + "ban", owner: policy.OwnerSubject, unit: policy.Requests, shadow: in.shadow, percent: in.percent,
+		prepared: c.prepare(l, where+"/ban", "", false, b.Pos, c.path+".ban"),
+	}
+}
+
 // scope is where a list of limits stands.
 type scope struct {
-	application, scope, id, plan, path string
-	owner                              policy.Owner
-	onStoreError                       policy.StoreErrorMode
-	shadow                             bool
+	application string
+	scope       string // behind the application's name
+	id          string // before the limit's name
+	plan, path  string
+	owner       policy.Owner
+	trial       bool // the limits are candidates
+
+	onStoreError policy.StoreErrorMode
+	shadow       bool
+	percent      int
+}
+
+// mode narrows the scope by the mode of what stands in it: what is in shadow
+// stays so, and the smallest share rules.
+func (s *scope) mode(m policy.Mode) {
+	s.shadow = s.shadow || m.Shadow
+	if m.Percent != 0 && (s.percent == 0 || m.Percent < s.percent) {
+		s.percent = m.Percent
+	}
 }
 
 func inherit(near, far policy.StoreErrorMode) policy.StoreErrorMode {
@@ -186,23 +275,36 @@ func (c *compiler) limits(list []policy.Limit, in scope, plans map[string]*plan)
 	for i := range list {
 		l := &list[i]
 		path := fmt.Sprintf("%s[%d]", in.path, i)
+		here := in
+		here.mode(l.Mode)
 		o := &limit{
-			id: in.id + l.Name, owner: l.Owner, skip: l.SkipWhenMissing, shadow: in.shadow || l.Shadow,
+			id: in.id + l.Name, owner: l.Owner, across: l.Across, unit: cmp.Or(l.Unit, policy.Requests), skip: l.SkipWhenMissing,
+			shadow: here.shadow, percent: here.percent,
 			open:      inherit(l.OnStoreError, in.onStoreError) == policy.Open,
+			held:      l.Algorithm == headgate.Concurrency && !l.ReleasedByTTL,
 			ownerExpr: c.program(l.OwnerExpr, expr.String, l.Pos, path),
+			written:   l,
 		}
 		if o.owner == policy.OwnerDefault {
 			o.owner = in.owner
 		}
-		where := in.scope
+		where := in.application + in.scope
+		if l.Across {
+			where = acrossAll + in.scope
+		}
 		switch {
+		case o.owner == policy.OwnerGlobal && in.trial:
+			where = globalTrials
 		case o.owner == policy.OwnerGlobal:
 			where = globalScope
 		case in.plan != "" && o.owner != policy.OwnerSubject:
 			where += "/" + in.plan // one budget per plan: subjects on others do not share it
 		}
+		bare := l.Limit
+		bare.Scope = where
+		o.bare = &bare
 		if !l.Unlimited {
-			o.prepared = c.prepare(l.Limit, where, in.plan, l.Pos, path)
+			o.prepared = c.prepare(l.Limit, where, in.plan, l.Across, l.Pos, path)
 		}
 		if len(l.Variants) > 0 && (plans == nil || o.owner != policy.OwnerSubject) {
 			c.fault(l.Pos, path+".plans", "numbers by plan need a budget per subject (per: subject): others are shared across plans")
@@ -215,31 +317,51 @@ func (c *compiler) limits(list []policy.Limit, in scope, plans map[string]*plan)
 			}
 			n := new(variant)
 			if !v.Unlimited {
-				n.prepared = c.prepare(v.Limit, where, v.Plan, l.Pos, path+".plans."+v.Plan)
+				n.prepared = c.prepare(v.Limit, where, v.Plan, l.Across, l.Pos, path+".plans."+v.Plan)
 			}
 			o.variants[plans[v.Plan].index] = n
 		}
+		if o.unit != policy.Requests {
+			c.app.units[o.unit] = struct{}{}
+		}
 		out = append(out, o)
+		c.index(o, in.plan)
 	}
 	return out
 }
 
+// index lets tickets find the limit by its budget. Limits of several plans with
+// one name are one budget, so the plan goes with it.
+func (c *compiler) index(l *limit, plan string) {
+	// The identity is made of scope and name, whatever the numbers: an unlimited
+	// limit, which has none, may get them from an override.
+	p, err := headgate.PerSecond(1).WithScope(l.bare.Scope).WithName(l.bare.Name).Prepare()
+	if err != nil {
+		return // it has a fault already
+	}
+	// Of the limits that share a budget the first gave decisions its name.
+	if b := (budget{p.ID[0], plan}); c.app.budgets[b] == nil {
+		c.app.budgets[b] = l
+	}
+}
+
 // prepare makes a limit ready under its scope, or goes on with the one that the
-// old snapshot has: its state then stays untouched by the reload.
-func (c *compiler) prepare(l headgate.Limit, where, plan string, pos policy.Pos, path string) *headgate.Prepared {
+// old snapshot has: its state then stays untouched by the reload. A shared one
+// must have the same numbers wherever it stands.
+func (c *compiler) prepare(l headgate.Limit, where, plan string, shared bool, pos policy.Pos, path string) *headgate.Prepared {
 	l.Scope = where
 	p, err := l.Prepare()
 	if err != nil {
 		c.fault(pos, path, "%v", err)
 		return nil
 	}
-	if where == globalScope {
-		plan = "" // one budget, whichever plan names it
+	if where == globalScope || where == globalTrials {
+		plan, shared = "", true // one budget, whichever plan names it
 	}
 	key := limitKey{where, l.Name, plan}
 	if q := c.next.prepared[key]; q != nil {
-		if !q.SameNumbers(p) {
-			c.fault(pos, path, "the global limit %q has other numbers elsewhere in this policy", l.Name)
+		if shared && !q.SameNumbers(p) {
+			c.fault(pos, path, "the shared limit %q has other numbers elsewhere in this policy", l.Name)
 		}
 		return q
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/gate/policy"
 )
 
 // Throttle is a request against a token bucket that the caller describes.
@@ -54,10 +55,9 @@ func (g *Gate) Throttle(ctx context.Context, t *Throttle, d *Decision) error {
 	if _, err := d.batch.Add(headgate.Charge{Limit: p, Owner: t.Key, Cost: t.Cost}); err != nil {
 		return err
 	}
-	s := &d.limits[0]
-	s.ID, s.Limit, s.Owner, s.Unit, s.Shadow = "throttle", p, "subject", "requests", false
+	d.limits[0] = LimitState{ID: "throttle", Limit: p, Owner: "subject", Unit: policy.Requests, Cost: t.Cost}
 	d.n, d.open = 1, false
-	err = g.apply(ctx, d, false)
+	err = g.ask(ctx, d, headgate.OK)
 	limit.used.Store(d.batch.At)
 	return err
 }

@@ -31,6 +31,48 @@ func algorithms() []scenario {
 			},
 		},
 		{
+			"leaky_bucket", "a leaky bucket lets requests leave at its rate: who would wait for longer than max_wait is refused, and its cost never comes back",
+			"version: 1\napplications: {a: {rules: [{name: api, match: {operation: x}, max_wait: 1min, limits: [{name: w, algorithm: leaky_bucket, rate: 60/h, burst: 3}]}]}}\n",
+			[]step{
+				{ask: ask, want: passed(mine("api/w", 1, 3, time.Minute))},
+				{ask: ask, want: passed(mine("api/w", 2, 3, 2*time.Minute))},
+				{ask: ask, want: refused("rate_limited", mine("api/w", 2, 3, 2*time.Minute).refuses(time.Minute))},
+				{at: time.Minute - time.Millisecond, ask: ask, want: refused("rate_limited", mine("api/w", 2, 3, time.Minute+time.Millisecond).refuses(time.Millisecond))},
+				{at: time.Minute, ask: ask, reserve: time.Minute, keep: "t", want: func() want {
+					w := passed(mine("api/w", 2, 3, 2*time.Minute))
+					w.ticket = true
+					return w
+				}()},
+				{at: time.Minute, claim: settling("t", 0), want: func() want {
+					w := passed(mine("api/w", 2, 3, 2*time.Minute))
+					w.cost, w.held = 0, true
+					return w
+				}()},
+				{at: time.Minute, ask: costing(4, ask), want: func() want {
+					w := refused("cost_exceeds_limit", mine("api/w", 2, 3, 2*time.Minute).refuses(0))
+					w.cost, w.never = 4, true
+					return w
+				}()},
+			},
+		},
+		{
+			"sliding_window_classic", "one slice is the classic estimate: the last window counts by the share of it that is still in sight",
+			limited("algorithm: sliding_window, rate: 10/60s, slices: 1"),
+			[]step{
+				{ask: costing(10, ask), want: func() want {
+					w := passed(mine("api/w", 10, 10, 2*time.Minute))
+					w.cost = 10
+					return w
+				}()},
+				{at: 90 * time.Second, ask: costing(5, ask), want: func() want {
+					w := passed(mine("api/w", 10, 10, 90*time.Second))
+					w.cost = 5
+					return w
+				}()},
+				{at: 90 * time.Second, ask: ask, want: refused("rate_limited", mine("api/w", 10, 10, 90*time.Second).refuses(6*time.Second))},
+			},
+		},
+		{
 			"fixed_window", "windows are aligned to the clock, not to the first request", limited("algorithm: fixed_window, rate: 2/min"),
 			[]step{
 				{at: 50 * time.Second, ask: ask, want: passed(mine("api/w", 1, 2, 10*time.Second))},
@@ -91,6 +133,8 @@ func algorithms() []scenario {
 			"quota_soft", "a soft quota refuses nothing, binds nothing, and says by how much it is exceeded", limited("algorithm: quota, rate: 2/day, soft: true"),
 			[]step{
 				{ask: costing(5, ask), want: want{rule: "api", subject: "s", cost: 5, limits: []state{quota("api/w", 5, 2, noon)}}},
+				{ask: costing(5, ask), reserve: time.Minute, keep: "t", want: want{rule: "api", subject: "s", cost: 5, ticket: true, limits: []state{quota("api/w", 10, 2, noon)}}},
+				{claim: settling("t", 1), want: want{rule: "api", subject: "s", cost: 1, bound: "api/w", held: true, limits: []state{quota("api/w", 6, 2, noon)}}},
 			},
 		},
 		{

@@ -1,15 +1,11 @@
 // Package gatetest is the contract of decisions as a table: policies, requests
 // at given instants, and the whole answer that each must get. [Run] puts it to
-// a gate in process or, through a [Decider] of one's own, to any protocol.
+// a gate in process or, through a [Holder] of one's own, to any protocol.
 package gatetest
 
 import (
 	"context"
-	"errors"
-	"reflect"
-	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/headgate/headgate"
@@ -26,6 +22,25 @@ type Decider interface {
 	// Decide answers c. The error, if nothing was decided, wraps an
 	// *headgate.Error with the code, the field at fault and its detail.
 	Decide(ctx context.Context, c Call) (Answer, error)
+}
+
+// Holder is a Decider that hands out tickets and decides batches.
+type Holder interface {
+	Decider
+	// Reserve answers c as gate.Reserve does.
+	Reserve(ctx context.Context, c Call, ttl time.Duration) (Answer, error)
+	// Claim does with a ticket what c says.
+	Claim(ctx context.Context, c ClaimCall) (Answer, error)
+	// TakeAll answers requests that are decided together. With an error, failed
+	// is the index of the one at fault.
+	TakeAll(ctx context.Context, at time.Time, rs []gate.Request) (answers []Answer, failed int, err error)
+}
+
+// ClaimCall is what the holder of a ticket asks; Op is Settle, Renew or Release.
+type ClaimCall struct {
+	At    time.Time
+	Op    headgate.Op
+	Claim gate.Claim
 }
 
 // Call is one request to decide.
@@ -57,7 +72,24 @@ type Answer struct {
 	Shadow    bool
 	WouldDeny string
 	Degraded  string
+	// Costs are those in other units than requests; nil if there are none.
+	Costs    map[string]int64
+	Replayed bool
+	// Held is what answers to claims say of the ticket.
+	Held bool
+	// Ticket is the decision's; "" if it has none.
+	Ticket    string
+	Candidate *Candidate // nil if the rule has no candidate limits
 	Limits    []State
+}
+
+// Candidate is what candidate limits would have answered.
+type Candidate struct {
+	Allowed    bool
+	Reason     string
+	BoundBy    string
+	RetryAfter time.Duration
+	Limits     []State
 }
 
 // State is one limit of an answer.
@@ -74,7 +106,7 @@ type State struct {
 // Local decides by a gate of this process, whose store honours Request.Now. All
 // its decisions are made in one gate.Decision, so that what one leaves behind
 // shows in the next. It is not safe for concurrent use.
-func Local(g *gate.Gate) Decider { return &local{gate: g} }
+func Local(g *gate.Gate) Holder { return &local{gate: g} }
 
 type local struct {
 	gate     *gate.Gate
@@ -93,6 +125,46 @@ func (l *local) Decide(ctx context.Context, c Call) (Answer, error) {
 	return Of(&l.decision), nil
 }
 
+func (l *local) Reserve(ctx context.Context, c Call, ttl time.Duration) (Answer, error) {
+	c.Request.Now = c.At.UnixMicro()
+	if err := l.gate.Reserve(ctx, &c.Request, ttl, &l.decision); err != nil {
+		return Answer{}, err
+	}
+	return Of(&l.decision), nil
+}
+
+func (l *local) Claim(ctx context.Context, c ClaimCall) (Answer, error) {
+	c.Claim.Now = c.At.UnixMicro()
+	do := l.gate.Settle
+	switch c.Op {
+	case headgate.Renew:
+		do = l.gate.Renew
+	case headgate.Release:
+		do = l.gate.Release
+	}
+	if err := do(ctx, &c.Claim, &l.decision); err != nil {
+		return Answer{}, err
+	}
+	return Of(&l.decision), nil
+}
+
+func (l *local) TakeAll(ctx context.Context, at time.Time, rs []gate.Request) ([]Answer, int, error) {
+	asks, ds := make([]*gate.Request, len(rs)), make([]*gate.Decision, len(rs))
+	for i := range rs {
+		rs[i].Now = at.UnixMicro()
+		asks[i], ds[i] = &rs[i], new(gate.Decision)
+	}
+	failed, err := l.gate.TakeAll(ctx, asks, ds)
+	if err != nil {
+		return nil, failed, err
+	}
+	answers := make([]Answer, len(ds))
+	for i, d := range ds {
+		answers[i] = Of(d)
+	}
+	return answers, failed, nil
+}
+
 // Of returns d as an Answer, which shares nothing with it.
 func Of(d *gate.Decision) Answer {
 	a := Answer{
@@ -100,8 +172,26 @@ func Of(d *gate.Decision) Answer {
 		Rule: d.Rule, Plan: d.Plan, Subject: strings.Clone(d.Subject),
 		Cost: d.Cost, Limit: d.Limit, Remaining: d.Remaining, RetryAfter: d.RetryAfter, ResetAfter: d.ResetAfter,
 		Shadow: d.Shadow, WouldDeny: d.WouldDeny.String(), Degraded: d.Degraded,
+		Replayed: d.Replayed, Held: d.Held, Ticket: string(d.AppendTicket(nil)), Limits: states(d.Limits()),
 	}
-	for _, s := range d.Limits() {
+	for _, c := range d.Costs() {
+		if a.Costs == nil {
+			a.Costs = make(map[string]int64)
+		}
+		a.Costs[c.Unit] = c.Cost
+	}
+	if sum, limits, ok := d.Candidate(); ok {
+		a.Candidate = &Candidate{Allowed: sum.Allowed, Reason: sum.Reason.String(), RetryAfter: sum.RetryAfter, Limits: states(limits)}
+		if sum.BoundBy >= 0 {
+			a.Candidate.BoundBy = limits[sum.BoundBy].ID
+		}
+	}
+	return a
+}
+
+func states(limits []gate.LimitState) []State {
+	var out []State
+	for _, s := range limits {
 		state := State{
 			ID: s.ID, Owner: s.Owner, Unit: s.Unit, Allowed: s.Allowed, Limit: s.Outcome.Limit, Used: s.Used,
 			Remaining: s.Remaining, Overage: s.Overage, RetryAfter: s.RetryAfter, ResetAfter: s.ResetAfter, Shadow: s.Shadow,
@@ -109,169 +199,7 @@ func Of(d *gate.Decision) Answer {
 		if s.ResetsAt != 0 {
 			state.ResetsAt = time.UnixMicro(s.ResetsAt).UTC()
 		}
-		a.Limits = append(a.Limits, state)
+		out = append(out, state)
 	}
-	return a
-}
-
-// scenario is one part of the contract.
-type scenario struct {
-	name string
-	// why is printed when it is broken.
-	why    string
-	policy string
-	steps  []step
-}
-
-// step is a request and the answer or the error that it must get.
-type step struct {
-	at   time.Duration // since Start
-	peek bool
-	ask  gate.Request
-	want want
-	err  *failure
-}
-
-// failure is an error: its code, its field, and a word of its detail.
-type failure struct {
-	code          headgate.Code
-	field, detail string
-}
-
-// want is an answer in few words: its zero value is an allowance for the reason
-// ok. Top-level numbers are those of the limit that bound.
-type want struct {
-	denied, never       bool // never: not retryable
-	reason              string
-	rule, plan, subject string
-	cost                int64
-	bound               string
-	wouldDeny           string
-	limits              []state
-}
-
-// state is what is said of a limit. What remains follows from used and limit,
-// and a quota's end from its reset.
-type state struct {
-	State
-	calendar bool
-}
-
-// st is a limit that passes.
-func st(id, owner string, used, limit int64, reset time.Duration) state {
-	return state{State: State{
-		ID: id, Owner: owner, Unit: "requests", Allowed: true, Limit: limit, Used: used,
-		Remaining: max(0, limit-used), Overage: max(0, used-limit), ResetAfter: reset,
-	}}
-}
-
-// mine is a limit that the subject owns.
-func mine(id string, used, limit int64, reset time.Duration) state {
-	return st(id, "subject", used, limit, reset)
-}
-
-// quota is a calendar quota of the subject.
-func quota(id string, used, limit int64, reset time.Duration) state {
-	s := mine(id, used, limit, reset)
-	s.calendar = true
-	return s
-}
-
-// refuses is s when it says no; retry 0 is never.
-func (s state) refuses(retry time.Duration) state {
-	s.Allowed, s.RetryAfter = false, retry
-	return s
-}
-
-// inShadow is s in shadow mode.
-func (s state) inShadow() state {
-	s.Shadow = true
-	return s
-}
-
-// answer writes w out for a decision at an instant.
-func (w want) answer(at time.Time) Answer {
-	a := Answer{
-		Allowed: !w.denied, Reason: w.reason, Retryable: !w.never, BoundBy: w.bound,
-		Rule: w.rule, Plan: w.plan, Subject: w.subject, Cost: w.cost,
-		Shadow: w.wouldDeny != "", WouldDeny: w.wouldDeny,
-	}
-	if a.Reason == "" {
-		a.Reason = "ok"
-	}
-	for _, s := range w.limits {
-		if s.calendar {
-			s.ResetsAt = at.Add(s.ResetAfter)
-		}
-		if s.ID == w.bound {
-			a.Limit, a.Remaining, a.ResetAfter = s.Limit, s.Remaining, s.ResetAfter
-			if w.denied && !w.never {
-				a.RetryAfter = s.RetryAfter
-			}
-		}
-		a.Limits = append(a.Limits, s.State)
-	}
-	return a
-}
-
-// Run puts the whole table to deciders. open returns one that decides by the
-// policy and has no state yet; what it opens it closes with t.Cleanup.
-func Run(t *testing.T, open func(t *testing.T, policy string) Decider) {
-	for _, sc := range slices.Concat(plans(), matches(), owners(), identities(), costs(), modes(), algorithms(), faults()) {
-		t.Run(sc.name, func(t *testing.T) {
-			d := open(t, sc.policy)
-			defer func() {
-				if t.Failed() {
-					t.Logf("the contract: %s", sc.why)
-				}
-			}()
-			for i, s := range sc.steps {
-				s.check(t, i, d)
-			}
-		})
-	}
-}
-
-func (s *step) check(t *testing.T, i int, d Decider) {
-	t.Helper()
-	at := Start.Add(s.at)
-	got, err := d.Decide(t.Context(), Call{At: at, Peek: s.peek, Request: s.ask})
-	switch {
-	case s.err == nil && err != nil:
-		t.Fatalf("step %d: %v", i, err)
-	case s.err == nil:
-		compare(t, i, got, s.want.answer(at))
-	case err == nil:
-		t.Errorf("step %d: decided %+v, want an error with code %v and field %q", i, got, s.err.code, s.err.field)
-	default:
-		e, ok := errors.AsType[*headgate.Error](err)
-		if !ok || e.Code != s.err.code || e.Field != s.err.field || !strings.Contains(err.Error(), s.err.detail) {
-			t.Errorf("step %d: error %q of code %v; want code %v, field %q and %q in it",
-				i, err, headgate.CodeOf(err), s.err.code, s.err.field, s.err.detail)
-		}
-	}
-}
-
-// compare reports every field that differs.
-func compare(t *testing.T, i int, got, want Answer) {
-	t.Helper()
-	gotLimits, wantLimits := got.Limits, want.Limits
-	got.Limits, want.Limits = nil, nil
-	fields(t, i, "", reflect.ValueOf(got), reflect.ValueOf(want))
-	if len(gotLimits) != len(wantLimits) {
-		t.Errorf("step %d: %d limits, want %d: %+v", i, len(gotLimits), len(wantLimits), gotLimits)
-		return
-	}
-	for j := range wantLimits {
-		fields(t, i, "limit "+wantLimits[j].ID+": ", reflect.ValueOf(gotLimits[j]), reflect.ValueOf(wantLimits[j]))
-	}
-}
-
-func fields(t *testing.T, i int, of string, got, want reflect.Value) {
-	t.Helper()
-	for f := range want.NumField() {
-		if g, w := got.Field(f).Interface(), want.Field(f).Interface(); !reflect.DeepEqual(g, w) {
-			t.Errorf("step %d: %s%s is %v, want %v", i, of, want.Type().Field(f).Name, g, w)
-		}
-	}
+	return out
 }

@@ -1,30 +1,22 @@
 package policy
 
 import (
-	"fmt"
-	"net/netip"
 	"net/textproto"
 	"slices"
 	"strings"
-
-	"github.com/headgate/headgate"
+	"time"
 )
 
 var applicationKeys = keys{
 	allowed: []string{
-		"default_plan", "on_no_match", "on_no_subject", "limits", "identity", "trusted_proxies", "headers",
-		"retry_jitter", "on_store_error", "mode", "rules",
+		"default_plan", "on_no_match", "on_no_subject", "limits", "identity", "trusted_proxies", "allow", "deny", "headers",
+		"retry_jitter", "idempotency_window", "on_store_error", "mode", "enforce_percent", "ban", "rules",
 	},
-	later: map[string]string{
-		"allow":              "allow lists",
-		"deny":               "deny lists",
-		"idempotency_window": "idempotency_window",
-		"ban":                "bans",
-		"enforce_percent":    "enforce_percent",
-		"candidate":          "candidate limits",
-		"adaptive":           "adaptive limits",
-		"max_wait":           "max_wait, waiting in line",
-		"queue":              "queues",
+	later: map[string]string{"adaptive": "adaptive limits", "queue": "queues"},
+	elsewhere: map[string]string{
+		"candidate": "candidate limits stand on a rule",
+		"max_wait":  "max_wait stands on a rule",
+		"costs":     "costs stand on a rule",
 	},
 }
 
@@ -37,15 +29,23 @@ func (r *reader) application(e entry) Application {
 	a.OnNoMatch = []NoMatch{NoMatchPlan, NoMatchDeny, NoMatchAllow}[o.at("on_no_match").word("plan", "deny", "allow")]
 	a.SharedNoSubject = o.at("on_no_subject").word("deny", "shared") == 1
 	a.Limits = r.limits(o.at("limits"), inApplication)
-	if n := countLimits(a.Limits) + r.largest.n; n > headgate.MaxCharges && o.at("limits").present() {
-		o.at("limits").fault("a request could meet %d limits, those of %s among them: at most %d", n, r.largest.who(), headgate.MaxCharges)
+	a.Ban = r.ban(o.at("ban"))
+	r.clashWithBan(o.at("limits"), a.Limits, a.Ban)
+	if n := countCharges(a.Limits, a.Ban) + r.largest.n; n > MaxLimits {
+		at := o.at("limits")
+		if !at.present() {
+			at = o.at("ban")
+		}
+		at.fault("a request could meet %d limits, those of %s among them: at most %d", n, r.largest.who(), MaxLimits)
 	}
 	a.Identity = r.identity(o.at("identity"))
 	a.TrustedProxies = r.proxies(o.at("trusted_proxies"))
 	a.Headers = r.headers(o.at("headers"))
+	a.Allow, a.Deny = r.lists(o.at("allow"), o.at("deny"))
 	a.RetryJitter = r.jitter(o.at("retry_jitter"))
+	a.IdempotencyWindow = r.idempotencyWindow(o.at("idempotency_window"))
 	a.OnStoreError = r.onStoreError(o.at("on_store_error"))
-	a.Shadow = o.at("mode").word("enforce", "shadow") == 1
+	a.Mode = r.mode(o)
 	a.Rules = r.rules(o.at("rules"), &a)
 	if !o.at("trusted_proxies").present() || len(a.TrustedProxies) == 0 {
 		// The default, loopback, is no choice: behind it may stand anyone.
@@ -63,6 +63,9 @@ type sendable struct {
 	text string
 }
 
+// maxIdentities bounds what may have to be tried for every request.
+const maxIdentities = 16
+
 func (r *reader) identity(v value) []Identity {
 	if !v.present() {
 		return nil
@@ -70,6 +73,10 @@ func (r *reader) identity(v value) []Identity {
 	items, ok := v.list("a list such as [ip]")
 	if ok && len(items) == 0 {
 		v.fault("is empty: leave identity out if every request names its subject")
+	}
+	if len(items) > maxIdentities {
+		v.fault("%d ways to find the subject: at most %d", len(items), maxIdentities)
+		return nil
 	}
 	ids := make([]Identity, 0, len(items))
 	for _, item := range items {
@@ -87,6 +94,8 @@ func (r *reader) identity(v value) []Identity {
 	}
 	return ids
 }
+
+var identityKeys = keys{allowed: []string{"header", "cookie", "attribute", "known_only"}}
 
 var identityKinds = []struct {
 	key  string
@@ -114,7 +123,7 @@ func (r *reader) oneIdentity(v value) (Identity, bool) {
 		}
 		return Identity{}, false
 	}
-	o := v.object(keys{allowed: []string{"header", "cookie", "attribute", "known_only"}})
+	o := v.object(identityKeys)
 	id, found, good := Identity{}, false, false
 	for _, k := range identityKinds {
 		named := o.at(k.key)
@@ -154,58 +163,6 @@ func (r *reader) namedIdentity(v value, kind IdentityKind, key, name string) (Id
 		return Identity{Kind: kind, Name: name}, true
 	}
 	return Identity{}, false
-}
-
-// proxies returns the addresses that are trusted; loopback if v is absent.
-func (r *reader) proxies(v value) []netip.Prefix {
-	if !v.present() {
-		return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
-	}
-	items, _ := v.list("a list of addresses and networks such as [10.0.0.0/8, ::1]")
-	prefixes := make([]netip.Prefix, 0, len(items))
-	for _, item := range items {
-		if r.full() {
-			break
-		}
-		s, ok := item.text("text: an address or network such as 10.0.0.0/8")
-		if !ok {
-			continue
-		}
-		p, err := parseNetwork(s)
-		if err != nil {
-			item.fault("%v", err)
-			continue
-		}
-		if p.Bits() == 0 {
-			item.warn("trusts every address: any client can then say who it is")
-		}
-		prefixes = append(prefixes, p)
-	}
-	return prefixes
-}
-
-func parseNetwork(s string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(s); err == nil {
-		if addr.Zone() != "" {
-			return netip.Prefix{}, fmt.Errorf("%s: an address here has no zone", quoted(s))
-		}
-		addr = addr.Unmap()
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return p, fmt.Errorf("%s is not an address or network such as 10.0.0.0/8 or ::1", quoted(s))
-	}
-	if p.Addr().Is4In6() {
-		if p.Bits() < 96 {
-			return p, fmt.Errorf("%s holds more than IPv4 addresses: write the IPv4 network", quoted(s))
-		}
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	if p != p.Masked() {
-		return p, fmt.Errorf("%s has bits beyond its length: write %v or the single address", quoted(s), p.Masked())
-	}
-	return p, nil
 }
 
 func (r *reader) headers(v value) HeaderStyles {
@@ -256,22 +213,14 @@ func (r *reader) jitter(v value) int {
 	return int(n)
 }
 
-func (r *reader) subject(e entry, apps map[string]bool) Subject {
-	s := Subject{Pos: e.key.pos}
-	var ok bool
-	s.Application, s.Name, ok = strings.Cut(e.name, "/")
-	switch {
-	case !ok || s.Name == "":
-		e.key.fault("must be application/subject, such as email/alice")
-	case checkText(s.Name) != nil:
-		e.key.fault("%v", checkText(s.Name))
-	case !apps[s.Application]:
-		e.key.fault("there is no application %s", quoted(s.Application))
+func (r *reader) idempotencyWindow(v value) time.Duration {
+	if !v.present() {
+		return DefaultIdempotencyWindow
 	}
-	o := e.object(keys{allowed: []string{"plan"}, later: map[string]string{
-		"overrides": "overrides of subjects",
-		"timezone":  "time zones of subjects",
-	}})
-	s.Plan = r.planName(o.at("plan"))
-	return s
+	before := r.found
+	d := r.duration(v)
+	if r.found == before && (d < time.Second || d > 24*time.Hour) {
+		v.fault("%v: must be 1s to 24h", d)
+	}
+	return d
 }

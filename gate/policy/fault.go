@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Fault is one thing that is wrong with a policy file.
@@ -65,10 +66,14 @@ type reader struct {
 	found    int     // faults so far, also those that are not kept
 	warnings []Fault
 
-	plans    map[string]bool
-	largest  largestPlan
-	nRules   int
-	sendable []sendable // of the application being read
+	plans     map[string]bool
+	planUnits map[string]bool // what the limits of plans count
+	largest   largestPlan
+	nRules    int
+	zones     map[string]*time.Location // nil for names that are none
+	sendable  []sendable                // of the application being read
+	maxWait   time.Duration             // of the rule being read
+	targets   targets
 }
 
 // largestPlan is the plan with the most limits.
@@ -132,10 +137,13 @@ func quoted(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
+// maxOptions is the largest number of options that near compares.
+const maxOptions = 200
+
 // near returns the option that a typing error may have turned into s, or "".
 // It is a help, not a search: long words and many options are not compared.
 func near(s string, options []string) string {
-	if len(s) > 40 || len(options) > 200 {
+	if len(s) > 40 || len(options) > maxOptions {
 		return ""
 	}
 	plain := plainWord(s)

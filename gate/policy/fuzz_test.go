@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/headgate/headgate"
 )
@@ -68,6 +69,10 @@ func checkPolicy(t *testing.T, p *Policy) {
 				t.Errorf("limit %+v", l)
 			}
 			names = append(names, l.Name)
+			if headgate.CheckName(l.Unit) != nil || l.ReleasedByTTL && l.Algorithm != headgate.Concurrency {
+				t.Errorf("limit %+v", l)
+			}
+			checkMode(t, l.Mode)
 			if (l.Owner == OwnerExpr) != (l.OwnerExpr != "") {
 				t.Errorf("owner of %+v", l)
 			}
@@ -96,8 +101,17 @@ func checkPolicy(t *testing.T, p *Policy) {
 			t.Errorf("application %+v", a)
 		}
 		limits(a.Limits)
+		checkMode(t, a.Mode)
+		if a.IdempotencyWindow < time.Second || a.IdempotencyWindow > 24*time.Hour {
+			t.Errorf("idempotency window %v", a.IdempotencyWindow)
+		}
 		for _, r := range a.Rules {
 			limits(r.Limits)
+			limits(r.Candidate)
+			checkMode(t, r.Mode)
+			if countCharges(r.Limits, r.Ban)+countCharges(a.Limits, a.Ban) > MaxLimits || countLimits(r.Candidate) > MaxLimits || r.MaxWait > MaxMaxWait {
+				t.Errorf("rule %+v", r)
+			}
 			if headgate.CheckName(r.Name) != nil || r.Operation == "" && r.Path == "" && len(r.Methods) == 0 {
 				t.Errorf("rule %+v", r)
 			}
@@ -107,5 +121,17 @@ func checkPolicy(t *testing.T, p *Policy) {
 		if s.Name == "" || !slices.Contains(plans, s.Plan) || !slices.ContainsFunc(p.Applications, func(a Application) bool { return a.Name == s.Application }) {
 			t.Errorf("subject %+v", s)
 		}
+		for _, o := range s.Overrides {
+			if !strings.Contains(o.Limit, "/") || o.Unlimited != (o.Count == 0) || !o.Until.IsZero() && !o.From.IsZero() && !o.From.Before(o.Until) {
+				t.Errorf("override %+v", o)
+			}
+		}
+	}
+}
+
+func checkMode(t *testing.T, m Mode) {
+	t.Helper()
+	if m.Percent < 0 || m.Percent > 99 || m.Shadow && m.Percent != 0 {
+		t.Errorf("mode %+v", m)
 	}
 }

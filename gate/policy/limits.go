@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,24 +17,44 @@ const (
 	inPlan place = iota
 	inApplication
 	inRule
+	inCandidate
 )
 
 var limitKeys = keys{
 	allowed: []string{
 		"name", "algorithm", "rate", "burst", "max", "ttl", "slices", "timezone", "anchor", "soft", "rollover",
-		"per", "unit", "plans", "on_store_error", "mode", "when_missing", "release",
+		"per", "across", "unit", "plans", "on_store_error", "mode", "enforce_percent", "when_missing", "release",
 	},
-	later: map[string]string{
-		"across":          "across, budgets shared between applications",
-		"enforce_percent": "enforce_percent",
-		"candidate":       "candidate limits",
-		"adaptive":        "adaptive limits",
-		"ban":             "bans",
-		"max_wait":        "max_wait, waiting in line",
+	later: map[string]string{"adaptive": "adaptive limits"},
+	elsewhere: map[string]string{
+		"ban":       "a ban stands on a rule or application",
+		"candidate": "candidate limits stand on a rule",
+		"max_wait":  "max_wait stands on a rule",
+		"costs":     "costs stand on a rule",
+	},
+}
+
+// candidateLimitKeys are the keys of limits that are never enforced.
+var candidateLimitKeys = keys{
+	allowed: slices.DeleteFunc(slices.Clone(limitKeys.allowed), func(key string) bool {
+		return key == "mode" || key == "enforce_percent" || key == "on_store_error"
+	}),
+	later: limitKeys.later,
+	elsewhere: map[string]string{
+		"mode":            neverEnforced,
+		"enforce_percent": neverEnforced,
+		"on_store_error":  neverEnforced,
+		"ban":             neverEnforced,
+		"candidate":       "candidates have no candidates",
 	},
 }
 
 var variantKeys = keys{allowed: []string{"rate", "burst", "max", "ttl", "slices", "timezone", "anchor", "soft", "rollover"}}
+
+var (
+	rolloverKeys = keys{allowed: []string{"max"}}
+	perKeys      = keys{allowed: []string{"expr"}}
+)
 
 // numberKeys are the algorithms that a number belongs to; the numbers of
 // variants are checked by the same table.
@@ -83,54 +102,58 @@ func (r *reader) limits(v value, in place) []Limit {
 }
 
 func (r *reader) limit(v value, in place) Limit {
-	o := v.object(limitKeys)
-	l := Limit{Pos: v.pos}
+	known := limitKeys
+	if in == inCandidate {
+		known = candidateLimitKeys
+	}
+	o := v.object(known)
+	l := Limit{Unit: Requests, Pos: v.pos}
 	l.Name = r.name(o.need("name", "a limit needs a name"))
 	if !o.ok {
 		return l
 	}
-	known := r.algorithm(o.at("algorithm"), &l)
-	if known {
+	if r.algorithm(o.at("algorithm"), &l) {
 		r.numbers(o, &l.Limit, &l.Unlimited)
 		l.Variants = r.variants(o.at("plans"), &l, in)
 	}
+	if unit := o.at("unit"); unit.present() {
+		l.Unit = r.name(unit)
+	}
 	r.owner(o, &l)
-	if unit := o.at("unit"); unit.present() && !unit.is("requests") {
-		if s, ok := unit.text("requests"); ok {
-			unit.fault("not supported yet: the unit %s; only requests are counted", quoted(s))
-		}
+	if release := o.at("release"); release.present() {
+		release.word("ttl")
+		l.ReleasedByTTL = true
+	} else if in == inCandidate && l.Algorithm == headgate.Concurrency && countLimits([]Limit{l}) > 0 {
+		r.fault(o.pos, o.path+".release", "missing: nobody releases the slots of a candidate: write release: ttl")
 	}
-	if l.Algorithm == headgate.Concurrency && !o.at("release").present() && !l.Unlimited {
-		r.fault(o.pos, o.path+".release", "not supported yet: releasing; write release: ttl, and a slot frees itself after its ttl")
-	}
-	o.at("release").word("ttl")
 	l.OnStoreError = r.onStoreError(o.at("on_store_error"))
-	l.Shadow = o.at("mode").word("enforce", "shadow") == 1
+	l.Mode = r.mode(o)
 	return l
 }
+
+// algorithms are those that a limit may name.
+var algorithms = []string{"token_bucket", "leaky_bucket", "fixed_window", "sliding_window", "sliding_log", "quota", "concurrency"}
 
 // algorithm reports whether the numbers can be judged.
 func (r *reader) algorithm(v value, l *Limit) bool {
 	if !v.present() {
 		return true
 	}
-	names := []string{"token_bucket", "fixed_window", "sliding_window", "sliding_log", "quota", "concurrency"}
-	want := "one of " + strings.Join(names, ", ")
+	want := "one of " + strings.Join(algorithms, ", ")
 	s, ok := v.text(want)
 	if !ok {
 		return false
 	}
-	l.Algorithm, ok = headgate.ParseAlgorithm(s)
 	switch {
-	case !ok:
-		v.fault("unknown algorithm %s: must be %s%s", quoted(s), want, didYouMean(s, names))
-	case l.Algorithm == headgate.LeakyBucket:
-		v.fault("not supported yet: leaky_bucket, which makes requests wait; token_bucket has the same numbers and refuses")
-	case l.Algorithm == headgate.Ban:
-		v.fault("not supported yet: bans")
-		return false
+	case slices.Contains(algorithms, s):
+		l.Algorithm, ok = headgate.ParseAlgorithm(s)
+		return ok
+	case s == "ban":
+		v.fault("ban is no limit: write ban: {after: 50, within: 1m, for: 15m} on the rule or application")
+	default:
+		v.fault("unknown algorithm %s: must be %s%s", quoted(s), want, didYouMean(s, algorithms))
 	}
-	return ok
+	return false
 }
 
 // numbers reads what the algorithm of l counts with, and prepares it. It
@@ -160,10 +183,7 @@ func (r *reader) numbers(o object, l *headgate.Limit, unlimited *bool) {
 	if main == "max" {
 		l.Count, _ = o.need("max", "the number of requests that may be in flight, or unlimited").integer(1, headgate.MaxInFlight)
 		if v := o.at("ttl"); v.present() {
-			before := r.found
-			if l.TTL = r.duration(v); l.TTL == 0 && r.found == before {
-				v.fault("must be longer than 0s")
-			}
+			l.TTL = r.longer(v)
 		} else if l.TTL == 0 {
 			l.TTL = DefaultTTL
 		}
@@ -194,9 +214,7 @@ func (r *reader) numbers(o object, l *headgate.Limit, unlimited *bool) {
 
 // prepareFault reports err where the number stands that it starts with.
 func (r *reader) prepareFault(o object, main string, err error) {
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		err = e
-	}
+	err = innermost(err)
 	word, _, _ := strings.Cut(err.Error(), " ")
 	key := word
 	if word == "count" || word == "period" {
@@ -212,9 +230,7 @@ func (r *reader) prepareFault(o object, main string, err error) {
 func algorithmList(as []headgate.Algorithm) string {
 	names := make([]string, 0, len(as))
 	for _, a := range as {
-		if a != headgate.LeakyBucket {
-			names = append(names, a.String())
-		}
+		names = append(names, a.String())
 	}
 	return strings.Join(names, ", ")
 }
@@ -250,7 +266,7 @@ func (r *reader) calendar(o object, l *headgate.Limit) {
 		l.Soft = v.boolean()
 	}
 	if v := o.at("rollover"); v.present() {
-		limit := v.object(keys{allowed: []string{"max"}})
+		limit := v.object(rolloverKeys)
 		l.Rollover, _ = limit.need("max", "the most that is carried over").integer(1, headgate.MaxInt)
 	}
 }
@@ -260,9 +276,12 @@ func (r *reader) zone(v value) *time.Location {
 	if !ok {
 		return nil
 	}
-	// "Local" would be another zone on every machine.
-	loc, err := time.LoadLocation(s)
-	if err != nil || s == "Local" || len(s) > 64 {
+	loc, known := r.zones[s]
+	if !known && len(s) <= 64 && s != "Local" { // which is another zone on every machine
+		loc, _ = time.LoadLocation(s) // reads files: once for a name, not for every subject
+		r.zones[s] = loc
+	}
+	if loc == nil {
 		v.fault("%s is not a time zone: write its IANA name, such as Europe/Paris or UTC", quoted(s))
 		return nil
 	}
@@ -339,7 +358,7 @@ func (r *reader) owner(o object, l *Limit) {
 			per.mistyped(want)
 			break
 		}
-		expr := per.object(keys{allowed: []string{"expr"}})
+		expr := per.object(perKeys)
 		l.Owner = OwnerExpr
 		l.OwnerExpr = r.expr(expr.need("expr", "an expression that yields the owner"), StringExpr)
 		if readsHeaders(l.OwnerExpr) {
@@ -348,20 +367,15 @@ func (r *reader) owner(o object, l *Limit) {
 	}
 	missing := o.at("when_missing")
 	l.SkipWhenMissing = missing.word("deny", "skip") == 1
-	if missing.present() && l.Owner != OwnerExpr {
-		missing.fault("only a limit with per: {expr: ...} needs an attribute that may be missing")
+	if missing.present() && l.Owner != OwnerExpr && l.Unit == Requests {
+		missing.fault("only a limit with per: {expr: ...} or another unit than requests needs what may be missing")
 	}
-}
-
-func (r *reader) onStoreError(v value) StoreErrorMode {
-	if !v.present() {
-		return Inherit
+	across := o.at("across")
+	across.word("all")
+	l.Across = across.is("all")
+	if l.Across && l.Owner == OwnerGlobal {
+		across.warn("per: global is shared between applications without it")
 	}
-	mode := []StoreErrorMode{Local, ClosedMode, Open}[v.word("local", "closed", "open")]
-	if mode == Open {
-		v.warn("open lets every request pass while the store is away: nothing is limited then")
-	}
-	return mode
 }
 
 func (r *reader) name(v value) string {

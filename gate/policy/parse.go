@@ -3,6 +3,7 @@ package policy
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/headgate/headgate"
 )
@@ -29,6 +30,10 @@ var planKeys = keys{
 // A subject or plan from a header or cookie is a fault unless trusted_proxies
 // is written, or known_only for the identity.
 //
+// A request meets at most [MaxLimits] limits, a ban being one; candidates have
+// as many for themselves. An override must fit every limit that it can meet:
+// that of the subject's plan, or of all plans if its record names none.
+//
 // Parse ends soon on any input: files are at most [MaxSize], their nesting and
 // the rules and block mappings in them are bounded too.
 func Parse(file string, data []byte, check Checker) (*Policy, []Warning, error) {
@@ -54,6 +59,8 @@ func (r *reader) policy(v value) *Policy {
 		}
 	}
 	p := &Policy{}
+	r.planUnits = make(map[string]bool)
+	r.zones = make(map[string]*time.Location)
 	plans, _ := o.at("plans").entries("a mapping of plans")
 	r.plans = make(map[string]bool, len(plans))
 	for _, e := range plans {
@@ -69,20 +76,19 @@ func (r *reader) policy(v value) *Policy {
 	if ok && len(entries) == 0 {
 		applications.fault("is empty: %s", why)
 	}
-	names := make(map[string]bool, len(entries))
 	for _, e := range entries {
 		if r.full() {
 			break
 		}
-		names[e.name] = true
 		p.Applications = append(p.Applications, r.application(e))
 	}
-	subjects, _ := o.at("subjects").entries("a mapping of application/subject to their plans")
+	r.targets = newTargets(p)
+	subjects, _ := o.at("subjects").entries("a mapping of application/subject to what is known of them")
 	for _, e := range subjects {
 		if r.full() {
 			break
 		}
-		p.Subjects = append(p.Subjects, r.subject(e, names))
+		p.Subjects = append(p.Subjects, r.subject(e))
 	}
 	return p
 }
@@ -96,9 +102,10 @@ func (r *reader) plan(e entry) Plan {
 	o := e.object(planKeys)
 	p.Limits = r.limits(o.at("limits"), inPlan)
 	p.OnStoreError = r.onStoreError(o.at("on_store_error"))
+	addUnits(r.planUnits, p.Limits)
 	n := countLimits(p.Limits)
-	if n > headgate.MaxCharges {
-		o.at("limits").fault("%d limits: a request may meet at most %d", n, headgate.MaxCharges)
+	if n > MaxLimits {
+		o.at("limits").fault("%d limits: a request may meet at most %d", n, MaxLimits)
 	} else if n > r.largest.n {
 		r.largest.name, r.largest.n = p.Name, n
 	}
@@ -116,6 +123,15 @@ func (r *reader) planName(v value) string {
 
 func (r *reader) knownPlan(v value, name string) {
 	if !r.plans[name] {
-		v.fault("there is no plan %s%s", quoted(name), didYouMean(name, slices.Sorted(maps.Keys(r.plans))))
+		v.fault("there is no plan %s%s", quoted(name), didYouMean(name, sortedKeys(r.plans)))
 	}
+}
+
+// sortedKeys returns the keys to choose a likely one from, or nothing of so many
+// that [near] would not look at them: sorting costs more than the fault.
+func sortedKeys[V any](m map[string]V) []string {
+	if len(m) > maxOptions {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(m))
 }

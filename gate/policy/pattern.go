@@ -26,6 +26,9 @@ type segment struct {
 	text string // of a literal
 }
 
+// maxSegments bounds the comparison of every rule with those before it.
+const maxSegments = 64
+
 const patternWant = "text such as /api/users/{id} or /api/{rest...}"
 
 func parsePattern(s string) ([]segment, error) {
@@ -39,6 +42,9 @@ func parsePattern(s string) ([]segment, error) {
 		return nil, fmt.Errorf("%s: must start with /", quoted(s))
 	}
 	parts := strings.Split(s[1:], "/")
+	if len(parts) > maxSegments {
+		return nil, fmt.Errorf("pattern of %d segments: at most %d", len(parts), maxSegments)
+	}
 	segments := make([]segment, 0, len(parts))
 	var names []string
 	for i, part := range parts {

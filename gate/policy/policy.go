@@ -7,6 +7,7 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -66,12 +67,20 @@ type Limit struct {
 
 	Owner     Owner
 	OwnerExpr string // CEL that yields a string, if Owner is OwnerExpr
+	// Across is `across: all`: the budget is shared between applications.
+	Across bool
+	// Unit is what is counted, "requests" unless said otherwise: the key of
+	// `costs` that is charged.
+	Unit string
+	// ReleasedByTTL is `release: ttl` on a concurrency limit: doors that cannot
+	// release may take its slots.
+	ReleasedByTTL bool
 
 	OnStoreError StoreErrorMode
-	// Shadow is `mode: shadow` on the limit.
-	Shadow bool
+	Mode         Mode
 	// SkipWhenMissing is `when_missing: skip`: a request without the attribute
-	// that the owner needs is not charged; otherwise it is refused with 400.
+	// that the owner needs, or without a cost in the limit's unit, is not
+	// charged; otherwise it is refused with 400.
 	SkipWhenMissing bool
 
 	Pos Pos
@@ -82,6 +91,31 @@ type Variant struct {
 	Plan      string
 	Limit     headgate.Limit
 	Unlimited bool
+}
+
+// Mode says for whom refusals count. The zero value enforces for everybody.
+type Mode struct {
+	// Shadow is `mode: shadow`: limits are charged and counted, and refuse
+	// nobody.
+	Shadow bool
+	// Percent is `enforce_percent`: limits refuse only that share of the
+	// subjects, always the same ones, and are in shadow for the others. 1 to 99;
+	// 0 means everybody.
+	Percent int
+}
+
+// Ban refuses a subject for a time after repeated denials.
+type Ban struct {
+	// After denials within Within, the subject is banned for For.
+	After       int64
+	Within, For time.Duration
+	Pos         Pos
+}
+
+// List is an allow or deny list of an application.
+type List struct {
+	Networks []netip.Prefix
+	Subjects []string
 }
 
 // NoMatch says what becomes of a request that no rule matches.
@@ -109,9 +143,15 @@ type Application struct {
 	Headers        HeaderStyles   // default IETF
 	RetryJitter    int            // percent, 0 to 100
 	OnStoreError   StoreErrorMode
-	Shadow         bool // mode: shadow
-	Rules          []Rule
-	Pos            Pos
+	Mode           Mode
+	Ban            *Ban // nil for none
+	// Allow lets clients pass uncharged, Deny refuses them; Deny goes first.
+	Allow, Deny List
+	// IdempotencyWindow is how long allowed requests with an idempotency key are
+	// remembered: 1 s to 24 h, default DefaultIdempotencyWindow.
+	IdempotencyWindow time.Duration
+	Rules             []Rule
+	Pos               Pos
 }
 
 // Identity is one way to find the subject in a request.
@@ -152,13 +192,30 @@ type Rule struct {
 	Methods   []string // upper case, empty for any
 	Skip      string   // CEL that yields a bool, "" for never
 	Cost      Cost
-	PlanExpr  string // CEL that yields a string, "" for none
-	Limits    []Limit
+	// Costs are the costs in other units than requests, where the request says
+	// none, in the order of the file.
+	Costs    []UnitCost
+	PlanExpr string // CEL that yields a string, "" for none
+	Limits   []Limit
 
 	OnStoreError StoreErrorMode
-	Shadow       bool
-	Message      string
-	Pos          Pos
+	Mode         Mode
+	Ban          *Ban // nil for none
+	// Candidate limits are decided beside Limits and never enforced; HasCandidate
+	// tells none from an empty list, which lets everything pass.
+	Candidate    []Limit
+	HasCandidate bool
+	// MaxWait is how long a request may wait in line instead of being refused:
+	// 0 to MaxMaxWait.
+	MaxWait time.Duration
+	Message string
+	Pos     Pos
+}
+
+// UnitCost is the cost of a request in a unit: `costs: {UNIT: ...}` of a rule.
+type UnitCost struct {
+	Unit string
+	Cost Cost // Fixed or Expr; ByMethod is nil
 }
 
 // Cost is how a rule finds the cost of a request: Expr if set, else ByMethod
@@ -173,7 +230,70 @@ type Cost struct {
 type Subject struct {
 	Application, Name string
 	Plan              string // "" for none
-	Pos               Pos
+	// Timezone is the zone of the subject's quotas, instead of the limits' own;
+	// nil for theirs.
+	Timezone  *time.Location
+	Overrides []Override
+	Pos       Pos
+}
+
+// Override gives one subject other numbers for a limit, for a time. Where
+// several hold at once, the last in the file does.
+type Override struct {
+	// Limit is the limit's id, such as plan/daily.
+	Limit string
+	// Unlimited, or Count for the limit's Count, with Period or Unit as its
+	// algorithm has one, and Burst for a bucket (0: Count).
+	Unlimited bool
+	Count     int64
+	Period    time.Duration
+	Unit      headgate.CalendarUnit
+	Burst     int64
+	// From and Until bound the time in which it holds, From inclusive and Until
+	// exclusive; zero for no bound.
+	From, Until time.Time
+	Note        string
+	Pos         Pos
+}
+
+// Numbers returns base with the override's numbers, which are not Unlimited. It
+// fails if base counts differently: an override of a quota has a calendar unit,
+// that of a bucket or window a period, that of a concurrency limit neither. Base
+// may be the limit of a plan that is unlimited, which has no numbers: a quota
+// then gets its period from the override. What a rate such as 5000/day means,
+// 24 hours or the calendar's day, is for base to say: the override has both.
+func (o *Override) Numbers(base headgate.Limit) (headgate.Limit, error) {
+	switch base.Algorithm {
+	case headgate.Quota:
+		if o.Unit == headgate.NoUnit {
+			return base, fmt.Errorf("%s is a quota: its rate is a count per hour, day, week, month or year", o.Limit)
+		}
+		if base.Calendar.Unit == headgate.NoUnit { // unlimited, without a period of its own
+			base.Calendar.Unit = o.Unit
+		}
+		if o.Unit != base.Calendar.Unit {
+			return base, fmt.Errorf("%s is a quota per %v: an override keeps its period", o.Limit, base.Calendar.Unit)
+		}
+	case headgate.Concurrency:
+		if o.Period != 0 || o.Unit != headgate.NoUnit {
+			return base, fmt.Errorf("%s is a concurrency limit: write max instead of rate", o.Limit)
+		}
+	default:
+		if o.Period == 0 {
+			return base, fmt.Errorf("%s is a %v: write a rate such as 100/h", o.Limit, base.Algorithm)
+		}
+		base.Period = o.Period
+	}
+	base.Count = o.Count
+	switch base.Algorithm {
+	case headgate.TokenBucket, headgate.LeakyBucket:
+		base.Burst = o.Burst
+	default:
+		if o.Burst != 0 {
+			return base, fmt.Errorf("%s has no burst: it is no bucket but counts by %v", o.Limit, base.Algorithm)
+		}
+	}
+	return base, nil
 }
 
 // Pos is a place in the file; lines and columns count from 1.
@@ -193,5 +313,20 @@ const (
 // is shown to the author of the policy.
 type Checker func(source string, kind ExprKind) error
 
-// DefaultTTL is the ttl of a concurrency limit that says none.
-const DefaultTTL = 30 * time.Second
+// Defaults and bounds.
+const (
+	// DefaultTTL is the ttl of a concurrency limit that says none.
+	DefaultTTL = 30 * time.Second
+	// DefaultIdempotencyWindow is the idempotency_window of an application that
+	// says none.
+	DefaultIdempotencyWindow = time.Minute
+	// MaxMaxWait is the longest max_wait.
+	MaxMaxWait = 5 * time.Minute
+	// MaxLimits is the largest number of limits, bans included, that one request
+	// may meet.
+	MaxLimits = headgate.MaxCharges - 1
+	// MaxOverrides is the largest number of overrides of one subject.
+	MaxOverrides = 32
+	// Requests is the unit of limits that say none.
+	Requests = "requests"
+)

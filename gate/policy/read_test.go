@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -27,7 +28,13 @@ func mustParse(t *testing.T, data []byte) *Policy {
 // example is the example of the documentation without what is not built yet.
 func example(t *testing.T) []byte {
 	t.Helper()
-	raw, err := os.ReadFile("testdata/design-example-supported.txt")
+	return golden(t, "design-example-supported")
+}
+
+// golden returns the policy of a golden file.
+func golden(t *testing.T, name string) []byte {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("testdata", name+".txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,51 +54,66 @@ func TestParseExample(t *testing.T) {
 	quota := func(name string, count int64, c headgate.Calendar) headgate.Limit {
 		return headgate.Limit{Name: name, Algorithm: headgate.Quota, Count: count, Calendar: c}
 	}
+	kathmandu, err := time.LoadLocation("Asia/Kathmandu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	window := headgate.Limit{Name: "window", Algorithm: headgate.SlidingWindow, Count: 300, Period: time.Minute, Slices: 10}
+	tighter := window
+	tighter.Count = 200
 	monthly := quota("monthly", 10000, headgate.Calendar{Unit: headgate.Month, Location: paris, Anchor: 31})
 	monthly.Soft, monthly.Rollover = true, 2000
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	want := &Policy{
 		Plans: []Plan{
 			{Name: "free", Limits: []Limit{
-				{Limit: bucket("rate", 100, time.Hour, 110), Pos: Pos{5, 9}},
-				{Limit: quota("daily", 1000, headgate.Calendar{Unit: headgate.Day}), Pos: Pos{6, 9}},
-				{Limit: monthly, Pos: Pos{7, 9}},
+				{Limit: bucket("rate", 100, time.Hour, 110), Unit: Requests, Pos: Pos{5, 9}},
+				{Limit: quota("daily", 1000, headgate.Calendar{Unit: headgate.Day}), Unit: Requests, Pos: Pos{6, 9}},
+				{Limit: monthly, Unit: Requests, Pos: Pos{7, 9}},
 			}},
 			{Name: "enterprise", Limits: []Limit{}},
-			{Name: "premium", Limits: []Limit{{Limit: quota("daily", 100000, headgate.Calendar{Unit: headgate.Day}), Pos: Pos{9, 22}}}},
+			{Name: "premium", Limits: []Limit{{Limit: quota("daily", 100000, headgate.Calendar{Unit: headgate.Day}), Unit: Requests, Pos: Pos{9, 22}}}},
 		},
 		Applications: []Application{
 			{
-				Name: "email", DefaultPlan: "free", TrustedProxies: loopback, Headers: HeadersIETF, Pos: Pos{11, 3},
-				Limits: []Limit{{Limit: bucket("all", 500, time.Second, 500), Owner: OwnerApplication, Pos: Pos{14, 14}}},
+				Name: "email", DefaultPlan: "free", TrustedProxies: loopback, Headers: HeadersIETF, IdempotencyWindow: time.Minute, Pos: Pos{11, 3},
+				Limits: []Limit{{Limit: bucket("all", 500, time.Second, 500), Owner: OwnerApplication, Unit: Requests, Pos: Pos{14, 14}}},
 				Rules: []Rule{{
 					Name: "sendEmail", Operation: "sendEmail", Cost: Cost{Fixed: 1}, Pos: Pos{16, 9},
 					Limits: []Limit{
-						{Limit: bucket("burst", 10, time.Second, 100), Pos: Pos{19, 13}, Variants: []Variant{
+						{Limit: bucket("burst", 10, time.Second, 100), Unit: Requests, Pos: Pos{19, 13}, Variants: []Variant{
 							{Plan: "premium", Limit: bucket("burst", 50, time.Second, 500)},
 							{Plan: "enterprise", Limit: bucket("burst", 10, time.Second, 100), Unlimited: true},
 						}},
-						{Limit: bucket("org", 1000, time.Minute, 1000), Owner: OwnerExpr, OwnerExpr: "attributes.org", Pos: Pos{20, 13}},
+						{Limit: bucket("org", 1000, time.Minute, 1000), Owner: OwnerExpr, OwnerExpr: "attributes.org", Unit: Requests, Pos: Pos{20, 13}},
+						{Limit: bucket("tokens", 100000, time.Minute, 100000), Unit: "tokens", Pos: Pos{21, 13}},
 					},
 				}},
 			},
 			{
-				Name: "web", Headers: HeadersIETF, Pos: Pos{21, 3},
+				Name: "web", Headers: HeadersIETF, IdempotencyWindow: time.Minute, Pos: Pos{22, 3},
 				Identity:       []Identity{{Kind: ByHeader, Name: "X-Api-Key", KnownOnly: true}, {Kind: ByIP}},
 				TrustedProxies: loopback[:1],
+				Allow:          List{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
+				Deny:           List{Networks: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}, Subjects: []string{"mallory"}},
 				Rules: []Rule{{
 					Name: "api", Path: "/api/{rest...}", Methods: []string{"GET", "POST", "PUT", "DELETE"},
 					Skip:         `request.path == "/api/health"`,
 					Cost:         Cost{Fixed: 1, ByMethod: map[string]int64{"GET": 1, "POST": 2, "PUT": 2, "DELETE": 3}},
-					OnStoreError: Local, Message: "Too many requests", Pos: Pos{26, 9},
+					OnStoreError: Local, Message: "Too many requests", Pos: Pos{29, 9},
+					Ban:          &Ban{After: 50, Within: time.Minute, For: 15 * time.Minute, Pos: Pos{37, 14}},
+					HasCandidate: true, Candidate: []Limit{{Limit: tighter, Unit: Requests, Pos: Pos{40, 30}}},
 					Limits: []Limit{
-						{Limit: headgate.Limit{Name: "inflight", Algorithm: headgate.Concurrency, Count: 20, TTL: 30 * time.Second}, Pos: Pos{31, 13}},
-						{Limit: headgate.Limit{Name: "window", Algorithm: headgate.SlidingWindow, Count: 300, Period: time.Minute, Slices: 10}, Pos: Pos{32, 13}},
+						{Limit: headgate.Limit{Name: "inflight", Algorithm: headgate.Concurrency, Count: 20, TTL: 30 * time.Second}, Unit: Requests, Pos: Pos{34, 13}},
+						{Limit: window, Unit: Requests, Pos: Pos{35, 13}},
 					},
 				}},
 			},
 		},
-		Subjects: []Subject{{Application: "email", Name: "alice", Plan: "premium", Pos: Pos{38, 3}}},
+		Subjects: []Subject{{Application: "email", Name: "alice", Plan: "premium", Timezone: kathmandu, Pos: Pos{43, 3}, Overrides: []Override{{
+			Limit: "plan/daily", Count: 5000, Period: 24 * time.Hour, Unit: headgate.Day, Note: "campaign", Pos: Pos{43, 70},
+			From: time.Date(2026, 12, 24, 0, 0, 0, 0, time.UTC), Until: time.Date(2026, 12, 27, 0, 0, 0, 0, time.UTC),
+		}}}},
 	}
 	if !reflect.DeepEqual(p, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", p, want)
@@ -113,12 +135,20 @@ func withoutPositions(p *Policy) *Policy {
 		a.Pos = Pos{}
 		limits(a.Limits)
 		for j := range a.Rules {
-			a.Rules[j].Pos = Pos{}
-			limits(a.Rules[j].Limits)
+			rule := &a.Rules[j]
+			rule.Pos = Pos{}
+			limits(rule.Limits)
+			limits(rule.Candidate)
+			if rule.Ban != nil {
+				rule.Ban.Pos = Pos{}
+			}
 		}
 	}
 	for i := range p.Subjects {
 		p.Subjects[i].Pos = Pos{}
+		for j := range p.Subjects[i].Overrides {
+			p.Subjects[i].Overrides[j].Pos = Pos{}
+		}
 	}
 	return p
 }
@@ -191,7 +221,7 @@ applications:
       - {name: t, match: {operation: z}, skip: "true"}
 `))
 	plan := p.Plans[0]
-	if plan.OnStoreError != ClosedMode || plan.Limits[0].OnStoreError != Open || !plan.Limits[0].Shadow || plan.Limits[1].Shadow {
+	if plan.OnStoreError != ClosedMode || plan.Limits[0].OnStoreError != Open || !plan.Limits[0].Mode.Shadow || plan.Limits[1].Mode.Shadow {
 		t.Errorf("plan modes: %+v", plan)
 	}
 	for i, want := range []headgate.Calendar{{Unit: headgate.Week, Anchor: 7}, {Unit: headgate.Year, Anchor: 229, Location: time.UTC}, {Unit: headgate.Hour}} {
@@ -203,7 +233,7 @@ applications:
 		t.Error("only the last limit is unlimited")
 	}
 	a := p.Applications[0]
-	if a.OnNoMatch != NoMatchDeny || !a.SharedNoSubject || a.OnStoreError != Local || !a.Shadow || a.RetryJitter != 10 ||
+	if a.OnNoMatch != NoMatchDeny || !a.SharedNoSubject || a.OnStoreError != Local || !a.Mode.Shadow || a.RetryJitter != 10 ||
 		a.Headers != HeadersXEpoch|HeadersDraft03 || a.DefaultPlan != "" {
 		t.Errorf("application: %+v", a)
 	}
@@ -222,7 +252,7 @@ applications:
 		t.Errorf("fixed: %+v", l)
 	}
 	r := a.Rules[0]
-	if !r.Shadow || r.OnStoreError != Open || r.Cost.Expr != "size(operation)" || r.PlanExpr != "attributes.plan" || r.Message != "Too many requests" {
+	if !r.Mode.Shadow || r.OnStoreError != Open || r.Cost.Expr != "size(operation)" || r.PlanExpr != "attributes.plan" || r.Message != "Too many requests" {
 		t.Errorf("rule: %+v", r)
 	}
 	if l := r.Limits[0]; l.Owner != OwnerExpr || l.OwnerExpr != "attributes.org" || !l.SkipWhenMissing {
@@ -288,9 +318,9 @@ version: 1
 applications:
   a:
     limits: [{name: x, rate: 1/s, per: {expr: per}}]
-    rules: [{name: r, match: {operation: x}, skip: skip, cost: cost, plan: plan}]
+    rules: [{name: r, match: {operation: x}, skip: skip, cost: cost, costs: {x: other}, plan: plan}]
 `), func(source string, kind ExprKind) error { got[source] = kind; return nil })
-	want := map[string]ExprKind{"per": StringExpr, "skip": BoolExpr, "cost": IntExpr, "plan": StringExpr}
+	want := map[string]ExprKind{"per": StringExpr, "skip": BoolExpr, "cost": IntExpr, "other": IntExpr, "plan": StringExpr}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v %v, want %v", got, err, want)
 	}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"time"
 
 	"github.com/headgate/headgate"
 )
@@ -13,19 +14,35 @@ const (
 	MaxAllRules = 10_000
 )
 
+// maxMethods bounds the methods of a rule: about 40 are registered.
+const maxMethods = 64
+
 var ruleKeys = keys{
-	allowed: []string{"name", "match", "skip", "cost", "plan", "limits", "on_store_error", "mode", "message", "max_wait"},
-	later: map[string]string{
-		"allow":              "allow lists",
-		"deny":               "deny lists",
-		"idempotency_window": "idempotency_window",
-		"ban":                "bans",
-		"enforce_percent":    "enforce_percent",
-		"candidate":          "candidate limits",
-		"adaptive":           "adaptive limits",
-		"queue":              "queues",
+	allowed: []string{
+		"name", "match", "skip", "cost", "costs", "plan", "limits", "on_store_error", "mode", "enforce_percent",
+		"ban", "candidate", "max_wait", "message",
+	},
+	later: map[string]string{"adaptive": "adaptive limits", "queue": "queues"},
+	elsewhere: map[string]string{
+		"allow":              "allow stands on an application",
+		"deny":               "deny stands on an application",
+		"idempotency_window": "idempotency_window stands on an application",
 	},
 }
+
+// candidateKeys leave out what could only say how a candidate is enforced.
+var candidateKeys = keys{
+	allowed: []string{"limits"},
+	elsewhere: map[string]string{
+		"mode":            neverEnforced,
+		"enforce_percent": neverEnforced,
+		"on_store_error":  neverEnforced,
+		"ban":             neverEnforced,
+		"release":         "release stands on a concurrency limit",
+	},
+}
+
+const neverEnforced = "a candidate is counted and never enforced: leave this out"
 
 var matchKeys = keys{allowed: []string{"operation", "path", "methods"}}
 
@@ -43,11 +60,14 @@ func (r *reader) rules(v value, a *Application) []Rule {
 	rules := make([]Rule, 0, len(items))
 	matches := make([]match, 0, len(items))
 	first := make(map[string]int, len(items))
+	wider := countCharges(a.Limits, a.Ban) + r.largest.n
+	units := make(map[string]bool)
+	addUnits(units, a.Limits)
 	for _, item := range items {
 		if r.full() {
 			break
 		}
-		rule, m := r.rule(item)
+		rule, m := r.rule(item, units)
 		if line, ok := first[rule.Name]; ok && rule.Name != "" {
 			item.fault("the name %s is taken: another rule of this application has it, in line %d", rule.Name, line)
 		} else {
@@ -59,10 +79,9 @@ func (r *reader) rules(v value, a *Application) []Rule {
 				break
 			}
 		}
-		wider := countLimits(a.Limits) + r.largest.n
-		if n := countLimits(rule.Limits); n > 0 && n+wider > headgate.MaxCharges && wider <= headgate.MaxCharges {
+		if n := countCharges(rule.Limits, rule.Ban); n > 0 && n+wider > MaxLimits && wider <= MaxLimits {
 			item.fault("a request could meet %d limits, %d of this rule and %d of the application and %s: at most %d",
-				n+wider, n, wider, r.largest.who(), headgate.MaxCharges)
+				n+wider, n, wider, r.largest.who(), MaxLimits)
 		}
 		matches, rules = append(matches, m), append(rules, rule)
 	}
@@ -80,7 +99,17 @@ func countLimits(limits []Limit) int {
 	return n
 }
 
-func (r *reader) rule(v value) (Rule, match) {
+// countCharges is countLimits with a ban, which is charged as a limit.
+func countCharges(limits []Limit, ban *Ban) int {
+	n := countLimits(limits)
+	if ban != nil {
+		n++
+	}
+	return n
+}
+
+// rule reads one rule; units are what the application's limits count.
+func (r *reader) rule(v value, units map[string]bool) (Rule, match) {
 	o := v.object(ruleKeys)
 	rule := Rule{Pos: v.pos}
 	rule.Name = r.name(o.need("name", "a rule needs a name"))
@@ -98,27 +127,57 @@ func (r *reader) rule(v value) (Rule, match) {
 			r.sendable = append(r.sendable, sendable{plan, "reads request.headers, which any client can send: set trusted_proxies to the proxies that set them"})
 		}
 	}
+	rule.MaxWait = r.wait(o.at("max_wait"))
+	r.maxWait = rule.MaxWait
 	rule.Limits = r.limits(o.at("limits"), inRule)
+	r.candidate(o.at("candidate"), &rule)
+	r.maxWait = 0
+	rule.Costs = r.costs(o.at("costs"), &rule, units)
+	rule.Ban = r.ban(o.at("ban"))
+	r.clashWithBan(o.at("limits"), rule.Limits, rule.Ban)
 	rule.OnStoreError = r.onStoreError(o.at("on_store_error"))
-	rule.Shadow = o.at("mode").word("enforce", "shadow") == 1
+	rule.Mode = r.mode(o)
 	if message := o.at("message"); message.present() {
 		rule.Message, _ = message.text(wantText)
 		if len(rule.Message) > 1024 {
 			message.fault("%d bytes: at most 1024", len(rule.Message))
 		}
 	}
-	if wait := o.at("max_wait"); wait.present() && r.duration(wait) > 0 {
-		wait.fault("not supported yet: waiting in line; write 0s or leave it out")
-	}
 	return rule, m
 }
+
+func (r *reader) wait(v value) time.Duration {
+	if !v.present() {
+		return 0
+	}
+	d := r.duration(v)
+	if d > MaxMaxWait {
+		v.fault("%v: must be 0s to %dmin", d, MaxMaxWait/time.Minute)
+	}
+	return d
+}
+
+func (r *reader) candidate(v value, rule *Rule) {
+	if !v.present() {
+		return
+	}
+	o := v.object(candidateKeys)
+	rule.HasCandidate = o.ok
+	list := o.need("limits", "what is decided beside the rule's limits; [] lets everything pass")
+	rule.Candidate = r.limits(list, inCandidate)
+	if n := countLimits(rule.Candidate); n > MaxLimits {
+		list.fault("%d limits: a candidate may have at most %d", n, MaxLimits)
+	}
+}
+
+const wantCost = "a whole number, a mapping of methods to numbers, or an expression"
 
 func (r *reader) cost(v value) Cost {
 	cost := Cost{Fixed: 1}
 	if !v.present() {
 		return cost
 	}
-	const want = "a whole number, a mapping of methods to numbers, or an expression"
+	const want = wantCost
 	switch describe(v.node) {
 	case "a number":
 		cost.Fixed, _ = v.integer(0, headgate.MaxInt)
@@ -146,13 +205,62 @@ func (r *reader) cost(v value) Cost {
 	return cost
 }
 
+// costs reads the costs in other units than requests.
+func (r *reader) costs(v value, rule *Rule, units map[string]bool) []UnitCost {
+	if !v.present() {
+		return nil
+	}
+	entries, ok := v.entries("a mapping of units to numbers or expressions")
+	if ok && len(entries) == 0 {
+		v.fault("is empty: leave costs out")
+	}
+	if len(entries) > MaxLimits {
+		v.fault("%d units: a request may meet at most %d limits", len(entries), MaxLimits)
+		return nil
+	}
+	own := make(map[string]bool)
+	addUnits(own, rule.Limits)
+	addUnits(own, rule.Candidate)
+	costs := make([]UnitCost, 0, len(entries))
+	for _, e := range entries {
+		if r.checkName(e.key, e.name) == "" {
+			continue
+		}
+		if e.name == Requests {
+			e.key.fault("requests are counted by cost: write cost instead")
+			continue
+		}
+		cost := UnitCost{Unit: e.name}
+		switch describe(e.node) {
+		case "a number":
+			cost.Cost.Fixed, _ = e.integer(0, headgate.MaxInt)
+		case "text":
+			cost.Cost.Expr = r.expr(e.value, IntExpr)
+		default:
+			e.mistyped("a whole number or an expression")
+		}
+		if !own[e.name] && !units[e.name] && !r.planUnits[e.name] {
+			e.key.warn("no limit of this rule, its application or a plan counts %s", e.name)
+		}
+		costs = append(costs, cost)
+	}
+	return costs
+}
+
+// addUnits adds what the limits count.
+func addUnits(units map[string]bool, limits []Limit) {
+	for i := range limits {
+		units[limits[i].Unit] = true
+	}
+}
+
 // match is what a rule matches, for comparing it with others.
 type match struct {
 	at        value
 	ok        bool // without faults
 	operation string
 	path      []segment // nil for any
-	methods   []string
+	methods   []string  // sorted
 }
 
 // covers reports whether m matches every request that o matches. It finds what
@@ -164,10 +272,23 @@ func (m *match) covers(o *match) bool {
 	if m.operation != "" && m.operation != o.operation {
 		return false
 	}
-	if m.methods != nil && (o.methods == nil || slices.ContainsFunc(o.methods, func(s string) bool { return !slices.Contains(m.methods, s) })) {
+	if m.methods != nil && (o.methods == nil || !holds(m.methods, o.methods)) {
 		return false
 	}
 	return m.path == nil || o.path != nil && covers(m.path, o.path)
+}
+
+// holds reports whether every one of some is in all; both are sorted.
+func holds(all, some []string) bool {
+	if len(some) > len(all) {
+		return false
+	}
+	for _, s := range all {
+		if len(some) > 0 && some[0] == s {
+			some = some[1:]
+		}
+	}
+	return len(some) == 0
 }
 
 func (r *reader) match(v value, rule *Rule) match {
@@ -198,7 +319,7 @@ func (r *reader) match(v value, rule *Rule) match {
 	if methods := o.at("methods"); methods.present() {
 		rule.Methods = r.methods(methods)
 	}
-	m.operation, m.methods = rule.Operation, rule.Methods
+	m.operation, m.methods = rule.Operation, slices.Sorted(slices.Values(rule.Methods))
 	m.ok = r.found == before
 	return m
 }
@@ -207,6 +328,10 @@ func (r *reader) methods(v value) []string {
 	items, ok := v.list("a list of methods such as [GET, POST]")
 	if ok && len(items) == 0 {
 		v.fault("is empty: leave methods out for all of them")
+	}
+	if len(items) > maxMethods {
+		v.fault("%d methods: at most %d", len(items), maxMethods)
+		return nil
 	}
 	methods := make([]string, 0, len(items))
 	for _, item := range items {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
@@ -147,16 +148,7 @@ func (v value) is(word string) bool {
 // integer returns a whole number from least to most, both not negative.
 func (v value) integer(least, most int64) (int64, bool) {
 	want := fmt.Sprintf("a whole number from %d to %d", least, most)
-	digits := ""
-	switch n := v.node.(type) {
-	case *ast.IntegerNode:
-		digits = n.Token.Value
-	case *ast.StringNode:
-		// The lexer takes numbers beyond 64 bits for text.
-		if n.Token.Type == token.StringType && strings.Trim(n.Value, "0123456789") == "" {
-			digits = n.Value
-		}
-	}
+	digits := v.digits()
 	if digits == "" {
 		v.mistyped(want)
 		return 0, false
@@ -167,6 +159,20 @@ func (v value) integer(least, most int64) (int64, bool) {
 		return 0, false
 	}
 	return i, true
+}
+
+// digits returns a number as it is written, "" for anything else.
+func (v value) digits() string {
+	switch n := v.node.(type) {
+	case *ast.IntegerNode:
+		return n.Token.Value
+	case *ast.StringNode:
+		// The lexer takes numbers beyond 64 bits for text.
+		if n.Token.Type == token.StringType && strings.Trim(n.Value, "0123456789") == "" {
+			return n.Value
+		}
+	}
+	return ""
 }
 
 // parseDigits reads 0 or digits without a leading zero, up to 2^53-1. No sign,
@@ -231,10 +237,36 @@ func (v value) list(want string) ([]value, bool) {
 	}
 	items := make([]value, len(n.Values))
 	for i, item := range n.Values {
-		items[i] = v.child(item, fmt.Sprintf("[%d]", i), v.pos)
+		items[i] = v.child(rejoined(item), fmt.Sprintf("[%d]", i), v.pos)
 		items[i].pos = nodePos(items[i].node, v.pos)
 	}
 	return items, true
+}
+
+// rejoined returns the text that the lexer took for a mapping: in a list in
+// brackets inside braces it splits subject:mallory and 2001:db8::1 at the colon,
+// where YAML asks for a space behind it.
+func rejoined(node ast.Node) ast.Node {
+	m, ok := node.(*ast.MappingNode)
+	if !ok || m.IsFlowStyle || len(m.Values) != 1 {
+		return node
+	}
+	pair := m.Values[0]
+	key, colon, text := pair.Key.GetToken(), pair.Start, pair.Value.GetToken()
+	if !isPlain(key) || !isPlain(text) || !follows(key, colon) || !follows(colon, text) {
+		return node
+	}
+	return ast.String(token.New(key.Value+":"+text.Value, key.Origin, key.Position))
+}
+
+func isPlain(t *token.Token) bool {
+	return t != nil && t.Position != nil && (t.Type == token.StringType || t.Type == token.IntegerType)
+}
+
+// follows reports whether nothing stands between two tokens of a line.
+func follows(a, b *token.Token) bool {
+	return b != nil && b.Position != nil && a.Position.Line == b.Position.Line &&
+		a.Position.Column+utf8.RuneCountInString(a.Value) == b.Position.Column
 }
 
 // entry is a key of a mapping and its value.
@@ -295,10 +327,12 @@ func pathStep(key string) string {
 }
 
 // keys says what an object may hold. What is later is in the contract and not
-// built: it maps to the feature's name.
+// built: it maps to the feature's name. What stands elsewhere is known and makes
+// no sense here: it maps to the fault.
 type keys struct {
-	allowed []string
-	later   map[string]string
+	allowed   []string
+	later     map[string]string
+	elsewhere map[string]string
 }
 
 // object is a mapping with known keys.
@@ -319,6 +353,10 @@ func (v value) object(k keys) object {
 	for _, e := range entries {
 		if feature, ok := k.later[e.name]; ok {
 			e.key.fault("not supported yet: %s", feature)
+			continue
+		}
+		if why, ok := k.elsewhere[e.name]; ok {
+			e.key.fault("%s", why)
 			continue
 		}
 		if !slices.Contains(k.allowed, e.name) {

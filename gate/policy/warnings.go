@@ -19,6 +19,9 @@ import (
 func (r *reader) warnNumbers(o object, l *headgate.Limit) {
 	switch l.Algorithm {
 	case headgate.TokenBucket, headgate.LeakyBucket:
+		if l.Algorithm == headgate.LeakyBucket && r.maxWait == 0 && exceeds(l.Burst, int64(l.Period), l.Count, int64(MaxMaxWait)) {
+			o.warn("a request may be told to wait %v, until those before it have left: set a smaller burst, or max_wait on the rule", drain(l))
+		}
 		burst := o.at("burst")
 		if !burst.present() {
 			return
@@ -40,6 +43,14 @@ func (r *reader) warnNumbers(o object, l *headgate.Limit) {
 			at.warn("with one slice sliding_window is an estimate that bounds its aligned windows only: 10 slices never pass more than %d", l.Count)
 		}
 	}
+}
+
+// drain returns how long a full bucket takes to empty. Prepare holds it to 100
+// years, so it fits.
+func drain(l *headgate.Limit) time.Duration {
+	hi, lo := bits.Mul64(uint64(l.Burst), uint64(l.Period))
+	ns, _ := bits.Div64(hi, lo, uint64(l.Count))
+	return time.Duration(ns).Round(time.Second)
 }
 
 // exceeds reports whether a*b > c*d, for numbers that are not negative.

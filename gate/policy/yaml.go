@@ -69,6 +69,9 @@ func (r *reader) document(data []byte) ast.Node {
 		if strings.HasSuffix(text, "must be specified") {
 			text += "; inside brackets, text with any of , : [ ] { } needs quotes"
 		}
+		if strings.HasSuffix(text, "invalid key for this map") {
+			text += "; text that starts with a colon, such as ::1, needs quotes"
+		}
 		r.fault(pos, "", "not valid YAML or JSON: %s", oneLine(text))
 		return nil
 	}
