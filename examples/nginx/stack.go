@@ -107,7 +107,8 @@ func (s *stack) writeFiles() error {
 
 func (s *stack) startHeadgate(ctx context.Context) (err error) {
 	s.headgate, err = startProcess(filepath.Join(s.dir, "headgate.log"),
-		s.binary, "serve", "--policy", filepath.Join(s.dir, "policy.yaml"), "--http", s.ports.Headgate)
+		s.binary, "serve", "--policy", filepath.Join(s.dir, "policy.yaml"), "--http", s.ports.Headgate,
+		"--data", filepath.Join(s.dir, "data"))
 	if err != nil {
 		return err
 	}

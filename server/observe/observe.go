@@ -5,6 +5,7 @@ package observe
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -17,11 +18,9 @@ import (
 	"github.com/headgate/headgate"
 )
 
-// MaxSets is the number of label sets that decisions get of their own. Those
-// beyond it are counted with application, rule and plan "other".
+// MaxSets is the number of label sets that a metric gets of its own. Those
+// beyond it are counted with application, rule, plan, unit and code "other".
 const MaxSets = 1000
-
-const other = "other"
 
 // Decision is what is counted of a decision.
 type Decision struct {
@@ -30,25 +29,21 @@ type Decision struct {
 	Allowed                 bool
 	// Door is the protocol that asked.
 	Door string
-	// Cost is what was asked for; it is counted where it was charged.
+	// Cost is what was asked for; it is counted where it was charged. Costs in
+	// other units are counted by [Metrics.Charged].
 	Cost int64
+	// Degraded is how it was decided without the store: "", "local", "open" or
+	// "closed". Replayed is whether it was only repeated, and charged nothing.
+	Degraded string
+	Replayed bool
+	// WouldDeny is whether limits in shadow mode would have refused.
+	WouldDeny bool
+	// Tried is whether candidate limits answered too, TriedAllowed what.
+	Tried, TriedAllowed bool
 }
 
-// State is what a server shows of itself at a scrape.
-type State struct {
-	// Keys is the number of keys of which the store has state.
-	Keys int64
-	// StoreUp is whether the store can decide.
-	StoreUp bool
-	// UnknownPlans is the number of requests that named a plan that does not
-	// exist, and were decided by the default plan.
-	UnknownPlans uint64
-	// Revision is that of the policy in force, ReloadOK and ReloadAt say how
-	// and when it was last read.
-	Revision uint64
-	ReloadOK bool
-	ReloadAt time.Time
-}
+// charged is whether the decision took from limits.
+func (d *Decision) charged() bool { return d.Allowed && !d.Replayed }
 
 // Build describes the program.
 type Build struct{ Version, Commit, GoVersion string }
@@ -58,8 +53,14 @@ type Build struct{ Version, Commit, GoVersion string }
 type Metrics struct {
 	registry  *prometheus.Registry
 	decisions *prometheus.CounterVec
-	cost      *prometheus.CounterVec
+	cost      *family
 	seconds   *prometheus.HistogramVec
+	candidate *family
+	shadow    *family
+	degraded  *family
+	replayed  *family
+	errors    *family
+	failOpen  prometheus.Counter
 	panics    prometheus.Counter
 	reloads   prometheus.Counter
 
@@ -86,9 +87,15 @@ func New(b Build, state func() State) *Metrics {
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "headgate_decisions_total", Help: "Decisions by what was decided.",
 		}, []string{"application", "rule", "plan", "reason", "door"}),
-		cost: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "headgate_cost_total", Help: "Cost of the requests that were allowed.",
-		}, []string{"application", "rule", "unit"}),
+		cost:      newFamily("headgate_cost_total", "Cost of the requests that were allowed.", 3, "application", "rule", "unit"),
+		candidate: newFamily("headgate_candidate_decisions_total", "What candidate limits would have answered.", 2, "application", "rule", "allowed"),
+		shadow:    newFamily("headgate_shadow_denials_total", "Decisions that limits in shadow mode would have refused.", 2, "application", "rule"),
+		degraded:  newFamily("headgate_degraded_decisions_total", "Decisions made without the store.", 1, "application", "mode"),
+		replayed:  newFamily("headgate_replayed_total", "Decisions repeated for an idempotency key.", 1, "application"),
+		errors:    newFamily("headgate_request_errors_total", "Requests that a door could not take, by the name of the problem.", 1, "code", "door"),
+		failOpen: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "headgate_fail_open_total", Help: "Requests that passed because the store was away.",
+		}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "headgate_decision_duration_seconds", Help: "Time from the decoded request to the encoded answer.",
 			Buckets: []float64{1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 5e-3, 15e-3, 25e-3, 0.1, 0.5},
@@ -101,7 +108,10 @@ func New(b Build, state func() State) *Metrics {
 		}),
 		handles: xsync.NewMap[labels, *handle](),
 	}
-	m.registry.MustRegister(m.decisions, m.cost, m.seconds, m.panics, m.reloads, newStateCollector(b, state),
+	for _, f := range []*family{m.cost, m.candidate, m.shadow, m.degraded, m.replayed, m.errors} {
+		m.registry.MustRegister(f.vec)
+	}
+	m.registry.MustRegister(m.decisions, m.seconds, m.failOpen, m.panics, m.reloads, newStateCollector(b, state),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -117,14 +127,40 @@ func (m *Metrics) Panicked() { m.panics.Inc() }
 // ReloadFailed counts a reload that left the old policy in force.
 func (m *Metrics) ReloadFailed() { m.reloads.Inc() }
 
+// Failed counts a request that a door answered with a problem.
+func (m *Metrics) Failed(door, code string) { m.errors.of(key{code, door}).Inc() }
+
 // Decided counts a decision that took so long. It keeps no string of d.
 func (m *Metrics) Decided(d *Decision, took time.Duration) {
 	h := m.handle(labels{d.Application, d.Rule, d.Plan, d.Door, d.Reason})
 	h.decisions.Inc()
-	if d.Allowed && d.Cost > 0 {
+	if d.charged() && d.Cost > 0 {
 		h.cost.Add(float64(d.Cost))
 	}
 	h.seconds.Observe(took.Seconds())
+	if d.Degraded != "" {
+		m.degraded.of(key{d.Application, d.Degraded}).Inc()
+		if d.Degraded == "open" && d.Allowed {
+			m.failOpen.Inc()
+		}
+	}
+	if d.Replayed {
+		m.replayed.of(key{d.Application}).Inc()
+	}
+	if d.WouldDeny {
+		m.shadow.of(key{d.Application, d.Rule}).Inc()
+	}
+	if d.Tried {
+		m.candidate.of(key{d.Application, d.Rule, strconv.FormatBool(d.TriedAllowed)}).Inc()
+	}
+}
+
+// Charged counts what a decision charged in another unit than requests; Decided
+// counts the rest of it.
+func (m *Metrics) Charged(d *Decision, unit string, cost int64) {
+	if d.charged() && cost > 0 {
+		m.cost.of(key{d.Application, d.Rule, unit}).Add(float64(cost))
+	}
 }
 
 func (m *Metrics) handle(l labels) *handle {
@@ -139,7 +175,7 @@ func (m *Metrics) handle(l labels) *handle {
 	h, loaded := m.handles.LoadOrCompute(l, func() (*handle, bool) {
 		return &handle{
 			decisions: m.decisions.WithLabelValues(l.application, l.rule, l.plan, l.reason.String(), l.door),
-			cost:      m.cost.WithLabelValues(l.application, l.rule, "requests"),
+			cost:      m.cost.of(key{l.application, l.rule, "requests"}),
 			seconds:   m.seconds.WithLabelValues(l.door),
 		}, false
 	})
@@ -147,55 +183,4 @@ func (m *Metrics) handle(l labels) *handle {
 		m.sets.Add(1)
 	}
 	return h
-}
-
-// stateCollector reads the whole state once per scrape, so that its series fit
-// together.
-type stateCollector struct {
-	state func() State
-	build prometheus.Metric
-
-	keys, up, plans, revision, ok, at *prometheus.Desc
-}
-
-func newStateCollector(b Build, state func() State) *stateCollector {
-	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
-	build := prometheus.NewDesc("headgate_build_info", "What this program was built from; always 1.", []string{"version", "commit", "go"}, nil)
-	return &stateCollector{
-		state:    state,
-		build:    prometheus.MustNewConstMetric(build, prometheus.GaugeValue, 1, b.Version, b.Commit, b.GoVersion),
-		keys:     desc("headgate_keys", "Keys of which the store has state."),
-		up:       desc("headgate_store_up", "1 while the store can decide."),
-		plans:    desc("headgate_unknown_plans_total", "Requests that named an unknown plan and were decided by the default plan."),
-		revision: desc("headgate_policy_revision", "Revision of the policy in force."),
-		ok:       desc("headgate_policy_last_reload_successful", "1 if the policy was read without fault when it was last read."),
-		at:       desc("headgate_policy_last_reload_timestamp_seconds", "When the policy was last read."),
-	}
-}
-
-// Describe sends what Collect will.
-func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.keys, c.up, c.plans, c.revision, c.ok, c.at, c.build.Desc()} {
-		ch <- d
-	}
-}
-
-// Collect sends the state as it is.
-func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
-	s := c.state()
-	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
-	gauge(c.keys, float64(s.Keys))
-	gauge(c.up, oneIf(s.StoreUp))
-	ch <- prometheus.MustNewConstMetric(c.plans, prometheus.CounterValue, float64(s.UnknownPlans))
-	gauge(c.revision, float64(s.Revision))
-	gauge(c.ok, oneIf(s.ReloadOK))
-	gauge(c.at, float64(s.ReloadAt.UnixMilli())/1000)
-	ch <- c.build
-}
-
-func oneIf(is bool) float64 {
-	if is {
-		return 1
-	}
-	return 0
 }

@@ -32,20 +32,44 @@ func wantLines(t *testing.T, got string, want ...string) {
 
 func TestSeries(t *testing.T) {
 	m := New(Build{"v1", "abc", "go1"}, func() State {
-		return State{Keys: 3, StoreUp: true, UnknownPlans: 5, Revision: 7, ReloadOK: true, ReloadAt: time.UnixMilli(1500)}
+		return State{
+			Keys: 3, OverflowCells: 2, MemoryBytes: 100, MemoryLimit: 200, StoreUp: true, UnknownPlans: 5, Waiting: 4,
+			Modes:    []Mode{{"a", "r", "shadow"}, {Mode: "enforce"}},
+			Revision: 7, ReloadOK: true, ReloadAt: time.UnixMilli(1500),
+		}
 	})
 	allowed := &Decision{Application: "a", Rule: "r", Plan: "p", Reason: headgate.OK, Allowed: true, Door: "http", Cost: 5}
 	m.Decided(allowed, 3*time.Microsecond)
 	m.Decided(allowed, 3*time.Microsecond)
 	m.Decided(&Decision{Application: "a", Rule: "r", Plan: "p", Reason: headgate.RateLimited, Door: "http", Cost: 7}, time.Millisecond)
+	m.Charged(allowed, "tokens", 3000)
+	m.Charged(&Decision{Application: "a", Rule: "r", Reason: headgate.RateLimited}, "tokens", 7)
+	replayed := &Decision{Application: "b", Rule: "r", Reason: headgate.OK, Allowed: true, Replayed: true, Door: "http", Cost: 9}
+	m.Decided(replayed, 0)
+	m.Charged(replayed, "tokens", 9)
+	m.Decided(&Decision{Application: "c", Rule: "r", Allowed: true, Reason: headgate.OK, Door: "http", Degraded: "open", WouldDeny: true, Tried: true}, 0)
+	m.Decided(&Decision{Application: "c", Rule: "r", Reason: headgate.StoreUnavailable, Door: "http", Degraded: "closed", Tried: true, TriedAllowed: true}, 0)
+	m.Failed("http", "invalid_request")
 	m.Panicked()
 	m.ReloadFailed()
 	wantLines(t, scrape(t, m),
 		`headgate_decisions_total{application="a",door="http",plan="p",reason="ok",rule="r"} 2`,
 		`headgate_decisions_total{application="a",door="http",plan="p",reason="rate_limited",rule="r"} 1`,
 		`headgate_cost_total{application="a",rule="r",unit="requests"} 10`,
-		`headgate_decision_duration_seconds_count{door="http"} 3`,
-		`headgate_decision_duration_seconds_bucket{door="http",le="5e-06"} 2`,
+		`headgate_cost_total{application="a",rule="r",unit="tokens"} 3000`,
+		`headgate_cost_total{application="b",rule="r",unit="requests"} 0`,
+		`headgate_replayed_total{application="b"} 1`,
+		`headgate_degraded_decisions_total{application="c",mode="open"} 1`,
+		`headgate_degraded_decisions_total{application="c",mode="closed"} 1`,
+		`headgate_fail_open_total 1`,
+		`headgate_shadow_denials_total{application="c",rule="r"} 1`,
+		`headgate_candidate_decisions_total{allowed="false",application="c",rule="r"} 1`,
+		`headgate_candidate_decisions_total{allowed="true",application="c",rule="r"} 1`,
+		`headgate_request_errors_total{code="invalid_request",door="http"} 1`,
+		`headgate_memory_bytes 100`, `headgate_memory_limit_bytes 200`, `headgate_overflow_cells 2`, `headgate_waiting 4`,
+		`headgate_mode_override{application="a",mode="shadow",rule="r"} 1`, `headgate_mode_override{application="",mode="enforce",rule=""} 1`,
+		`headgate_decision_duration_seconds_count{door="http"} 6`,
+		`headgate_decision_duration_seconds_bucket{door="http",le="5e-06"} 5`,
 		`headgate_keys 3`, `headgate_store_up 1`, `headgate_unknown_plans_total 5`, `headgate_policy_revision 7`,
 		`headgate_policy_last_reload_successful 1`, `headgate_policy_last_reload_timestamp_seconds 1.5`,
 		`headgate_build_info{commit="abc",go="go1",version="v1"} 1`,
@@ -84,11 +108,35 @@ func TestCap(t *testing.T) {
 	}
 }
 
+// TestCapOfUnits has callers name units without end.
+func TestCapOfUnits(t *testing.T) {
+	m := New(Build{}, func() State { return State{} })
+	d := &Decision{Application: "a", Rule: "r", Allowed: true}
+	for i := range MaxSets + 50 {
+		m.Charged(d, fmt.Sprint("unit", i), 1)
+		m.Failed("http", fmt.Sprint("code", i))
+	}
+	got := scrape(t, m)
+	if n := strings.Count(got, "headgate_cost_total{"); n != MaxSets+1 {
+		t.Errorf("%d sets of costs, want %d", n, MaxSets+1)
+	}
+	wantLines(t, got,
+		`headgate_cost_total{application="other",rule="other",unit="other"} 50`,
+		`headgate_request_errors_total{code="other",door="http"} 50`)
+}
+
 func TestDecidedAllocations(t *testing.T) {
 	m := New(Build{}, func() State { return State{} })
-	d := &Decision{Application: "a", Rule: "r", Plan: "p", Reason: headgate.OK, Allowed: true, Door: "http", Cost: 1}
-	m.Decided(d, 0)
-	if n := testing.AllocsPerRun(100, func() { m.Decided(d, time.Microsecond) }); n != 0 {
+	d := &Decision{
+		Application: "a", Rule: "r", Plan: "p", Reason: headgate.OK, Allowed: true, Door: "http", Cost: 1, Degraded: "open", WouldDeny: true, Tried: true,
+	}
+	count := func() {
+		m.Decided(d, time.Microsecond)
+		m.Charged(d, "tokens", 1)
+		m.Failed("http", "invalid_request")
+	}
+	count()
+	if n := testing.AllocsPerRun(100, count); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -3,10 +3,16 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 )
+
+// outcome is how a verb names the two answers.
+type outcome struct{ allowed, denied string }
 
 // answer is what is printed of a decision.
 type answer struct {
@@ -20,15 +26,22 @@ type answer struct {
 	DelayMS                              int64  `json:"delay_ms"`
 	WouldDeny                            string `json:"would_deny"`
 	Degraded                             string
-	Limits                               []answerLimit
+	Costs                                map[string]int64
+	Candidate                            *struct {
+		Allowed bool
+		Reason  string
+	}
+	Replayed bool
+	WaitedMS int64 `json:"waited_ms"`
+	Limits   []answerLimit
 }
 
 type answerLimit struct {
-	ID, Algorithm, Owner, Mode string
-	Allowed                    bool
-	Limit, Used, Remaining     int64
-	ResetAfterMS               int64     `json:"reset_after_ms"`
-	ResetsAt                   time.Time `json:"resets_at"`
+	ID, Algorithm, Owner, Mode, Unit string
+	Allowed                          bool
+	Limit, Used, Remaining           int64
+	ResetAfterMS                     int64     `json:"reset_after_ms"`
+	ResetsAt                         time.Time `json:"resets_at"`
 }
 
 // print writes the answer as a sentence and a table.
@@ -38,7 +51,12 @@ func (a *answer) print(w io.Writer, words outcome, now time.Time) {
 		verdict = words.denied
 	}
 	fmt.Fprintf(w, "%s: %s\n", verdict, a.why())
-	fmt.Fprintf(w, "%s\n", strings.Join(a.facts(), " · "))
+	fmt.Fprintf(w, "%s\n", plain(strings.Join(a.facts(), " · ")))
+	a.table(w, now)
+}
+
+// table writes the state of every limit, after an empty line.
+func (a *answer) table(w io.Writer, now time.Time) {
 	if len(a.Limits) == 0 {
 		return
 	}
@@ -47,7 +65,11 @@ func (a *answer) print(w io.Writer, words outcome, now time.Time) {
 	fmt.Fprintln(t, "LIMIT\tSTATE\tALGORITHM\tUSED\tLEFT\tFULL AGAIN")
 	for i := range a.Limits {
 		l := &a.Limits[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d of %d\t%d\t%s\n", l.ID, l.state(a.BoundBy), l.Algorithm, l.Used, l.Limit, l.Remaining, l.reset(now))
+		unit := ""
+		if l.Unit != "" && l.Unit != "requests" {
+			unit = " " + l.Unit
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d of %d%s\t%d\t%s\n", l.ID, l.state(a.BoundBy), l.Algorithm, l.Used, l.Limit, unit, l.Remaining, l.reset(now))
 	}
 	t.Flush()
 }
@@ -60,6 +82,8 @@ func (a *answer) why() string {
 			return "start in " + span(a.DelayMS)
 		case a.BoundBy != "":
 			return fmt.Sprintf("%d of %d left on %s", a.Remaining, a.Limit, a.BoundBy)
+		case a.Reason == "ok" && len(a.Limits) > 0:
+			return "no limit is enforced"
 		case a.Reason == "ok":
 			return "no limit applies"
 		default:
@@ -83,7 +107,11 @@ func (a *answer) why() string {
 
 // facts is what the decision found.
 func (a *answer) facts() []string {
-	f := []string{a.Application + " " + a.Operation, "subject " + a.Subject, fmt.Sprintf("cost %d", a.Cost)}
+	costs := []string{strconv.FormatInt(a.Cost, 10)}
+	for _, unit := range slices.Sorted(maps.Keys(a.Costs)) {
+		costs = append(costs, fmt.Sprintf("%d %s", a.Costs[unit], unit))
+	}
+	f := []string{a.Application + " " + a.Operation, "subject " + a.Subject, "cost " + strings.Join(costs, " + ")}
 	if a.Plan != "" {
 		f = append(f, "plan "+a.Plan)
 	}
@@ -94,6 +122,15 @@ func (a *answer) facts() []string {
 	}
 	if a.WouldDeny != "" {
 		f = append(f, "shadow limits would refuse: "+a.WouldDeny)
+	}
+	if a.Candidate != nil && !a.Candidate.Allowed {
+		f = append(f, "candidate limits would refuse: "+a.Candidate.Reason)
+	}
+	if a.WaitedMS > 0 {
+		f = append(f, "waited "+span(a.WaitedMS))
+	}
+	if a.Replayed {
+		f = append(f, "charged before under its idempotency key")
 	}
 	if a.Degraded != "" {
 		f = append(f, "decided without the store: "+a.Degraded)
@@ -108,11 +145,10 @@ func (l *answerLimit) reset(now time.Time) string {
 	case l.ResetsAt.IsZero():
 		return "in " + span(l.ResetAfterMS)
 	}
-	layout := "15:04 MST"
 	if l.ResetsAt.Sub(now) > 18*time.Hour {
-		layout = "2006-01-02 15:04 MST"
+		return l.ResetsAt.Format("2006-01-02 15:04 MST") // both would be too wide
 	}
-	return "in " + span(l.ResetAfterMS) + " (" + l.ResetsAt.Format(layout) + ")"
+	return "in " + span(l.ResetAfterMS) + " (" + l.ResetsAt.Format("15:04 MST") + ")"
 }
 
 func (l *answerLimit) state(bound string) string {

@@ -1,20 +1,13 @@
 package main
 
 import (
-	"bytes"
-	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
-	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,24 +15,104 @@ import (
 	"github.com/headgate/headgate"
 )
 
-const defaultServer = "http://127.0.0.1:8080"
-
-// outcome is how a verb names the two answers.
-type outcome struct{ allowed, denied string }
-
-// question is the body of /v1/take and /v1/peek.
+// question is the body of /v1/take, /v1/peek and /v1/explain.
 type question struct {
-	Application string `json:"application"`
-	Operation   string `json:"operation"`
-	Subject     string `json:"subject"`
-	Cost        *int64 `json:"cost,omitempty"`
+	Application    string            `json:"application"`
+	Operation      string            `json:"operation"`
+	Subject        string            `json:"subject"`
+	Cost           *int64            `json:"cost,omitempty"`
+	Costs          map[string]int64  `json:"costs,omitempty"`
+	Plan           string            `json:"plan,omitempty"`
+	Attributes     map[string]string `json:"attributes,omitempty"`
+	Request        httpRequest       `json:"request,omitzero"`
+	IdempotencyKey string            `json:"idempotency_key,omitempty"`
+	MaxWaitMS      *int64            `json:"max_wait_ms,omitempty"`
 }
 
-// askCommand completes the verbs that ask a server at path.
-func askCommand(cmd *cobra.Command, path string, words outcome) *cobra.Command {
-	var server string
+// httpRequest is the HTTP request that is asked about.
+type httpRequest struct {
+	Method  string              `json:"method,omitempty"`
+	Path    string              `json:"path,omitempty"`
+	IP      string              `json:"ip,omitempty"`
+	Headers map[string][]string `json:"headers,omitempty"`
+}
+
+func (r httpRequest) IsZero() bool {
+	return r.Method == "" && r.Path == "" && r.IP == "" && len(r.Headers) == 0
+}
+
+// questionFlags are what the flags say of a question.
+type questionFlags struct {
+	plan, method, path, ip, key string
+	attributes, costs, headers  []string
+	maxWait                     time.Duration
+}
+
+func (f *questionFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.plan, "plan", "", "the subject's `PLAN`, if its record names none")
+	flags.StringArrayVar(&f.costs, "costs", nil, "cost in another unit, as `UNIT=N`; may be repeated")
+	flags.StringArrayVar(&f.attributes, "attribute", nil, "a further fact, as `KEY=VALUE`; may be repeated")
+	flags.StringVar(&f.ip, "ip", "", "`ADDRESS` of the client")
+	flags.StringVar(&f.method, "method", "", "`METHOD` of the HTTP request")
+	flags.StringVar(&f.path, "path", "", "`PATH` of the HTTP request, with its query; OPERATION may then be ''")
+	flags.StringArrayVar(&f.headers, "header", nil, "header of the HTTP request, as `'NAME: VALUE'`; may be repeated")
+	flags.StringVar(&f.key, "idempotency-key", "", "`KEY` under which the request is charged once")
+	flags.DurationVar(&f.maxWait, "max-wait", 0, "`TIME` that the request may wait in line, such as 5s, instead of what its rule says")
+	flags.SortFlags = false
+}
+
+// fill puts the flags into q.
+func (f *questionFlags) fill(q *question, waitSaid bool) error {
+	q.Plan, q.IdempotencyKey = f.plan, f.key
+	q.Request = httpRequest{Method: f.method, Path: f.path, IP: f.ip}
+	for _, pair := range f.costs {
+		unit, number, ok := strings.Cut(pair, "=")
+		n, err := strconv.ParseUint(number, 10, 64)
+		if _, twice := q.Costs[unit]; !ok || unit == "" || twice || err != nil || n > headgate.MaxInt {
+			return usageError{fmt.Errorf("--costs %q: must be UNIT=N with a whole number, each unit once", pair)}
+		}
+		if q.Costs == nil {
+			q.Costs = make(map[string]int64)
+		}
+		q.Costs[unit] = int64(n)
+	}
+	for _, pair := range f.attributes {
+		key, value, ok := strings.Cut(pair, "=")
+		if _, twice := q.Attributes[key]; !ok || key == "" || twice {
+			return usageError{fmt.Errorf("--attribute %q: must be KEY=VALUE, each key once", pair)}
+		}
+		if q.Attributes == nil {
+			q.Attributes = make(map[string]string)
+		}
+		q.Attributes[key] = value
+	}
+	for _, line := range f.headers {
+		name, value, ok := strings.Cut(line, ":")
+		if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); !ok || name == "" {
+			return usageError{fmt.Errorf("--header %q: must be 'NAME: VALUE'", line)}
+		}
+		if q.Request.Headers == nil {
+			q.Request.Headers = make(map[string][]string)
+		}
+		q.Request.Headers[name] = append(q.Request.Headers[name], strings.TrimSpace(value))
+	}
+	if waitSaid {
+		if f.maxWait < 0 || f.maxWait%time.Millisecond != 0 {
+			return usageError{fmt.Errorf("--max-wait %v: must be whole milliseconds, not below 0", f.maxWait)}
+		}
+		q.MaxWaitMS = new(f.maxWait.Milliseconds())
+	}
+	return nil
+}
+
+// askCommand completes the verbs that ask a server at path. show prints an
+// answer and returns whether the request may pass.
+func askCommand(cmd *cobra.Command, path string, show func(w io.Writer, body []byte) (allowed bool, err error)) *cobra.Command {
+	var flags questionFlags
 	var asJSON bool
-	cmd.Flags().StringVar(&server, "server", "", "address of the server: URL, HOST:PORT or unix:PATH (HEADGATE_SERVER; default "+defaultServer+")")
+	flags.add(cmd)
+	server := addServerFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the server's answer as it is")
 	cmd.Args = args(cobra.RangeArgs(3, 4))
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
@@ -63,24 +136,28 @@ func askCommand(cmd *cobra.Command, path string, words outcome) *cobra.Command {
 			}
 			q.Cost = new(int64(cost))
 		}
-		body, err := ask(cmd.Context(), cmp.Or(server, os.Getenv("HEADGATE_SERVER"), defaultServer), path, &q)
-		if asJSON && len(body) > 0 {
-			cmd.OutOrStdout().Write(body)
+		if err := flags.fill(&q, cmd.Flags().Changed("max-wait")); err != nil {
+			return err
+		}
+		body, err := json.Marshal(&q)
+		if err != nil {
+			return err
+		}
+		r := remote{address: server()}
+		got, err := r.call(cmd.Context(), http.MethodPost, path, body, patient+flags.maxWait)
+		out := cmd.OutOrStdout()
+		if asJSON {
+			out.Write(got)
+			out = io.Discard
 		}
 		if err != nil {
 			return err
 		}
-		var a answer
-		if err := json.Unmarshal(body, &a); err != nil {
-			return fmt.Errorf("the server's answer is not what Headgate says: %w", err)
-		}
-		if !asJSON {
-			a.print(cmd.OutOrStdout(), words, time.Now())
-		}
-		if !a.Allowed {
+		allowed, err := show(out, got)
+		if err == nil && !allowed {
 			return errDenied
 		}
-		return nil
+		return err
 	}
 	return cmd
 }
@@ -89,72 +166,14 @@ func badCost(cost string) error {
 	return usageError{fmt.Errorf("COST %q: must be a whole number of 0 to %d", cost, int64(headgate.MaxInt))}
 }
 
-// ask posts q and returns the answer's body, also that of a problem.
-func ask(ctx context.Context, server, path string, q *question) ([]byte, error) {
-	base, client, err := dialer(server)
-	if err != nil {
-		return nil, err
+// showAnswer returns what prints a decision with the verb's words for it.
+func showAnswer(words outcome) func(io.Writer, []byte) (bool, error) {
+	return func(w io.Writer, body []byte) (bool, error) {
+		var a answer
+		if err := json.Unmarshal(body, &a); err != nil {
+			return false, notOurs(err)
+		}
+		a.print(w, words, time.Now())
+		return a.Allowed, nil
 	}
-	body, err := json.Marshal(q)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+path, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, unreachable(server, err)
-	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return nil, fmt.Errorf("the answer of %s broke off: %w", server, err)
-	}
-	if resp.StatusCode == http.StatusOK {
-		return got, nil
-	}
-	var problem struct{ Detail string }
-	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") || json.Unmarshal(got, &problem) != nil {
-		return nil, fmt.Errorf("%s answered %s; is it a Headgate server?", server, resp.Status)
-	}
-	return got, errors.New(problem.Detail)
-}
-
-// dialer returns the URL under which to ask and a client that gets there.
-func dialer(server string) (base string, client *http.Client, err error) {
-	if path, ok := strings.CutPrefix(server, "unix:"); ok {
-		return "http://localhost", &http.Client{Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", path)
-			},
-		}}, nil
-	}
-	if !strings.Contains(server, "://") {
-		server = "http://" + server
-	}
-	u, err := url.Parse(server)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return "", nil, usageError{fmt.Errorf("--server %q: must be a URL such as %s, HOST:PORT or unix:PATH", server, defaultServer)}
-	}
-	return strings.TrimSuffix(server, "/"), http.DefaultClient, nil
-}
-
-// unreachable says in one sentence what is wrong.
-func unreachable(server string, err error) error {
-	why := err
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		why = e.Err
-	}
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
-		return fmt.Errorf("no server at %s: start one with 'headgate serve', or say where it is with --server", server)
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("no answer from %s within 10 s", server)
-	}
-	return fmt.Errorf("no answer from %s: %w", server, why)
 }

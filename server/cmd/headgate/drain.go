@@ -1,11 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/server/front/httpapi"
 )
 
 const (
@@ -89,4 +97,82 @@ func turnAway(l net.Listener) error {
 	}
 	<-time.After(lastCalls)
 	return nil
+}
+
+// door is a server and where it listens.
+type door struct {
+	name     string
+	listener net.Listener
+	server   *http.Server
+}
+
+// errStopping is what requests that still wait in line near the end of the
+// drain are told.
+var errStopping = &headgate.Error{Code: headgate.Closed, Err: errors.New("the server is stopping")}
+
+// serveUntil serves until ctx ends, then sends clients away and lets requests
+// end, for as long as drain. Those that wait in line may do so for nine tenths
+// of it, and are answered then. If a door fails, all are closed.
+func serveUntil(ctx context.Context, doors []door, drain time.Duration, log *slog.Logger) error {
+	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	conns := make([]*connections, len(doors))
+	failed := make(chan error, len(doors))
+	for i, d := range doors {
+		d.server.BaseContext = func(net.Listener) context.Context { return requests }
+		conns[i] = newConnections(d.server)
+		go func() {
+			if err := d.server.Serve(httpapi.Bound(d.listener, 0)); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("%s: %w", d.name, err)
+				return
+			}
+			failed <- nil
+		}()
+		log.Info("listening", "door", d.name, "address", addressOf(d.listener))
+	}
+	select {
+	case err := <-failed:
+		for _, d := range doors {
+			d.server.Close()
+		}
+		for range len(doors) - 1 {
+			<-failed
+		}
+		return err
+	case <-ctx.Done():
+	}
+	log.Info("stopping", "because", context.Cause(ctx))
+	var stops sync.WaitGroup
+	for i, d := range doors {
+		stops.Go(func() { stop(d, conns[i], drain, cut, log) })
+	}
+	stops.Wait()
+	for range doors {
+		<-failed
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// stop ends one door.
+func stop(d door, conns *connections, drain time.Duration, cut context.CancelCauseFunc, log *slog.Logger) {
+	conns.sendAway(min(farewell, drain/10))
+	if err := turnAway(d.listener); err != nil {
+		log.Warn("clients that connect now may be cut off", "door", d.name, "error", err)
+	}
+	waiting := time.AfterFunc(drain/10*9, func() { cut(errStopping) })
+	defer waiting.Stop()
+	ending, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	if err := d.server.Shutdown(ending); err != nil {
+		log.Warn("requests were cut off", "door", d.name, "error", err)
+		d.server.Close()
+	}
+}
+
+func addressOf(l net.Listener) string {
+	if l.Addr().Network() == "unix" {
+		return "unix:" + l.Addr().String()
+	}
+	return l.Addr().String()
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,7 +36,7 @@ func TestStopLosesNoRequest(t *testing.T) {
 			defer stop()
 			ended := make(chan error, 1)
 			go func() {
-				ended <- serveUntil(ctx, &http.Server{Handler: h}, l, slog.New(slog.NewTextHandler(t.Output(), nil)))
+				ended <- serveUntil(ctx, []door{{"http", l, &http.Server{Handler: h}}}, drain, slog.New(slog.NewTextHandler(t.Output(), nil)))
 			}()
 			var clients sync.WaitGroup
 			var answered, sentAway atomic.Int64
@@ -112,4 +113,87 @@ func TestSendAwayWaits(t *testing.T) {
 		server.ConnState(nil, http.StateNew)
 		sendAway(time.Minute)
 	})
+}
+
+// TestStopAnswersWaiters stops a server while requests wait for longer than the
+// drain: one that looks is told, one that does not is cut off.
+func TestStopAnswersWaiters(t *testing.T) {
+	entered, never := make(chan struct{}, 2), make(chan struct{})
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		entered <- struct{}{}
+		if r.URL.Path == "/deaf" {
+			<-never
+		}
+		<-r.Context().Done()
+		io.WriteString(w, context.Cause(r.Context()).Error())
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- serveUntil(ctx, []door{{"http", l, &http.Server{Handler: h}}, {"admin", other, &http.Server{Handler: h}}},
+			300*time.Millisecond, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	}()
+	answers := map[string]chan string{"/": make(chan string, 1), "/deaf": make(chan string, 1)}
+	for path, answer := range answers {
+		go func() {
+			resp, err := http.Get("http://" + l.Addr().String() + path)
+			if err != nil {
+				answer <- "cut off"
+				return
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err != nil {
+				body = []byte(err.Error())
+			}
+			answer <- string(body)
+		}()
+		<-entered
+	}
+	stop()
+	if got := <-answers["/"]; got != "the server is stopping" {
+		t.Errorf("the one that waits got %q", got)
+	}
+	if got := <-answers["/deaf"]; got != "cut off" {
+		t.Errorf("the deaf one got %q", got)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	close(never)
+	for _, l := range []net.Listener{l, other} {
+		if c, err := net.Dial("tcp", l.Addr().String()); err == nil {
+			c.Close()
+			t.Errorf("%v still listens", l.Addr())
+		}
+	}
+}
+
+// TestOneDoorFails and takes the others with it.
+func TestOneDoorFails(t *testing.T) {
+	var ls [2]net.Listener
+	for i := range ls {
+		var err error
+		if ls[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ls[1].Close()
+	err := serveUntil(t.Context(), []door{{"http", ls[0], &http.Server{}}, {"admin", ls[1], &http.Server{}}}, drain, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.HasPrefix(err.Error(), "admin: ") {
+		t.Errorf("error %v", err)
+	}
+	if c, err := net.Dial("tcp", ls[0].Addr().String()); err == nil {
+		c.Close()
+		t.Error("the other door still listens")
+	}
 }

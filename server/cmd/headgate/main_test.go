@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,7 +14,6 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/headgate/headgate/gate"
-	"github.com/headgate/headgate/server/front/httpapi"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -29,11 +29,20 @@ applications:
       - name: sendEmail
         match: {operation: sendEmail}
         limits: [{name: burst, rate: 10/h}]
+  web:
+    identity: [ip]
+    rules:
+      - name: api
+        match: {path: "/api/{rest...}", methods: [POST]}
+        limits:
+          - {name: tokens, unit: tokens, rate: 100/h}
+          - {name: org, per: {expr: attributes.org}, rate: 50/h}
+          - {name: kind, per: {expr: 'request.headers["x-kind"]'}, rate: 60/h}
 `
 
 // TestScripts runs the verbs as processes. A script finds a server of
-// scriptPolicy in $HEADGATE_SERVER and something that is no Headgate server in
-// $OTHER.
+// scriptPolicy in $HEADGATE_SERVER, its data directory where it would be, and
+// something that is no Headgate server in $OTHER.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -43,7 +52,15 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			server := httptest.NewServer(httpapi.New(httpapi.Config{Gate: g}))
+			h := &house{gate: g, store: store, metrics: newMetrics(g, store), log: slog.New(slog.DiscardHandler)}
+			var end func()
+			if h.admin, end, err = h.openAdmin(&settings{data: env.WorkDir + "/" + defaultData}); err != nil {
+				return err
+			}
+			env.Defer(end)
+			server := httptest.NewUnstartedServer(nil)
+			server.Config = h.doors(&listeners{http: server.Listener})[0].server
+			server.Start()
 			env.Defer(server.Close)
 			other := httptest.NewServer(http.NotFoundHandler())
 			env.Defer(other.Close)
@@ -141,7 +158,7 @@ func TestConfigFaults(t *testing.T) {
 1:10: version: "2": must be 1
 2:16: listen.http: must be a string
 2:21: listen.grpc: not supported yet
-2:30: listen.htpp: unknown key; there are http
+2:30: listen.htpp: unknown key; there are http, admin
 3:1: tls: not supported yet
 4:1: auth: not supported yet
 5:14: log.level: "loud": must be one of debug, info, warn, error
@@ -179,6 +196,16 @@ func TestSpan(t *testing.T) {
 	} {
 		if got := span(ms); got != want {
 			t.Errorf("span(%d) = %s, want %s", ms, got, want)
+		}
+	}
+}
+
+func TestCoarse(t *testing.T) {
+	for ms, want := range map[int64]string{
+		1: "1 ms", 1001: "2 s", 90_000: "90 s", 90_001: "2 min", 5_400_000: "90 min", 5_400_001: "2 h", 172_800_000: "48 h", 172_800_001: "3 d",
+	} {
+		if got := coarse(ms); got != want {
+			t.Errorf("coarse(%d) = %s, want %s", ms, got, want)
 		}
 	}
 }

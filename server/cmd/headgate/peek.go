@@ -9,5 +9,5 @@ func newPeek() *cobra.Command {
 		Long: `Ask a server whether a request would pass, and charge nothing.
 
 Exits with 0 if it would, with 2 if it would be refused, with 1 if nobody could say.`,
-	}, "/v1/peek", outcome{allowed: "would be allowed", denied: "would be denied"})
+	}, "/v1/peek", showAnswer(outcome{allowed: "would be allowed", denied: "would be denied"}))
 }

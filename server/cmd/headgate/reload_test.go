@@ -114,7 +114,13 @@ func TestWatchRestored(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "policy.yaml")
 	write(t, file, "1")
 	var failed atomic.Bool
-	calls := startWatch(t, file, slog.New(slog.DiscardHandler), func() bool { return !failed.Load() })
+	asked := make(chan struct{}, 100)
+	calls := startWatch(t, file, slog.New(slog.DiscardHandler), func() bool {
+		ok := !failed.Load()
+		asked <- struct{}{}
+		return ok
+	})
+	await(t, asked)    // what the first reload left
 	failed.Store(true) // as SIGHUP finds it
 	await(t, calls)
 }

@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -18,8 +15,6 @@ import (
 
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/policy"
-	"github.com/headgate/headgate/server/front/forwardauth"
-	"github.com/headgate/headgate/server/front/httpapi"
 	"github.com/headgate/headgate/server/observe"
 	"github.com/headgate/headgate/store/memstore"
 )
@@ -53,11 +48,11 @@ may hold a password can also stand in a file: HEADGATE_STORE_FILE names it.`,
 
 // serve runs until ctx ends or a listener fails.
 func serve(ctx context.Context, s *settings, log *slog.Logger) error {
-	listener, err := listen("http", s.http, s.open)
+	ls, err := openListeners(s)
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
+	defer ls.close()
 	store := memstore.New(memstore.Config{MaxBytes: s.memory})
 	defer store.Close()
 	g, err := gate.Open(ctx, gate.Config{PolicyFile: s.policy, Store: store, Logger: log})
@@ -68,16 +63,22 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) error {
 		return err
 	}
 	defer g.Close()
-	metrics := newMetrics(g, store)
-	server := httpapi.NewServer(newDoor(g, metrics, log), log)
-
+	h := &house{gate: g, store: store, metrics: newMetrics(g, store), log: log}
+	if s.admin != "" {
+		routes, end, err := h.openAdmin(s)
+		if err != nil {
+			return err
+		}
+		defer end()
+		h.admin = routes
+	}
 	log.Warn("store memory: state is lost at stop", "budget_bytes", s.memory)
 
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	defer end()
-	r := &reloader{gate: g, metrics: metrics, log: log}
+	r := &reloader{gate: g, metrics: h.metrics, log: log}
 	// Also without a file: left alone, the signal would end the process.
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -92,17 +93,19 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) error {
 			}
 		})
 	}
-	tasks.Go(func() { sweep(background, store) })
-	return serveUntil(ctx, server, listener, log)
+	tasks.Go(func() { sweep(background, store, log) })
+	return serveUntil(ctx, h.doors(ls), drain, log)
 }
 
 // sweepEvery is how often state that has run out is dropped. The store drops it
 // by itself where new keys come in; this gives memory back when they stop.
 const sweepEvery = time.Minute
 
-func sweep(ctx context.Context, store *memstore.Store) {
+// sweep also says when the memory is full: keys then get less than their due.
+func sweep(ctx context.Context, store *memstore.Store, log *slog.Logger) {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
+	full := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -110,68 +113,16 @@ func sweep(ctx context.Context, store *memstore.Store) {
 		case <-t.C:
 			store.Sweep()
 		}
-	}
-}
-
-// serveUntil serves until ctx ends, then sends clients away and lets requests
-// end.
-func serveUntil(ctx context.Context, server *http.Server, l net.Listener, log *slog.Logger) error {
-	conns := newConnections(server)
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(l) }()
-	address := l.Addr().String()
-	if l.Addr().Network() == "unix" {
-		address = "unix:" + address
-	}
-	log.Info("listening", "door", "http", "address", address)
-	select {
-	case err := <-failed:
-		return fmt.Errorf("http: %w", err)
-	case <-ctx.Done():
-	}
-	log.Info("stopping", "because", context.Cause(ctx))
-	conns.sendAway(farewell)
-	if err := turnAway(l); err != nil {
-		log.Warn("clients that connect now may be cut off", "error", err)
-	}
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
-	defer cancel()
-	if err := server.Shutdown(ending); err != nil {
-		log.Warn("requests were cut off", "error", err)
-		server.Close()
-	}
-	<-failed
-	log.Info("stopped")
-	return nil
-}
-
-func newMetrics(g *gate.Gate, store *memstore.Store) *observe.Metrics {
-	name, commit := buildVersion()
-	return observe.New(observe.Build{Version: name, Commit: commit, GoVersion: runtime.Version()}, func() observe.State {
-		st := g.Status()
-		return observe.State{
-			Keys: store.Stats().Keys, StoreUp: g.Ready() == nil, UnknownPlans: g.UnknownPlans(),
-			Revision: st.Revision, ReloadOK: st.LastReloadOK, ReloadAt: st.LastReloadAt,
-		}
-	})
-}
-
-// newDoor wires the HTTP door.
-func newDoor(g *gate.Gate, metrics *observe.Metrics, log *slog.Logger) http.Handler {
-	decided := func(door string) func(*gate.Decision, time.Duration) {
-		return func(d *gate.Decision, took time.Duration) {
-			metrics.Decided(&observe.Decision{
-				Application: d.Application, Rule: d.Rule, Plan: d.Plan, Reason: d.Reason, Allowed: d.Allowed, Door: door, Cost: d.Cost,
-			}, took)
+		st := store.Stats()
+		if is := st.Overflow > 0; is != full {
+			full = is
+			if full {
+				log.Warn("the memory for state is full, new keys share budgets: raise --memory", "bytes", st.Bytes, "budget_bytes", st.MaxBytes, "keys", st.Keys)
+			} else {
+				log.Info("the memory for state is no longer full", "bytes", st.Bytes, "keys", st.Keys)
+			}
 		}
 	}
-	return httpapi.New(httpapi.Config{
-		Gate: g, Decided: decided("http"), Panicked: metrics.Panicked, Logger: log,
-		Routes: map[string]http.Handler{
-			forwardauth.Pattern: forwardauth.New(forwardauth.Config{Gate: g, Decided: decided("forward_auth"), Logger: log}),
-			"/metrics":          httpapi.ReadOnly(metrics.Handler()),
-		},
-	})
 }
 
 // reloader reads the policy again.

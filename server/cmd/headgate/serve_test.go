@@ -23,14 +23,16 @@ const patience = 30 * time.Second
 type server struct {
 	lines chan string
 	code  chan int
+	data  string // its directory, unless it was told another one
 }
 
 func startServe(t *testing.T, args ...string) *server {
 	t.Helper()
-	s := &server{lines: make(chan string, 1000), code: make(chan int, 1)}
+	data := filepath.Join(t.TempDir(), "data")
+	s := &server{lines: make(chan string, 1000), code: make(chan int, 1), data: data}
 	r, w := io.Pipe()
 	go func() {
-		s.code <- run(t.Context(), append([]string{"serve"}, args...), io.Discard, w)
+		s.code <- run(t.Context(), append([]string{"serve", "--data", data}, args...), io.Discard, w)
 		w.Close()
 	}()
 	go func() {
@@ -202,7 +204,7 @@ func TestDrain(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serveUntil(ctx, &http.Server{Handler: h}, l, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		ended <- serveUntil(ctx, []door{{"http", l, &http.Server{Handler: h}}}, drain, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	}()
 	answers := make(chan string, 1)
 	go func() {

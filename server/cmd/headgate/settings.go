@@ -6,12 +6,13 @@ import (
 	"io"
 	"log/slog"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/headgate/headgate/server/admin"
 )
 
 var (
@@ -24,10 +25,23 @@ var (
 type settings struct {
 	policy string
 	http   string
+	admin  string // "" for none, autoAdmin for the usual
+	data   string
+	token  string // of the administration, "" for that of the data directory
 	memory int64
 	open   bool // --decision-auth=open was said
 	log    configFile
 }
+
+// autoAdmin stands for --http while that is on this machine, else
+// adminAddress.
+const (
+	autoAdmin    = "auto"
+	adminAddress = "127.0.0.1:8082"
+	// adminToken is the variable of a token that the operator chose. There is
+	// no flag for it: every user of the machine can read those.
+	adminToken = "HEADGATE_ADMIN_TOKEN"
+)
 
 // setting is one flag of serve.
 type setting struct {
@@ -43,13 +57,13 @@ type setting struct {
 var serveSettings = []setting{
 	{name: "policy", usage: "policy `FILE`, read again when it changes and on SIGHUP (default: built-in policy)"},
 	{name: "config", usage: "configuration `FILE`"},
-	{name: "data", usage: "`DIR` for state (not supported yet)", later: true},
+	{name: "data", value: defaultData, usage: "`DIR` for the admin token, made at the first start"},
 	{name: "store", value: "memory", usage: "`STORE` of state: memory, which is lost at stop", key: "store", secret: true},
 	{name: "records", usage: "`URL` of the records (not supported yet)", later: true, secret: true},
 	{name: "http", value: "127.0.0.1:8080", usage: "`ADDRESS` of the HTTP door: HOST:PORT, unix:PATH, or empty for none", key: "listen.http"},
 	{name: "grpc", usage: "`ADDRESS` of the gRPC door (not supported yet)", later: true},
 	{name: "resp", usage: "`ADDRESS` of the Redis door (not supported yet)", later: true},
-	{name: "admin", usage: "`ADDRESS` of the administration (not supported yet)", later: true},
+	{name: "admin", value: autoAdmin, usage: "`ADDRESS` of the administration, or empty for none; auto is that of --http while it is on this machine, else " + adminAddress, key: "listen.admin"},
 	{name: "memory", value: "256MiB", usage: "`SIZE` that limit state may take: B, KiB, MiB, GiB"},
 	{name: "decision-auth", usage: "who may ask: open is everybody (default: open on loopback and unix sockets; token is not supported yet)"},
 	{name: "envoy-config", usage: "`DIR` of envoyproxy/ratelimit configuration (not supported yet)", later: true},
@@ -96,12 +110,24 @@ func readSettings(cmd *cobra.Command) (*settings, error) {
 		}
 		v[s.name] = value
 	}
-	return check(v, config)
+	s, err := check(v, config)
+	if err != nil {
+		return nil, err
+	}
+	token, said, err := environment(adminToken, true)
+	if err == nil && said {
+		err = admin.CheckToken(token)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", adminToken, err)
+		}
+	}
+	s.token = token
+	return s, err
 }
 
 // check turns the values into settings.
 func check(v map[string]string, config configFile) (*settings, error) {
-	s := &settings{policy: v["policy"], http: v["http"], log: config}
+	s := &settings{policy: v["policy"], http: v["http"], admin: v["admin"], data: v["data"], log: config}
 	if v["store"] != "memory" {
 		// The value may hold a password.
 		return nil, errors.New("--store: not supported yet: anything but memory")
@@ -122,8 +148,13 @@ func check(v map[string]string, config configFile) (*settings, error) {
 	if s.memory < 1<<20 {
 		return nil, usageError{fmt.Errorf("--memory %q: must be at least 1MiB", v["memory"])}
 	}
-	if s.http == "unix:" {
-		return nil, usageError{errors.New("--http unix: needs a path, such as unix:/run/headgate.sock")}
+	for _, flag := range []string{"http", "admin"} {
+		if v[flag] == "unix:" {
+			return nil, usageError{fmt.Errorf("--%s unix: needs a path, such as unix:/run/headgate.sock", flag)}
+		}
+	}
+	if s.data == "" {
+		return nil, usageError{errors.New("--data is empty: name a directory, or leave the flag out for " + defaultData)}
 	}
 	if s.http == "" {
 		return nil, errors.New("nothing to serve: --http is empty and there is no other door yet")
@@ -137,20 +168,8 @@ func lookUp(cmd *cobra.Command, s setting) (value string, said bool, err error) 
 	if flag.Changed {
 		return flag.Value.String(), true, nil
 	}
-	env := envName(s.name)
-	value, said = os.LookupEnv(env)
-	if file := os.Getenv(env + "_FILE"); s.secret && file != "" {
-		if said {
-			return "", false, fmt.Errorf("%s and %s_FILE are both set: keep one", env, env)
-		}
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return "", false, fmt.Errorf("%s_FILE: %w", env, err)
-		}
-		return strings.TrimRight(string(data), "\r\n"), true, nil
-	}
-	if said {
-		return value, true, nil
+	if value, said, err = environment(envName(s.name), s.secret); said || err != nil {
+		return value, said, err
 	}
 	return flag.DefValue, false, nil
 }

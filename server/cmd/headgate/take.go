@@ -9,5 +9,5 @@ func newTake() *cobra.Command {
 		Long: `Ask a server whether a request may pass, and charge it.
 
 Exits with 0 if it may, with 2 if it is refused, with 1 if nobody could say.`,
-	}, "/v1/take", outcome{allowed: "allowed", denied: "denied"})
+	}, "/v1/take", showAnswer(outcome{allowed: "allowed", denied: "denied"}))
 }

@@ -29,6 +29,12 @@ import (
 // proxies send the one of the original request.
 const Pattern = "/v1/forward-auth/{application}"
 
+// MaxWait is how long a request waits in line at most, whatever its rule says.
+// Proxies give up after 30 to 60 s, nginx after 60 (proxy_read_timeout), and a
+// client that waits in line holds a connection of the proxy and one of ours: who
+// may wait for minutes asks /v1/take.
+const MaxWait = 10 * time.Second
+
 // decider is what the door needs of a gate.
 type decider interface {
 	Take(context.Context, *gate.Request, *gate.Decision) error
@@ -38,8 +44,8 @@ type decider interface {
 // Config is what a door is made of. Gate is required.
 type Config struct {
 	Gate decider
-	// Decided is called after each decision with the time it took. It must not
-	// keep d. nil for nobody.
+	// Decided is called after each decision with the time it took, without that
+	// in line. It must not keep d. nil for nobody.
 	Decided func(d *gate.Decision, took time.Duration)
 	// Logger takes what is not told to clients; nil discards it.
 	Logger *slog.Logger
@@ -100,6 +106,21 @@ func (f *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	began := time.Now()
 	if err := f.Gate.Take(r.Context(), &c.req, &c.d); err != nil {
+		if r.Context().Err() != nil { // it waited, and the client left or the server stops
+			err = &headgate.Error{Code: headgate.Closed, Err: err}
+			fail(w, r, problem.Of(err), only403)
+			return
+		}
+		if unfit(err) {
+			f.Logger.Error("the policy does not fit this door", "path", r.URL.Path, "error", err)
+			p := &problem.Problem{Name: "policy_unfit", Status: http.StatusInternalServerError, Detail: err.Error()}
+			if only403 {
+				deny(w, p)
+				return
+			}
+			p.ServeHTTP(w, r)
+			return
+		}
 		p := problem.Of(err)
 		if p.Status >= http.StatusInternalServerError {
 			f.Logger.Error("no decision", "path", r.URL.Path, "code", headgate.CodeOf(err).String(), "error", err)
@@ -116,7 +137,19 @@ func (f *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		refusal(&c.d).ServeHTTP(w, r)
 	}
-	f.Decided(&c.d, time.Since(began))
+	f.Decided(&c.d, time.Since(began)-c.d.Waited)
+}
+
+// unfit reports whether the policy asks for what this door cannot do: to release
+// slots. The application is there, so an error that names it is about what the
+// policy says of it.
+//
+// It is a fault of ours, and still a denial where denials are 403: the client
+// chose the path, and where a proxy lets requests pass when we fail, one path
+// would be without limit.
+func unfit(err error) bool {
+	e, ok := errors.AsType[*headgate.Error](err)
+	return ok && e.Code == headgate.InvalidRequest && e.Field == "application"
 }
 
 // denyMode reads the query. Anything else than the one parameter is refused:
@@ -164,6 +197,7 @@ func (f *door) read(r *http.Request, q *gate.Request) *problem.Problem {
 		return problem.BadRequest("X-Forwarded-Host", err.Error())
 	}
 	q.Headers = r.Header
+	q.WaitCap = MaxWait
 	if blank(r.Header["X-Forwarded-For"]) && blank(r.Header["X-Real-Ip"]) {
 		return nil // unknown: the proxy's own address would stand for all clients
 	}
@@ -260,6 +294,10 @@ func refusal(d *gate.Decision) *problem.Problem {
 		p.Detail = "this request costs more than its limit can ever hold"
 	case d.Reason == headgate.NoRule:
 		p.Detail = "no rule lets this request pass"
+	case d.Reason == headgate.DenyListed:
+		p.Detail = "this client may not pass"
+	case d.Reason == headgate.Banned:
+		p.Detail = "banned after too many refused requests"
 	case p.Status == http.StatusServiceUnavailable:
 		p.Detail = "the service cannot take this request at the moment"
 	default:
@@ -271,14 +309,15 @@ func refusal(d *gate.Decision) *problem.Problem {
 	return p
 }
 
-// status is what the client of a refused request gets.
+// status is what the client of a refused request gets: 429 for rate, quota,
+// concurrency, a ban, an end of waiting and an atomic batch.
 func status(r headgate.Reason) int {
 	switch r {
 	case headgate.CostExceedsLimit:
 		return http.StatusUnprocessableEntity
 	case headgate.OverloadedReason, headgate.StoreUnavailable:
 		return http.StatusServiceUnavailable
-	case headgate.NoRule:
+	case headgate.NoRule, headgate.DenyListed:
 		return http.StatusForbidden
 	default:
 		return http.StatusTooManyRequests

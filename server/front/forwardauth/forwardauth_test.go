@@ -284,6 +284,16 @@ func TestStatus(t *testing.T) {
 	want := map[headgate.Reason]int{
 		headgate.RateLimited: 429, headgate.QuotaExceeded: 429, headgate.ConcurrencyExceeded: 429, headgate.Banned: 429, headgate.WaitTimeout: 429,
 		headgate.OverloadedReason: 503, headgate.StoreUnavailable: 503, headgate.CostExceedsLimit: 422, headgate.NoRule: 403,
+		headgate.DenyListed: 403, headgate.BatchRefused: 429,
+	}
+	for r := range headgate.Reason(headgate.Reasons) {
+		switch r {
+		case headgate.NoReason, headgate.OK, headgate.Skipped, headgate.AllowListed: // no refusals
+		default:
+			if _, ok := want[r]; !ok {
+				t.Errorf("%v is not in the table", r)
+			}
+		}
 	}
 	for reason, status := range want {
 		if p := refusal(&gate.Decision{Decision: headgate.Decision{Reason: reason}}); p.Status != status {

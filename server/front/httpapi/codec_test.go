@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/policy"
 )
 
 // mirror is a request as encoding/json reads it.
@@ -21,7 +23,7 @@ type mirror struct {
 	Operation   string            `json:"operation"`
 	Subject     string            `json:"subject"`
 	Cost        *json.Number      `json:"cost"`
-	Costs       map[string]any    `json:"costs"`
+	Costs       map[string]int64  `json:"costs"`
 	Plan        string            `json:"plan"`
 	Attributes  map[string]string `json:"attributes"`
 	Request     struct {
@@ -31,11 +33,11 @@ type mirror struct {
 		Headers map[string]any `json:"headers"`
 		IP      string         `json:"ip"`
 	} `json:"request"`
-	IdempotencyKey string      `json:"idempotency_key"`
-	MaxWaitMS      json.Number `json:"max_wait_ms"`
+	IdempotencyKey string `json:"idempotency_key"`
+	MaxWaitMS      *int64 `json:"max_wait_ms"`
 }
 
-const sample = `{"application":"email","operation":"sendEmail","subject":"alice","cost":5,"costs":{},"plan":"","attributes":{"org":"acme"},
+const sample = `{"application":"email","operation":"sendEmail","subject":"alice","cost":5,"costs":{"tokens":3000},"plan":"","attributes":{"org":"acme"},
  "request":{"method":"POST","path":"/api/x","headers":{},"ip":"203.0.113.9"},"idempotency_key":"","max_wait_ms":0}`
 
 // FuzzDecodeTake: what we read, encoding/json reads the same; what it cannot
@@ -44,13 +46,13 @@ func FuzzDecodeTake(f *testing.F) {
 	for _, s := range []string{
 		sample, `{}`, `{"cost":0}`, `{"cost":-1}`, `{"cost":1e3}`, `{"cost":01}`, `{"cost":9007199254740991}`, `{"subject":"\ud83d\ude00\u00e9\n\/"}`,
 		`{"subject":"\ud800"}`, `{"subject":"a"}x`, `{"subject":"a",}`, `{"attributes":{"a":"b","c":"d"}}`, `{"request":{"headers":{"x-a":"b"},"ip":"::1"}}`, `{"request":{"headers":{"a":["b","c"],"d":[]}}}`, `{"request":{"headers":{"a":[,]}}}`,
-		`[1]`, `null`, "{\"subject\":\"\xff\"}", "\ufeff{}", `{"costs":{"a":1}}`, `{"a":1}`, `{"plan":null}`, "{\"plan\":\"\u2028\"}", `{"plan":"\u000g"}`,
+		`[1]`, `null`, "{\"subject\":\"\xff\"}", "\ufeff{}", `{"costs":{"a":1,"b":0}}`, `{"costs":{"a":-1}}`, `{"costs":{"":1}}`, `{"costs":{"a":1,"a":1}}`, `{"idempotency_key":"k\u0000","max_wait_ms":300000}`, `{"max_wait_ms":300001}`, `{"a":1}`, `{"plan":null}`, "{\"plan\":\"\u2028\"}", `{"plan":"\u000g"}`,
 	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, body string) {
-		var c call
-		err := c.decodeTake(body)
+		var c ask
+		err := c.decode(body, takeFields)
 		if err != nil {
 			if strings.Contains(err.Error(), "not valid JSON") && json.Valid([]byte(body)) && utf8.ValidString(body) && !wrongStart(body) {
 				t.Fatalf("%q is valid JSON: %v", body, err)
@@ -94,8 +96,98 @@ func FuzzDecodeTake(f *testing.F) {
 		if (m.Request.IP == "") == r.IP.IsValid() {
 			t.Fatalf("%q: ip %v of %q", body, r.IP, m.Request.IP)
 		}
-		if len(m.Costs) > 0 || m.IdempotencyKey != "" {
-			t.Fatalf("%q was read", body)
+		if !maps.Equal(r.Costs, m.Costs) || len(r.Costs) > maxUnits || r.IdempotencyKey != m.IdempotencyKey {
+			t.Fatalf("%q: costs %v, key %q; encoding/json %v, %q", body, r.Costs, r.IdempotencyKey, m.Costs, m.IdempotencyKey)
+		}
+		if r.MaxWaitSaid != (m.MaxWaitMS != nil) || r.MaxWait.Milliseconds() != or(m.MaxWaitMS) || r.MaxWait > policy.MaxMaxWait {
+			t.Fatalf("%q: waits %v (said %v)", body, r.MaxWait, r.MaxWaitSaid)
+		}
+	})
+}
+
+// FuzzDecodeBatch: a body is read if and only if encoding/json reads it, and
+// each item is then read like a body of its own.
+func FuzzDecodeBatch(f *testing.F) {
+	for _, s := range []string{
+		`{"items":[{}]}`, `{"items":[` + sample + `,{"subject":"a","cost":-1}],"atomic":true}`, `{"atomic":false,"items":[{"a":{"b":[[],{},[1,2,{"c":null}]]}}]}`,
+		`{"items":[]}`, `{"items":[{},]}`, `{"items":[,{}]}`, `{"items":[{} {}]}`, `{"items":[1]}`, `{"items":{}}`, `{"items":null}`, `{"atomic":true}`, `{}`, `[]`,
+		`{"items":[{"a":tru}]}`, `{"items":[{"a":-}]}`, `{"items":[{"a":[1}]}]}`, `{"items":[{"a" 1}]}`, `{"items":[{"a":"\ud800"}]}`, `{"items":[{}],"items":[{}]}`,
+		`{"items":[{"a":` + strings.Repeat("[", 70) + strings.Repeat("]", 70) + `}]}`, `{"items":[{}],"atomic":null}`, "{\"items\":[{\"a\":\"\xff\"}]}", `{"items":[{}]}x`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		b, err := decodeBatch(body)
+		if err != nil {
+			if strings.Contains(err.Error(), "not valid JSON") && json.Valid([]byte(body)) && utf8.ValidString(body) && !wrongStart(body) {
+				t.Fatalf("%q is valid JSON: %v", body, err)
+			}
+			if headgate.CodeOf(err) != headgate.InvalidRequest {
+				t.Fatalf("%q: code %v", body, headgate.CodeOf(err))
+			}
+			return
+		}
+		var m struct {
+			Items  []json.RawMessage `json:"items"`
+			Atomic bool              `json:"atomic"`
+		}
+		if err := json.Unmarshal([]byte(body), &m); err != nil {
+			t.Fatalf("%q was read, encoding/json says %v", body, err)
+		}
+		if len(m.Items) != len(b.items) || len(b.items) > MaxItems || m.Atomic != b.atomic {
+			t.Fatalf("%q: %d items, atomic %v; encoding/json %d, %v", body, len(b.items), b.atomic, len(m.Items), m.Atomic)
+		}
+		for i, raw := range m.Items {
+			var got, want ask
+			gotErr := got.object(&scanner{s: body, i: b.items[i]}, takeFields)
+			wantErr := want.decode(string(raw), takeFields)
+			if fmt.Sprint(gotErr) != fmt.Sprint(wantErr) || gotErr == nil && !reflect.DeepEqual(got, want) {
+				t.Fatalf("%q: item %d is %+v %v, alone %+v %v", body, i, got.req, gotErr, want.req, wantErr)
+			}
+		}
+	})
+}
+
+// FuzzDecodeClaim: what is read, encoding/json reads the same.
+func FuzzDecodeClaim(f *testing.F) {
+	for _, s := range []string{
+		`{"ticket":"t"}`, `{"ticket":"t","cost":3,"costs":{"tokens":0},"application":"a"}`, `{"ticket":"t","ttl_ms":1}`, `{"ticket":"t","ttl_ms":0}`,
+		`{"ticket":"t","ttl_ms":86400001}`, `{"ticket":""}`, `{}`, `{"ticket":1}`, `{"ticket":"t","ticket":"t"}`, `{"ticket":"t"}}`, `{"cost":-1}`,
+	} {
+		for kind := range uint8(3) {
+			f.Add(s, kind)
+		}
+	}
+	f.Fuzz(func(t *testing.T, body string, kind uint8) {
+		known := [][]string{settleFields, renewFields, releaseFields}[kind%3]
+		c, err := decodeClaim(body, known)
+		if err != nil {
+			if strings.Contains(err.Error(), "not valid JSON") && json.Valid([]byte(body)) && utf8.ValidString(body) && !wrongStart(body) {
+				t.Fatalf("%q is valid JSON: %v", body, err)
+			}
+			if headgate.CodeOf(err) != headgate.InvalidRequest {
+				t.Fatalf("%q: code %v", body, headgate.CodeOf(err))
+			}
+			return
+		}
+		var m struct {
+			Ticket      string           `json:"ticket"`
+			Application string           `json:"application"`
+			Cost        *int64           `json:"cost"`
+			Costs       map[string]int64 `json:"costs"`
+			TTLMS       *int64           `json:"ttl_ms"`
+		}
+		dec := json.NewDecoder(strings.NewReader(body))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&m); err != nil {
+			t.Fatalf("%q was read, encoding/json says %v", body, err)
+		}
+		if c.Ticket != m.Ticket || len(c.Ticket) > gate.MaxTicket || c.Application != m.Application || c.CostSaid != (m.Cost != nil) ||
+			c.Cost != or(m.Cost) || !maps.Equal(c.Costs, m.Costs) || c.TTL != time.Duration(or(m.TTLMS))*time.Millisecond {
+			t.Fatalf("%q: %+v; encoding/json %+v", body, c, m)
+		}
+		if m.TTLMS != nil && (kind%3 != 1 || *m.TTLMS < 1 || *m.TTLMS > 86_400_000) || kind%3 != 0 && (m.Cost != nil || m.Costs != nil) {
+			t.Fatalf("%q was read as kind %d", body, kind%3)
 		}
 	})
 }
@@ -108,31 +200,41 @@ func wrongStart(body string) bool {
 
 // answer is a decision as encoding/json writes it.
 type answer struct {
-	DecisionID     string         `json:"decision_id"`
-	Allowed        bool           `json:"allowed"`
-	Reason         string         `json:"reason"`
-	BoundBy        *string        `json:"bound_by"`
-	Retryable      bool           `json:"retryable"`
-	Application    string         `json:"application"`
-	Rule           string         `json:"rule"`
-	Operation      string         `json:"operation"`
-	Subject        string         `json:"subject"`
-	Plan           string         `json:"plan"`
-	Cost           int64          `json:"cost"`
-	Costs          map[string]int `json:"costs"`
-	Limit          *int64         `json:"limit"`
-	Remaining      *int64         `json:"remaining"`
-	RetryAfterMS   *int64         `json:"retry_after_ms"`
-	ResetAfterMS   *int64         `json:"reset_after_ms"`
-	Limits         []answerLimit  `json:"limits"`
-	Mode           string         `json:"mode"`
-	WouldDeny      *string        `json:"would_deny"`
-	Candidate      *string        `json:"candidate"`
-	Degraded       *string        `json:"degraded"`
-	Replayed       bool           `json:"replayed"`
-	WaitedMS       int64          `json:"waited_ms"`
-	Ticket         *string        `json:"ticket"`
-	PolicyRevision uint64         `json:"policy_revision"`
+	DecisionID     string           `json:"decision_id"`
+	Allowed        bool             `json:"allowed"`
+	Reason         string           `json:"reason"`
+	BoundBy        *string          `json:"bound_by"`
+	Retryable      bool             `json:"retryable"`
+	Application    string           `json:"application"`
+	Rule           string           `json:"rule"`
+	Operation      string           `json:"operation"`
+	Subject        string           `json:"subject"`
+	Plan           string           `json:"plan"`
+	Cost           int64            `json:"cost"`
+	Costs          map[string]int64 `json:"costs"`
+	Limit          *int64           `json:"limit"`
+	Remaining      *int64           `json:"remaining"`
+	RetryAfterMS   *int64           `json:"retry_after_ms"`
+	ResetAfterMS   *int64           `json:"reset_after_ms"`
+	Limits         []answerLimit    `json:"limits"`
+	Mode           string           `json:"mode"`
+	WouldDeny      *string          `json:"would_deny"`
+	Candidate      *candidate       `json:"candidate"`
+	Degraded       *string          `json:"degraded"`
+	Replayed       bool             `json:"replayed"`
+	WaitedMS       int64            `json:"waited_ms"`
+	Ticket         *string          `json:"ticket"`
+	PolicyRevision uint64           `json:"policy_revision"`
+	DelayMS        int64            `json:"delay_ms,omitempty"`
+	Held           *bool            `json:"held,omitempty"`
+}
+
+type candidate struct {
+	Allowed      bool          `json:"allowed"`
+	Reason       string        `json:"reason"`
+	BoundBy      *string       `json:"bound_by"`
+	RetryAfterMS *int64        `json:"retry_after_ms"`
+	Limits       []answerLimit `json:"limits"`
 }
 
 type answerLimit struct {
@@ -174,7 +276,7 @@ func FuzzEncode(f *testing.F) {
 		}
 		a := answer{
 			DecisionID: fmt.Sprintf("%016x%016x", rev, uint64(n)), Reason: "rate_limited", Retryable: true, Application: app, Rule: id, Operation: subject,
-			Subject: subject, Plan: id, Cost: n, Costs: map[string]int{}, Limits: []answerLimit{}, Mode: "enforce", PolicyRevision: rev,
+			Subject: subject, Plan: id, Cost: n, Costs: map[string]int64{}, Limits: []answerLimit{}, Mode: "enforce", PolicyRevision: rev,
 		}
 		if id != "" {
 			a.Degraded = &id
@@ -283,31 +385,72 @@ func TestEncodeVariants(t *testing.T) {
 	}
 }
 
+func TestEncodeParts(t *testing.T) {
+	d, limits := contract(t)
+	d.Retryable = true
+	var limit strings.Builder
+	limit.Write(appendLimit(nil, &limits[0]))
+	tests := []struct {
+		name      string
+		got, want string
+	}{
+		{"no costs", string(appendCosts(nil, nil)), `{}`},
+		{"costs", string(appendCosts(nil, []gate.UnitCost{{Unit: "bytes", Cost: 0}, {Unit: "tokens", Cost: 3000}})), `{"bytes":0,"tokens":3000}`},
+		{
+			"candidate refuses", string(appendCandidate(nil, &d.Decision, limits)),
+			`{"allowed":false,"reason":"quota_exceeded","bound_by":"plan/daily","retry_after_ms":41000,"limits":[` + limit.String() + `]}`,
+		},
+		{
+			"candidate without limits", string(appendCandidate(nil, &headgate.Decision{Allowed: true, Reason: headgate.OK, Retryable: true, BoundBy: -1}, nil)),
+			`{"allowed":true,"reason":"ok","bound_by":null,"retry_after_ms":null,"limits":[]}`,
+		},
+		{
+			"candidate never", string(appendCandidate(nil, &headgate.Decision{Reason: headgate.CostExceedsLimit}, limits)),
+			`{"allowed":false,"reason":"cost_exceeds_limit","bound_by":"plan/daily","retry_after_ms":null,"limits":[` + limit.String() + `]}`,
+		},
+		{
+			"explanation", string(appendExplanation(nil, &gate.Explanation{Verdict: `"no"`, Steps: []gate.Step{{About: "match", Text: "a"}, {About: "limit:a/b", Text: "<b>"}}})),
+			`{"verdict":"\"no\"","steps":[{"about":"match","text":"a"},{"about":"limit:a/b","text":"<b>"}]}`,
+		},
+		{"no steps", string(appendExplanation(nil, &gate.Explanation{})), `{"verdict":"","steps":[]}`},
+	}
+	for _, tt := range tests {
+		if tt.got != tt.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", tt.name, tt.got, tt.want)
+		}
+	}
+	d.Replayed, d.Waited, d.Held = true, 1500*time.Microsecond, true
+	got := string(appendHeld(nil, d))
+	for _, want := range []string{`"replayed":true,"waited_ms":2,"ticket":null,`, `"policy_revision":42,"held":true}`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s is not in %s", want, got)
+		}
+	}
+}
+
 func TestCodecAllocations(t *testing.T) {
-	c := &call{attrs: map[string]string{}}
+	c := new(call)
 	d, limits := contract(t)
 	n := testing.AllocsPerRun(100, func() {
-		c.req = gate.Request{}
-		clear(c.attrs)
-		if err := c.decodeTake(sample); err != nil {
+		c.ask.reset()
+		if err := c.decode(sample, takeFields); err != nil {
 			t.Fatal(err)
 		}
 		c.out = appendDecision(c.out[:0], d, limits)
 	})
-	if n != 0 || c.req.Cost != 5 || len(c.out) < 700 {
-		t.Errorf("%v allocations; cost %d, %d bytes", n, c.req.Cost, len(c.out))
+	if n != 0 || c.req.Cost != 5 || c.req.Costs["tokens"] != 3000 || len(c.out) < 700 {
+		t.Errorf("%v allocations; cost %d and %v, %d bytes", n, c.req.Cost, c.req.Costs, len(c.out))
 	}
 }
 
 func BenchmarkDecode(b *testing.B) {
 	b.Run("headgate", func(b *testing.B) {
-		c := &call{attrs: map[string]string{}}
+		c := new(ask)
 		b.ReportAllocs()
 		b.SetBytes(int64(len(sample)))
 		for b.Loop() {
-			c.req = gate.Request{}
-			clear(c.attrs)
-			if err := c.decodeTake(sample); err != nil || c.req.Subject != "alice" {
+			c.reset()
+			if err := c.decode(sample, takeFields); err != nil || c.req.Subject != "alice" {
 				b.Fatal(err)
 			}
 		}

@@ -13,6 +13,17 @@ import (
 // appendDecision appends d and the state of its limits as the contract writes
 // them: every field, always in one order.
 func appendDecision(b []byte, d *gate.Decision, limits []gate.LimitState) []byte {
+	return append(appendOpen(b, d, limits), '}')
+}
+
+// appendHeld appends the answer to a ticket.
+func appendHeld(b []byte, d *gate.Decision) []byte {
+	b = append(appendOpen(b, d, d.Limits()), `,"held":`...)
+	return append(strconv.AppendBool(b, d.Held), '}')
+}
+
+// appendOpen leaves the object open.
+func appendOpen(b []byte, d *gate.Decision, limits []gate.LimitState) []byte {
 	b = append(b, `{"decision_id":"`...)
 	b = appendID(b, d.ID)
 	b = append(b, `","allowed":`...)
@@ -40,7 +51,9 @@ func appendDecision(b []byte, d *gate.Decision, limits []gate.LimitState) []byte
 	b = appendString(b, d.Plan)
 	b = append(b, `,"cost":`...)
 	b = strconv.AppendInt(b, d.Cost, 10)
-	b = append(b, `,"costs":{},"limit":`...)
+	b = append(b, `,"costs":`...)
+	b = appendCosts(b, d.Costs())
+	b = append(b, `,"limit":`...)
 	b = appendIntIf(b, bound, d.Limit)
 	b = append(b, `,"remaining":`...)
 	b = appendIntIf(b, bound, d.Remaining)
@@ -49,26 +62,99 @@ func appendDecision(b []byte, d *gate.Decision, limits []gate.LimitState) []byte
 	b = append(b, `,"reset_after_ms":`...)
 	b = appendIntIf(b, bound, millis(d.ResetAfter))
 	b = append(b, `,"limits":[`...)
+	b = appendLimits(b, limits)
+	b = append(b, `],"mode":"`...)
+	b = append(b, mode(d.Shadow)...)
+	b = append(b, `","would_deny":`...)
+	b = appendStringIf(b, d.WouldDeny != headgate.NoReason, d.WouldDeny.String())
+	b = append(b, `,"candidate":`...)
+	if sum, limits, ok := d.Candidate(); ok {
+		b = appendCandidate(b, &sum, limits)
+	} else {
+		b = append(b, "null"...)
+	}
+	b = append(b, `,"degraded":`...)
+	b = appendStringIf(b, d.Degraded != "", d.Degraded)
+	b = append(b, `,"replayed":`...)
+	b = strconv.AppendBool(b, d.Replayed)
+	b = append(b, `,"waited_ms":`...)
+	b = strconv.AppendInt(b, millis(d.Waited), 10)
+	b = append(b, `,"ticket":`...)
+	if d.HasTicket() {
+		b = append(b, '"')
+		b = d.AppendTicket(b)
+		b = append(b, '"')
+	} else {
+		b = append(b, "null"...)
+	}
+	b = append(b, `,"policy_revision":`...)
+	b = strconv.AppendUint(b, d.Revision, 10)
+	if d.Delay > 0 {
+		// Leaky buckets, where we did not wait it out: the caller has to.
+		b = append(b, `,"delay_ms":`...)
+		b = strconv.AppendInt(b, millis(d.Delay), 10)
+	}
+	return b
+}
+
+func appendCosts(b []byte, costs []gate.UnitCost) []byte {
+	b = append(b, '{')
+	for i := range costs {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendString(b, costs[i].Unit)
+		b = append(b, ':')
+		b = strconv.AppendInt(b, costs[i].Cost, 10)
+	}
+	return append(b, '}')
+}
+
+// appendCandidate appends what limits on trial would have answered.
+func appendCandidate(b []byte, sum *headgate.Decision, limits []gate.LimitState) []byte {
+	b = append(b, `{"allowed":`...)
+	b = strconv.AppendBool(b, sum.Allowed)
+	b = append(b, `,"reason":"`...)
+	b = append(b, sum.Reason.String()...)
+	b = append(b, `","bound_by":`...)
+	bound := sum.BoundBy >= 0 && sum.BoundBy < len(limits)
+	if bound {
+		b = appendString(b, limits[sum.BoundBy].ID)
+	} else {
+		b = append(b, "null"...)
+	}
+	b = append(b, `,"retry_after_ms":`...)
+	b = appendIntIf(b, sum.Retryable && bound, millis(sum.RetryAfter))
+	b = append(b, `,"limits":[`...)
+	b = appendLimits(b, limits)
+	return append(b, `]}`...)
+}
+
+func appendExplanation(b []byte, e *gate.Explanation) []byte {
+	b = append(b, `{"verdict":`...)
+	b = appendString(b, e.Verdict)
+	b = append(b, `,"steps":[`...)
+	for i := range e.Steps {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"about":`...)
+		b = appendString(b, e.Steps[i].About)
+		b = append(b, `,"text":`...)
+		b = appendString(b, e.Steps[i].Text)
+		b = append(b, '}')
+	}
+	return append(b, `]}`...)
+}
+
+func appendLimits(b []byte, limits []gate.LimitState) []byte {
 	for i := range limits {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		b = appendLimit(b, &limits[i])
 	}
-	b = append(b, `],"mode":"`...)
-	b = append(b, mode(d.Shadow)...)
-	b = append(b, `","would_deny":`...)
-	b = appendStringIf(b, d.WouldDeny != headgate.NoReason, d.WouldDeny.String())
-	b = append(b, `,"candidate":null,"degraded":`...)
-	b = appendStringIf(b, d.Degraded != "", d.Degraded)
-	b = append(b, `,"replayed":false,"waited_ms":0,"ticket":null,"policy_revision":`...)
-	b = strconv.AppendUint(b, d.Revision, 10)
-	if d.Delay > 0 {
-		// Leaky buckets only: the caller waits, as long as we cannot.
-		b = append(b, `,"delay_ms":`...)
-		b = strconv.AppendInt(b, millis(d.Delay), 10)
-	}
-	return append(b, '}')
+	return b
 }
 
 func appendLimit(b []byte, l *gate.LimitState) []byte {

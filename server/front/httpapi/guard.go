@@ -55,7 +55,7 @@ func foreign(r *http.Request) string {
 	if onLoopback(r) && !localName(r.Host) {
 		return "Host " + quoted(r.Host) + ": this listener answers to localhost and IP addresses only"
 	}
-	origin := r.Header.Values("Origin")
+	origin := r.Header["Origin"]
 	if len(origin) == 0 {
 		return ""
 	}

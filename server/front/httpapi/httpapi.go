@@ -10,23 +10,28 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
-	"github.com/headgate/headgate/gate/policy"
 	"github.com/headgate/headgate/server/front/problem"
 )
 
-// MaxBody is the largest body of a request in bytes.
+// MaxBody is the largest body of a request in bytes; of a batch it is
+// [MaxBatchBody].
 const MaxBody = 64 << 10
 
 // decider is what the door needs of a gate.
 type decider interface {
 	Take(context.Context, *gate.Request, *gate.Decision) error
 	Peek(context.Context, *gate.Request, *gate.Decision) error
+	Explain(context.Context, *gate.Request, *gate.Decision, *gate.Explanation) error
+	TakeAll(context.Context, []*gate.Request, []*gate.Decision) (failed int, err error)
+	Reserve(ctx context.Context, r *gate.Request, ttl time.Duration, d *gate.Decision) error
+	Settle(context.Context, *gate.Claim, *gate.Decision) error
+	Renew(context.Context, *gate.Claim, *gate.Decision) error
+	Release(context.Context, *gate.Claim, *gate.Decision) error
 	Throttle(context.Context, *gate.Throttle, *gate.Decision) error
 	Ready() error
 }
@@ -37,9 +42,13 @@ type Config struct {
 	// Routes are served beside the door's own; the keys are patterns of
 	// [http.ServeMux].
 	Routes map[string]http.Handler
+	// Now reads the store's own clock, if that is the process's: see
+	// [headgate.Clock]. All items of a batch are decided at one reading. nil
+	// lets the store read its clock for each.
+	Now func() int64
 	// Decided is called after each decision that may have charged, with the
-	// time it took from the decoded request to the encoded answer. It must not
-	// keep d. nil for nobody.
+	// time it took from the decoded request to the encoded answer, without that
+	// in line. It must not keep d. nil for nobody.
 	Decided func(d *gate.Decision, took time.Duration)
 	// Panicked is called after a panic in a handler was answered. nil for
 	// nobody.
@@ -53,9 +62,8 @@ type door struct {
 	mux *http.ServeMux
 }
 
-// New returns the handler of the door's routes: /v1/take, /v1/peek,
-// /v1/throttle, /healthz, /readyz and those of the Config. It panics if two of
-// them conflict.
+// New returns the handler of [Routes] and those of the Config. It panics if two
+// of them conflict.
 func New(c Config) http.Handler {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -67,9 +75,9 @@ func New(c Config) http.Handler {
 		c.Panicked = func() {}
 	}
 	d := &door{Config: c, mux: http.NewServeMux()}
-	d.mux.Handle("/v1/take", post(d.take))
-	d.mux.Handle("/v1/peek", post(d.peek))
-	d.mux.Handle("/v1/throttle", post(d.throttle))
+	for _, r := range routes {
+		d.mux.Handle(r.Path, post(func(w http.ResponseWriter, req *http.Request) { r.serve(d, w, req) }))
+	}
 	d.mux.Handle("/healthz", ReadOnly(http.HandlerFunc(d.healthz)))
 	d.mux.Handle("/readyz", ReadOnly(http.HandlerFunc(d.readyz)))
 	d.mux.Handle("/", http.HandlerFunc(notFound))
@@ -77,25 +85,6 @@ func New(c Config) http.Handler {
 		d.mux.Handle(pattern, h)
 	}
 	return d
-}
-
-// NewServer returns a server for the door with the time-outs and bounds that
-// keep slow and greedy clients from holding it. BaseContext and Addr are left
-// to the caller.
-//
-// Headers may be larger than what nginx lets through by default (32 KiB): a
-// proxy that passes on the headers of a client would take our refusal to read
-// them for a failure, and where it then lets requests pass, the client would.
-func NewServer(h http.Handler, log *slog.Logger) *http.Server {
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      15 * time.Second, // longer, so that a body that is too slow gets its answer
-		IdleTimeout:       60 * time.Second,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
 }
 
 // ServeHTTP answers one request. A panic ends it with 500, and the server goes
@@ -109,21 +98,24 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p == http.ErrAbortHandler {
 			panic(p)
 		}
-		d.Logger.Error("panic in a handler", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-		d.Panicked()
+		d.panicked(r, p, debug.Stack())
 		(&problem.Problem{Name: "internal", Status: http.StatusInternalServerError, Detail: "the server failed; its log says how"}).ServeHTTP(w, r)
 	}()
 	d.mux.ServeHTTP(w, r)
 }
 
+// panicked reports a panic.
+func (d *door) panicked(r *http.Request, p any, stack []byte) {
+	d.Logger.Error("panic in a handler", "path", r.URL.Path, "panic", p, "stack", string(stack))
+	d.Panicked()
+}
+
 // call is everything that one request needs, used again for the next one.
 type call struct {
-	req   gate.Request
-	attrs map[string]string
-	head  http.Header
-	d     gate.Decision
-	in    []byte
-	out   []byte
+	ask
+	d   gate.Decision
+	in  []byte
+	out []byte
 }
 
 var calls = sync.Pool{New: func() any { return &call{in: make([]byte, 0, 1024), out: make([]byte, 0, 2048)} }}
@@ -131,97 +123,25 @@ var calls = sync.Pool{New: func() any { return &call{in: make([]byte, 0, 1024), 
 // free returns the call for use by others. What the decision's strings point
 // to is gone after it.
 func (c *call) free() {
-	c.req = gate.Request{}
-	c.attrs = emptied(c.attrs)
-	c.head = emptied(c.head)
+	c.ask.reset()
+	if cap(c.in) > MaxBody || cap(c.out) > MaxBody {
+		return // grown for a batch: many of them would be kept for nothing
+	}
 	calls.Put(c)
-}
-
-// maxKept is the number of attributes or headers above which a request's map
-// is left to the collector instead of being used again.
-const maxKept = 64
-
-func emptied[M ~map[string]V, V any](m M) M {
-	if len(m) > maxKept {
-		return nil
-	}
-	clear(m)
-	return m
-}
-
-func (d *door) take(w http.ResponseWriter, r *http.Request) { d.decide(w, r, d.Gate.Take, d.Decided) }
-
-func (d *door) peek(w http.ResponseWriter, r *http.Request) {
-	d.decide(w, r, d.Gate.Peek, func(*gate.Decision, time.Duration) {})
-}
-
-func (d *door) decide(w http.ResponseWriter, r *http.Request,
-	ask func(context.Context, *gate.Request, *gate.Decision) error, decided func(*gate.Decision, time.Duration),
-) {
-	c := calls.Get().(*call)
-	defer c.free()
-	body, p := c.read(w, r)
-	if p != nil {
-		p.ServeHTTP(w, r)
-		return
-	}
-	if r.Header.Get("Idempotency-Key") != "" {
-		d.fail(w, r, notYet("idempotency_key", "requests are not remembered"))
-		return
-	}
-	if err := c.decodeTake(body); err != nil {
-		d.fail(w, r, err)
-		return
-	}
-	began := time.Now()
-	if err := ask(r.Context(), &c.req, &c.d); err != nil {
-		d.fail(w, r, err)
-		return
-	}
-	c.write(w)
-	decided(&c.d, time.Since(began))
-}
-
-func (d *door) throttle(w http.ResponseWriter, r *http.Request) {
-	c := calls.Get().(*call)
-	defer c.free()
-	body, p := c.read(w, r)
-	if p != nil {
-		p.ServeHTTP(w, r)
-		return
-	}
-	t, err := decodeThrottle(body)
-	if err != nil {
-		d.fail(w, r, err)
-		return
-	}
-	count, period, err := policy.ParseRate(t.rate)
-	if err != nil {
-		d.fail(w, r, invalid("rate", "%s", strings.TrimPrefix(err.Error(), "rate ")))
-		return
-	}
-	began := time.Now()
-	ask := gate.Throttle{Key: t.key, Count: count, Period: period, Burst: t.burst, Cost: t.cost}
-	if err := d.Gate.Throttle(r.Context(), &ask, &c.d); err != nil {
-		d.fail(w, r, err)
-		return
-	}
-	c.write(w)
-	d.Decided(&c.d, time.Since(began))
 }
 
 // read returns the body as one string, of which all strings of the request are
 // parts.
-func (c *call) read(w http.ResponseWriter, r *http.Request) (string, *problem.Problem) {
-	if !isJSON(r.Header.Get("Content-Type")) {
+func (c *call) read(w http.ResponseWriter, r *http.Request, most int64) (string, *problem.Problem) {
+	if !isJSON(first(r.Header["Content-Type"])) {
 		return "", &problem.Problem{
 			Name: "unsupported_media_type", Status: http.StatusUnsupportedMediaType,
 			Detail: "the body must be sent as Content-Type: application/json",
 		}
 	}
 	b, body := c.in[:0], r.Body
-	if r.ContentLength < 0 || r.ContentLength > MaxBody {
-		body = http.MaxBytesReader(w, body, MaxBody)
+	if r.ContentLength < 0 || r.ContentLength > most {
+		body = http.MaxBytesReader(w, body, most)
 	}
 	for {
 		if len(b) == cap(b) {
@@ -239,21 +159,39 @@ func (c *call) read(w http.ResponseWriter, r *http.Request) (string, *problem.Pr
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return "", &problem.Problem{
 				Name: "body_too_large", Status: http.StatusRequestEntityTooLarge,
-				Detail: "the body must not be larger than " + strconv.Itoa(MaxBody) + " bytes",
+				Detail: "the body must not be larger than " + strconv.FormatInt(most, 10) + " bytes",
 			}
 		}
 		return "", problem.BadRequest("", "the body ended before it was complete")
 	}
 }
 
+// first is the value of a header field, or "". Unlike Header.Get it is given
+// names in canonical form, and need not check that they are.
+func first(lines []string) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	return lines[0]
+}
+
 var contentType = []string{"application/json"}
 
 func (c *call) write(w http.ResponseWriter) {
-	c.out = appendDecision(c.out[:0], &c.d, c.d.Limits())
-	c.out = append(c.out, '\n')
+	c.out = append(appendDecision(c.out[:0], &c.d, c.d.Limits()), '\n')
+	c.send(w)
+}
+
+// buffered is what net/http gathers before it sends. It counts the bytes of
+// what fits in, and does so for less than we.
+const buffered = 2048
+
+func (c *call) send(w http.ResponseWriter) {
 	h := w.Header()
 	h["Content-Type"] = contentType
-	h["Content-Length"] = []string{strconv.Itoa(len(c.out))}
+	if len(c.out) > buffered {
+		h["Content-Length"] = []string{strconv.Itoa(len(c.out))}
+	}
 	w.Write(c.out)
 }
 
@@ -261,9 +199,13 @@ func (c *call) write(w http.ResponseWriter) {
 func (d *door) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := problem.Of(err)
 	if p.Status >= http.StatusInternalServerError {
-		d.Logger.Error("no decision", "path", r.URL.Path, "code", headgate.CodeOf(err).String(), "error", err)
+		d.log(r, err)
 	}
 	p.ServeHTTP(w, r)
+}
+
+func (d *door) log(r *http.Request, err error) {
+	d.Logger.Error("no decision", "path", r.URL.Path, "code", headgate.CodeOf(err).String(), "error", err)
 }
 
 func (d *door) healthz(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") }
@@ -280,6 +222,6 @@ func (d *door) readyz(w http.ResponseWriter, r *http.Request) {
 func notFound(w http.ResponseWriter, r *http.Request) {
 	(&problem.Problem{
 		Name: "not_found", Status: http.StatusNotFound,
-		Detail: "no such route; decisions are at POST /v1/take, /v1/peek and /v1/throttle",
+		Detail: lost,
 	}).ServeHTTP(w, r)
 }

@@ -6,14 +6,42 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/policy"
 )
 
-// notYet refuses a field that the contract has and this version cannot honour.
-func notYet(field, what string) error {
-	return invalid(field, "not supported yet: %s", what)
+// maxUnits is the largest number of units in costs.
+const maxUnits = 16
+
+// ask is a request as it was read, and the maps that it points to, which are
+// used again for the next one.
+type ask struct {
+	req   gate.Request
+	attrs map[string]string
+	head  http.Header
+	costs map[string]int64
+	ttl   time.Duration // of a reservation; 0 if none was said
+}
+
+func (a *ask) reset() {
+	a.req, a.ttl = gate.Request{}, 0
+	a.attrs, a.head, a.costs = emptied(a.attrs), emptied(a.head), emptied(a.costs)
+}
+
+// maxKept is the number of attributes or headers above which a request's map
+// is left to the collector instead of being used again.
+const maxKept = 64
+
+func emptied[M ~map[string]V, V any](m M) M {
+	if len(m) > maxKept {
+		return nil
+	}
+	clear(m)
+	return m
 }
 
 // start begins to read body. JSON is UTF-8; replacing bytes that are not would
@@ -38,6 +66,11 @@ var (
 	takeFields = []string{
 		"application", "operation", "subject", "cost", "costs", "plan", "attributes", "request", "idempotency_key", "max_wait_ms",
 	}
+	reserveFields  = append(slices.Clip(takeFields), "ttl_ms")
+	batchFields    = []string{"items", "atomic"}
+	settleFields   = []string{"ticket", "cost", "costs", "application"}
+	renewFields    = []string{"ticket", "ttl_ms", "application"}
+	releaseFields  = []string{"ticket", "application"}
 	requestFields  = []string{"method", "path", "host", "headers", "ip"}
 	throttleFields = []string{"key", "rate", "burst", "cost"}
 )
@@ -64,37 +97,40 @@ func (f *seen) add(known []string, prefix, name string) error {
 
 func twice(field string) error { return invalid(field, "given twice") }
 
-// decodeTake reads the body of /v1/take and /v1/peek into c.req, whose strings
-// are parts of body.
-func (c *call) decodeTake(body string) error {
+// decode reads the body of a request to decide, which has the fields of known.
+// The strings of a.req are parts of body.
+func (a *ask) decode(body string, known []string) error {
 	s, err := start(body)
 	if err != nil {
 		return err
 	}
+	if err := a.object(&s, known); err != nil {
+		return err
+	}
+	return s.end()
+}
+
+func (a *ask) object(s *scanner, known []string) error {
 	if err := s.open(""); err != nil {
 		return err
 	}
 	var had seen
 	for first := true; ; first = false {
 		name, more, err := s.member("", first)
-		if err != nil {
+		if err != nil || !more {
 			return err
 		}
-		if !more {
-			break
+		if err := had.add(known, "", name); err != nil {
+			return err
 		}
-		if err := c.takeField(&s, &had, name); err != nil {
+		if err := a.field(s, name); err != nil {
 			return err
 		}
 	}
-	return s.end()
 }
 
-func (c *call) takeField(s *scanner, had *seen, name string) (err error) {
-	if err := had.add(takeFields, "", name); err != nil {
-		return err
-	}
-	r := &c.req
+func (a *ask) field(s *scanner, name string) (err error) {
+	r := &a.req
 	switch name {
 	case "application":
 		r.Application, err = s.str(name)
@@ -106,25 +142,83 @@ func (c *call) takeField(s *scanner, had *seen, name string) (err error) {
 		r.Cost, err = s.whole(name)
 		r.CostSaid = true
 	case "costs":
-		err = s.empty(name, "costs in other units than requests")
+		a.costs, err = s.costs(a.costs)
+		r.Costs = a.costs
 	case "plan":
 		r.Plan, err = s.str(name)
 	case "attributes":
-		err = c.attributes(s)
+		err = a.attributes(s)
 	case "request":
-		err = c.request(s)
+		err = a.request(s)
 	case "idempotency_key":
-		var key string
-		if key, err = s.str(name); err == nil && key != "" {
-			err = notYet(name, "requests are not remembered")
-		}
+		r.IdempotencyKey, err = s.str(name)
 	case "max_wait_ms":
 		var ms int64
-		if ms, err = s.whole(name); err == nil && ms > 0 {
-			err = notYet(name, "waiting in line")
+		if ms, err = s.whole(name); err == nil && ms > policy.MaxMaxWait.Milliseconds() {
+			err = invalid(name, "%d: must be 0 to %d, which is %v", ms, policy.MaxMaxWait.Milliseconds(), policy.MaxMaxWait)
 		}
+		r.MaxWait, r.MaxWaitSaid = time.Duration(ms)*time.Millisecond, true
+	case "ttl_ms":
+		a.ttl, err = s.ttl()
 	}
 	return err
+}
+
+// key reads the header Idempotency-Key, which stands for the field
+// idempotency_key. Its value is taken as it is: quotes are part of it.
+func (a *ask) key(h http.Header) error {
+	lines := h["Idempotency-Key"]
+	switch {
+	case len(lines) == 0 || len(lines) == 1 && lines[0] == "":
+		return nil
+	case len(lines) > 1:
+		return invalid("idempotency_key", "the header Idempotency-Key is there twice")
+	case a.req.IdempotencyKey != "" && a.req.IdempotencyKey != lines[0]:
+		return invalid("idempotency_key", "differs from the header Idempotency-Key")
+	}
+	a.req.IdempotencyKey = lines[0]
+	return nil
+}
+
+// costs reads the costs in other units than requests into m, which it makes if
+// there is none.
+func (s *scanner) costs(m map[string]int64) (map[string]int64, error) {
+	if err := s.open("costs"); err != nil {
+		return m, err
+	}
+	for first := true; ; first = false {
+		unit, more, err := s.member("costs", first)
+		if err != nil || !more {
+			return m, err
+		}
+		if err := headgate.CheckName(unit); err != nil {
+			return m, invalid("costs", "%w", err)
+		}
+		if _, is := m[unit]; is {
+			return m, twice("costs." + unit)
+		}
+		if len(m) == maxUnits {
+			return m, invalid("costs", "more than %d units", maxUnits)
+		}
+		n, err := s.whole("")
+		if err != nil {
+			return m, at("costs."+unit, err)
+		}
+		if m == nil {
+			m = make(map[string]int64)
+		}
+		m[unit] = n
+	}
+}
+
+// ttl reads for how long something is held.
+func (s *scanner) ttl() (time.Duration, error) {
+	const name, most = "ttl_ms", int64(headgate.MaxHold / time.Millisecond)
+	ms, err := s.whole(name)
+	if err == nil && (ms < 1 || ms > most) {
+		err = invalid(name, "%d: must be 1 to %d, which is %v", ms, most, headgate.MaxHold)
+	}
+	return time.Duration(ms) * time.Millisecond, err
 }
 
 // at names the field of an error, for fields of which the name is only put
@@ -136,19 +230,7 @@ func at(field string, err error) error {
 	return err
 }
 
-// empty reads an object that may not hold anything yet.
-func (s *scanner) empty(field, what string) error {
-	if err := s.open(field); err != nil {
-		return err
-	}
-	_, more, err := s.member(field, true)
-	if err == nil && more {
-		err = notYet(field, what)
-	}
-	return err
-}
-
-func (c *call) attributes(s *scanner) error {
+func (a *ask) attributes(s *scanner) error {
 	if err := s.open("attributes"); err != nil {
 		return err
 	}
@@ -157,23 +239,23 @@ func (c *call) attributes(s *scanner) error {
 		if err != nil || !more {
 			return err
 		}
-		if _, is := c.attrs[name]; is {
+		if _, is := a.attrs[name]; is {
 			return twice("attributes." + name)
 		}
 		v, err := s.str("")
 		if err != nil {
 			return at("attributes."+name, err)
 		}
-		if c.attrs == nil {
-			c.attrs = make(map[string]string)
+		if a.attrs == nil {
+			a.attrs = make(map[string]string)
 		}
-		c.attrs[name] = v
-		c.req.Attributes = c.attrs
+		a.attrs[name] = v
+		a.req.Attributes = a.attrs
 	}
 }
 
 // request reads the description of the HTTP request that is to be decided on.
-func (c *call) request(s *scanner) error {
+func (a *ask) request(s *scanner) error {
 	if err := s.open("request"); err != nil {
 		return err
 	}
@@ -183,17 +265,17 @@ func (c *call) request(s *scanner) error {
 		if err != nil || !more {
 			return err
 		}
-		if err := c.requestField(s, &had, name); err != nil {
+		if err := a.requestField(s, &had, name); err != nil {
 			return err
 		}
 	}
 }
 
-func (c *call) requestField(s *scanner, had *seen, name string) (err error) {
+func (a *ask) requestField(s *scanner, had *seen, name string) (err error) {
 	if err := had.add(requestFields, "request.", name); err != nil {
 		return err
 	}
-	r := &c.req
+	r := &a.req
 	switch name {
 	case "method":
 		r.Method, err = s.str("request.method")
@@ -202,7 +284,7 @@ func (c *call) requestField(s *scanner, had *seen, name string) (err error) {
 	case "host":
 		r.Host, err = s.str("request.host")
 	case "headers":
-		err = c.headers(s)
+		err = a.headers(s)
 	case "ip":
 		r.IP, err = s.ip("request.ip")
 	}
@@ -211,7 +293,7 @@ func (c *call) requestField(s *scanner, had *seen, name string) (err error) {
 
 // headers reads the value of each name, or its lines where it has several. Two
 // spellings of one name are one header given twice.
-func (c *call) headers(s *scanner) error {
+func (a *ask) headers(s *scanner) error {
 	if err := s.open("request.headers"); err != nil {
 		return err
 	}
@@ -221,18 +303,18 @@ func (c *call) headers(s *scanner) error {
 			return err
 		}
 		key := http.CanonicalHeaderKey(name)
-		if _, is := c.head[key]; is {
+		if _, is := a.head[key]; is {
 			return twice("request.headers." + name)
 		}
 		v, err := s.texts()
 		if err != nil {
 			return at("request.headers."+name, err)
 		}
-		if c.head == nil {
-			c.head = make(http.Header)
+		if a.head == nil {
+			a.head = make(http.Header)
 		}
-		c.head[key] = v
-		c.req.Headers = c.head
+		a.head[key] = v
+		a.req.Headers = a.head
 	}
 }
 
@@ -241,57 +323,9 @@ func (s *scanner) ip(field string) (netip.Addr, error) {
 	if err != nil || v == "" {
 		return netip.Addr{}, err
 	}
-	a, err := netip.ParseAddr(v)
-	if err != nil || a.Zone() != "" {
+	addr, err := netip.ParseAddr(v)
+	if err != nil || addr.Zone() != "" {
 		return netip.Addr{}, invalid(field, "%.64q: must be an IPv4 or IPv6 address, without port or zone", v)
 	}
-	return a.Unmap(), nil
-}
-
-// throttle is the body of /v1/throttle.
-type throttle struct {
-	key, rate   string
-	burst, cost int64
-}
-
-func decodeThrottle(body string) (t throttle, err error) {
-	t.cost = 1
-	s, err := start(body)
-	if err != nil {
-		return t, err
-	}
-	if err := s.open(""); err != nil {
-		return t, err
-	}
-	var had seen
-	for first := true; ; first = false {
-		name, more, err := s.member("", first)
-		if err != nil {
-			return t, err
-		}
-		if !more {
-			break
-		}
-		if err := t.field(&s, &had, name); err != nil {
-			return t, err
-		}
-	}
-	return t, s.end()
-}
-
-func (t *throttle) field(s *scanner, had *seen, name string) (err error) {
-	if err := had.add(throttleFields, "", name); err != nil {
-		return err
-	}
-	switch name {
-	case "key":
-		t.key, err = s.str(name)
-	case "rate":
-		t.rate, err = s.str(name)
-	case "burst":
-		t.burst, err = s.whole(name)
-	case "cost":
-		t.cost, err = s.whole(name)
-	}
-	return err
+	return addr.Unmap(), nil
 }

@@ -33,6 +33,131 @@ func (s *scanner) syntax(field, want string) error {
 	return invalid(field, "the body is not valid JSON: at byte %d expected %s, found %q", s.i, want, r)
 }
 
+// maxDepth is the deepest nesting of values that are passed over.
+const maxDepth = 64
+
+// skip passes over one value of any kind. field is what holds it.
+func (s *scanner) skip(field string) error {
+	var objects uint64 // one bit for each level that is open: an object, not an array
+	for depth := 0; ; {
+		s.space()
+		var c byte
+		if s.i < len(s.s) {
+			c = s.s[s.i]
+		}
+		if c == '{' || c == '[' {
+			if depth == maxDepth {
+				return invalid(field, "is nested deeper than %d levels", maxDepth)
+			}
+			depth++
+			objects <<= 1
+			if c == '{' {
+				objects |= 1
+			}
+			s.i++
+			if s.closes(objects) {
+				depth--
+				objects >>= 1
+			} else if err := s.key(field, objects); err != nil {
+				return err
+			} else {
+				continue
+			}
+		} else if err := s.scalar(field); err != nil {
+			return err
+		}
+		for {
+			if depth == 0 {
+				return nil
+			}
+			if s.closes(objects) {
+				depth--
+				objects >>= 1
+				continue
+			}
+			if s.i >= len(s.s) || s.s[s.i] != ',' {
+				if objects&1 == 1 {
+					return s.syntax(field, "',' or '}'")
+				}
+				return s.syntax(field, "',' or ']'")
+			}
+			s.i++
+			if err := s.key(field, objects); err != nil {
+				return err
+			}
+			break
+		}
+	}
+}
+
+// closes passes over the end of the innermost level, if it is here.
+func (s *scanner) closes(objects uint64) bool {
+	s.space()
+	end := byte(']')
+	if objects&1 == 1 {
+		end = '}'
+	}
+	if s.i >= len(s.s) || s.s[s.i] != end {
+		return false
+	}
+	s.i++
+	return true
+}
+
+// key passes over the name before a value, if the innermost level is an object.
+func (s *scanner) key(field string, objects uint64) error {
+	if objects&1 == 0 {
+		return nil
+	}
+	s.space()
+	if s.i >= len(s.s) || s.s[s.i] != '"' {
+		return s.syntax(field, "the name of a field in double quotes")
+	}
+	if _, err := s.text(field); err != nil {
+		return err
+	}
+	s.space()
+	if s.i >= len(s.s) || s.s[s.i] != ':' {
+		return s.syntax(field, "':'")
+	}
+	s.i++
+	return nil
+}
+
+// scalar passes over a value that is no object and no array.
+func (s *scanner) scalar(field string) error {
+	if s.i < len(s.s) {
+		switch c := s.s[s.i]; {
+		case c == '"':
+			_, err := s.text(field)
+			return err
+		case c == '-', c >= '0' && c <= '9':
+			return s.number(field)
+		}
+		for _, word := range [...]string{"true", "false", "null"} {
+			if strings.HasPrefix(s.s[s.i:], word) {
+				s.i += len(word)
+				return nil
+			}
+		}
+	}
+	return s.syntax(field, "a value")
+}
+
+// truth reads true or false.
+func (s *scanner) truth(field string) (bool, error) {
+	s.space()
+	switch rest := s.s[s.i:]; {
+	case strings.HasPrefix(rest, "true"):
+		s.i += len("true")
+		return true, nil
+	case strings.HasPrefix(rest, "false"):
+		s.i += len("false")
+		return false, nil
+	}
+	return false, s.wrong(field, "true or false")
+}
+
 // wrong says that a value of another type than want begins here.
 func (s *scanner) wrong(field, want string) error {
 	if s.i >= len(s.s) {
@@ -110,6 +235,27 @@ func (s *scanner) member(field string, first bool) (name string, more bool, err 
 	}
 	s.i++
 	return name, true, nil
+}
+
+// members reads an object, each member of known at most once; value reads that
+// of the member it is given.
+func (s *scanner) members(known []string, value func(name string) error) error {
+	if err := s.open(""); err != nil {
+		return err
+	}
+	var had seen
+	for first := true; ; first = false {
+		name, more, err := s.member("", first)
+		if err != nil || !more {
+			return err
+		}
+		if err := had.add(known, "", name); err != nil {
+			return err
+		}
+		if err := value(name); err != nil {
+			return err
+		}
+	}
 }
 
 // end checks that nothing follows the document.

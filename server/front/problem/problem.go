@@ -39,6 +39,8 @@ func Of(err error) *Problem {
 	switch e.Code {
 	case headgate.InvalidRequest, headgate.InvalidLimit:
 		return BadRequest(e.Field, e.Error())
+	case headgate.Conflict:
+		return &Problem{Name: "idempotency_key_reused", Status: http.StatusUnprocessableEntity, Detail: e.Error(), Field: e.Field}
 	case headgate.NotFound:
 		return &Problem{Name: "not_found", Status: http.StatusNotFound, Detail: e.Error(), Field: e.Field}
 	case headgate.Unavailable:
@@ -77,22 +79,29 @@ func (p *Problem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.WriteAs(w, p.Status)
 }
 
-// WriteAs sends the problem under another status than its own, for proxies
-// that pass only some of them on.
-func (p *Problem) WriteAs(w http.ResponseWriter, status int) {
+// pointer makes the path of a field a JSON pointer (RFC 6901).
+var pointer = strings.NewReplacer("~", "~0", "/", "~1", ".", "/")
+
+// Append appends the problem as a JSON object.
+func (p *Problem) Append(b []byte) []byte {
 	doc := document{
 		Type: "urn:headgate:problem:" + p.Name, Title: http.StatusText(p.Status),
 		Status: p.Status, Detail: p.Detail, Field: p.Field,
 	}
 	if p.Field != "" {
-		pointer := strings.NewReplacer("~", "~0", "/", "~1", ".", "/").Replace(p.Field)
-		doc.Errors = []entry{{Pointer: "/" + pointer, Detail: p.Detail}}
+		doc.Errors = []entry{{Pointer: "/" + pointer.Replace(p.Field), Detail: p.Detail}}
 	}
-	body, err := json.Marshal(doc)
+	object, err := json.Marshal(doc)
 	if err != nil {
 		panic(err) // strings and an int always encode
 	}
-	body = append(body, '\n')
+	return append(b, object...)
+}
+
+// WriteAs sends the problem under another status than its own, for proxies
+// that pass only some of them on.
+func (p *Problem) WriteAs(w http.ResponseWriter, status int) {
+	body := append(p.Append(nil), '\n')
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))

@@ -21,6 +21,7 @@ func TestOf(t *testing.T) {
 		{of(headgate.InvalidRequest, "cost"), Problem{"invalid_request", 400, "cost: secret", "cost"}},
 		{of(headgate.InvalidLimit, "rate"), Problem{"invalid_request", 400, "rate: secret", "rate"}},
 		{of(headgate.NotFound, "application"), Problem{"not_found", 404, "application: secret", "application"}},
+		{of(headgate.Conflict, "idempotency_key"), Problem{"idempotency_key_reused", 422, "idempotency_key: secret", "idempotency_key"}},
 		{of(headgate.Unavailable, ""), Problem{"unavailable", 503, "the store cannot decide at the moment", ""}},
 		{of(headgate.Overloaded, ""), Problem{"overloaded", 503, "the store has no room for another key", ""}},
 		{of(headgate.Closed, ""), Problem{"closed", 503, "the server is stopping", ""}},
@@ -41,5 +42,11 @@ func TestDocument(t *testing.T) {
 		`"field":"request.headers.a/b~c","errors":[{"pointer":"/request/headers/a~1b~0c","detail":"\"\u003cslow\u003e\""}]}` + "\n"
 	if w.Code != 403 || w.Body.String() != want || w.Header().Get("Content-Type") != "application/problem+json" {
 		t.Errorf("%d %v\n%s\nwant\n%s", w.Code, w.Header(), w.Body, want)
+	}
+	got := string((&Problem{"not_found", 404, "gone", "items.3.application"}).Append([]byte("x")))
+	const inside = `x{"type":"urn:headgate:problem:not_found","title":"Not Found","status":404,"detail":"gone",` +
+		`"field":"items.3.application","errors":[{"pointer":"/items/3/application","detail":"gone"}]}`
+	if got != inside {
+		t.Errorf("got %s", got)
 	}
 }

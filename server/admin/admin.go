@@ -1,0 +1,190 @@
+// Package admin is the management API: what was decided lately, and the switch
+// for a bad night. Every route needs the admin token.
+package admin
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/server/front/problem"
+	"github.com/headgate/headgate/server/journal"
+)
+
+// maxBody is the largest body of a request in bytes.
+const maxBody = 64 << 10
+
+// switcher is what the routes need of a gate.
+type switcher interface {
+	SetMode(gate.Mode) error
+	Modes() []gate.Mode
+}
+
+// Config is what the routes are made of. All but Logger is required.
+type Config struct {
+	Gate    switcher
+	Journal *journal.Journal
+	// Token is what callers must send as Authorization: Bearer.
+	Token string
+	// Failures bounds wrong tokens, by client address.
+	Failures *headgate.Limiter
+	// Logger takes changes of modes and wrong tokens; nil discards them.
+	Logger *slog.Logger
+}
+
+// Routes returns the handlers of /v1/decisions and /v1/mode by their patterns
+// for [http.ServeMux]. Panics if a required field of c is not set.
+func Routes(c Config) map[string]http.Handler {
+	if c.Gate == nil || c.Journal == nil || c.Token == "" || c.Failures == nil {
+		panic("admin: Config without Gate, Journal, Token or Failures")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &api{Config: c, guard: newGuard(c.Token, c.Failures, c.Logger)}
+	return map[string]http.Handler{
+		"/v1/decisions": a.guard.protect(http.HandlerFunc(a.decisions), http.MethodGet, http.MethodHead),
+		"/v1/mode":      a.guard.protect(http.HandlerFunc(a.mode), http.MethodGet, http.MethodHead, http.MethodPut),
+	}
+}
+
+type api struct {
+	Config
+	guard *guard
+}
+
+// modeItem is one override on the wire.
+type modeItem struct {
+	Application string    `json:"application"`
+	Rule        string    `json:"rule"`
+	Mode        string    `json:"mode"`
+	Until       time.Time `json:"until"`
+}
+
+// modeChange is the body of PUT /v1/mode.
+type modeChange struct {
+	Application string `json:"application"`
+	Rule        string `json:"rule"`
+	Mode        string `json:"mode"`
+	For         string `json:"for"`
+}
+
+// The bounds of an override's time. A day is enough for the night that it is
+// for; what shall hold longer belongs into the policy.
+const (
+	minOverride = time.Second
+	maxOverride = 24 * time.Hour
+)
+
+// mode lists the overrides in force, after a PUT with the one that it sets.
+func (a *api) mode(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPut {
+		var change modeChange
+		if p := decode(w, r, &change); p != nil {
+			p.ServeHTTP(w, r)
+			return
+		}
+		if p := a.setMode(&change); p != nil {
+			p.ServeHTTP(w, r)
+			return
+		}
+	}
+	items := []modeItem{}
+	for _, m := range a.Gate.Modes() {
+		items = append(items, modeItem{m.Application, m.Rule, modeName(m.Shadow), m.Until.UTC()})
+	}
+	writeList(w, items, "")
+}
+
+func (a *api) setMode(c *modeChange) *problem.Problem {
+	if c.Mode != "shadow" && c.Mode != "enforce" {
+		return problem.BadRequest("mode", fmt.Sprintf("mode %.64q: must be shadow or enforce", c.Mode))
+	}
+	if c.For == "" {
+		return problem.BadRequest("for", `for is required: how long, such as "30m"; "0s" ends it`)
+	}
+	d, err := time.ParseDuration(c.For)
+	if err != nil || d != 0 && (d < minOverride || d > maxOverride) {
+		return problem.BadRequest("for", fmt.Sprintf(`for %.64q: must be a time of 1s to 24h, such as "30m", or "0s" to end it`, c.For))
+	}
+	until := time.Now().Add(d)
+	if err := a.Gate.SetMode(gate.Mode{Application: c.Application, Rule: c.Rule, Shadow: c.Mode == "shadow", Until: until}); err != nil {
+		p := problem.Of(err)
+		if p.Status >= http.StatusInternalServerError {
+			a.Logger.Error("mode not set", "error", err)
+		}
+		return p
+	}
+	scope := []any{"application", c.Application, "rule", c.Rule}
+	if d == 0 {
+		a.Logger.Warn("mode override ended", scope...)
+	} else {
+		a.Logger.Warn("mode override in force", append(scope, "mode", c.Mode, "until", until.UTC().Format(time.RFC3339))...)
+	}
+	return nil
+}
+
+func modeName(shadow bool) string {
+	if shadow {
+		return "shadow"
+	}
+	return "enforce"
+}
+
+// decode reads a strict JSON body into v.
+func decode(w http.ResponseWriter, r *http.Request, v any) *problem.Problem {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return &problem.Problem{
+			Name: "unsupported_media_type", Status: http.StatusUnsupportedMediaType,
+			Detail: "the body must be sent as Content-Type: application/json",
+		}
+	}
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	d.DisallowUnknownFields()
+	err := d.Decode(v)
+	if err == nil {
+		if _, err = d.Token(); err == io.EOF {
+			return nil
+		}
+		err = cmp.Or(err, errors.New("there is more after its end"))
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return &problem.Problem{
+			Name: "body_too_large", Status: http.StatusRequestEntityTooLarge,
+			Detail: fmt.Sprintf("the body must not be larger than %d bytes", maxBody),
+		}
+	}
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return problem.BadRequest(e.Field, "must not be a "+e.Value)
+	}
+	return problem.BadRequest("", "the body is not what this route takes: "+strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// list is how every list is answered.
+type list[T any] struct {
+	Items []T     `json:"items"`
+	Next  *string `json:"next"`
+}
+
+func writeList[T any](w http.ResponseWriter, items []T, next string) {
+	l := list[T]{Items: items}
+	if next != "" {
+		l.Next = &next
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.Encode(l) // an error says that the client has gone
+}

@@ -1,0 +1,100 @@
+package observe
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// State is what a server shows of itself at a scrape.
+type State struct {
+	// Keys is the number of keys of which the store has state, OverflowCells
+	// that of the cells that keys share for want of memory.
+	Keys, OverflowCells int64
+	// MemoryBytes is the memory that holds state, MemoryLimit its cap.
+	MemoryBytes, MemoryLimit int64
+	// StoreUp is whether the store can decide.
+	StoreUp bool
+	// UnknownPlans is the number of requests that named a plan that does not
+	// exist, and were decided by the default plan.
+	UnknownPlans uint64
+	// Waiting is the number of requests that wait in line.
+	Waiting int
+	// Modes are the overrides of modes in force.
+	Modes []Mode
+	// Revision is that of the policy in force, ReloadOK and ReloadAt say how
+	// and when it was last read.
+	Revision uint64
+	ReloadOK bool
+	ReloadAt time.Time
+}
+
+// Mode is an override in force. Application and Rule are empty where it holds
+// for all; Mode is "shadow" or "enforce".
+type Mode struct{ Application, Rule, Mode string }
+
+// stateCollector reads the whole state once per scrape, so that its series fit
+// together.
+type stateCollector struct {
+	state func() State
+	build prometheus.Metric
+
+	keys, overflow, bytes, limit, up, plans, waiting, mode, revision, ok, at *prometheus.Desc
+}
+
+func newStateCollector(b Build, state func() State) *stateCollector {
+	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
+	build := prometheus.NewDesc("headgate_build_info", "What this program was built from; always 1.", []string{"version", "commit", "go"}, nil)
+	return &stateCollector{
+		state:    state,
+		build:    prometheus.MustNewConstMetric(build, prometheus.GaugeValue, 1, b.Version, b.Commit, b.GoVersion),
+		keys:     desc("headgate_keys", "Keys of which the store has state."),
+		overflow: desc("headgate_overflow_cells", "Cells that keys share because the memory for state is full."),
+		bytes:    desc("headgate_memory_bytes", "Memory that holds state."),
+		limit:    desc("headgate_memory_limit_bytes", "Memory that state may take."),
+		waiting:  desc("headgate_waiting", "Requests that wait in line."),
+		mode: prometheus.NewDesc("headgate_mode_override", "1 for each override of modes in force; an empty label stands for all.",
+			[]string{"application", "rule", "mode"}, nil),
+		up:       desc("headgate_store_up", "1 while the store can decide."),
+		plans:    desc("headgate_unknown_plans_total", "Requests that named an unknown plan and were decided by the default plan."),
+		revision: desc("headgate_policy_revision", "Revision of the policy in force."),
+		ok:       desc("headgate_policy_last_reload_successful", "1 if the policy was read without fault when it was last read."),
+		at:       desc("headgate_policy_last_reload_timestamp_seconds", "When the policy was last read."),
+	}
+}
+
+// Describe sends what Collect will.
+func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		c.keys, c.overflow, c.bytes, c.limit, c.up, c.plans, c.waiting, c.mode, c.revision, c.ok, c.at, c.build.Desc(),
+	} {
+		ch <- d
+	}
+}
+
+// Collect sends the state as it is.
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.state()
+	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
+	gauge(c.keys, float64(s.Keys))
+	gauge(c.overflow, float64(s.OverflowCells))
+	gauge(c.bytes, float64(s.MemoryBytes))
+	gauge(c.limit, float64(s.MemoryLimit))
+	gauge(c.waiting, float64(s.Waiting))
+	for _, m := range s.Modes[:min(len(s.Modes), MaxSets)] {
+		ch <- prometheus.MustNewConstMetric(c.mode, prometheus.GaugeValue, 1, m.Application, m.Rule, m.Mode)
+	}
+	gauge(c.up, oneIf(s.StoreUp))
+	ch <- prometheus.MustNewConstMetric(c.plans, prometheus.CounterValue, float64(s.UnknownPlans))
+	gauge(c.revision, float64(s.Revision))
+	gauge(c.ok, oneIf(s.ReloadOK))
+	gauge(c.at, float64(s.ReloadAt.UnixMilli())/1000)
+	ch <- c.build
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}

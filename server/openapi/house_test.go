@@ -1,0 +1,146 @@
+package openapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/policy"
+	"github.com/headgate/headgate/server/admin"
+	"github.com/headgate/headgate/server/front/forwardauth"
+	"github.com/headgate/headgate/server/front/httpapi"
+	"github.com/headgate/headgate/server/journal"
+	"github.com/headgate/headgate/server/observe"
+	"github.com/headgate/headgate/store/memstore"
+)
+
+// The instant of the examples, a Monday noon.
+var noon = time.Date(2026, 3, 9, 12, 0, 0, 0, time.UTC)
+
+// secret is long enough to be one.
+const secret = "a token of the tests, 32 bytes up"
+
+// frozen is a store at noon, or one that is away.
+type frozen struct {
+	*memstore.Store
+	away *headgate.Error
+}
+
+func (f *frozen) Now() int64 { return noon.UnixMicro() }
+
+func (f *frozen) Apply(ctx context.Context, b *headgate.Batch) error {
+	if f.away != nil {
+		return f.away
+	}
+	b.Now = noon.UnixMicro()
+	return f.Store.Apply(ctx, b)
+}
+
+// house is a server as the program wires it.
+type house struct {
+	http.Handler
+	gate  *gate.Gate
+	store *frozen
+}
+
+// examplePolicy is the policy that the document says its examples need.
+func examplePolicy(t *testing.T) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(load(t).Info.Description, "```yaml\n")
+	text, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("the description has no policy")
+	}
+	return text
+}
+
+func open(t *testing.T) *house {
+	t.Helper()
+	return openWith(t, examplePolicy(t))
+}
+
+func openWith(t *testing.T, text string) *house {
+	t.Helper()
+	store := &frozen{Store: memstore.New(memstore.Config{MaxBytes: 1 << 20, Origin: noon.UnixMicro()})}
+	g, err := gate.Open(t.Context(), gate.Config{Policy: []byte(text), Store: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	limiter, err := headgate.New(memstore.New(memstore.Config{MaxBytes: 1 << 20}), headgate.PerHour(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := journal.New(journal.Config{})
+	decided := func(door string) func(*gate.Decision, time.Duration) {
+		return func(d *gate.Decision, _ time.Duration) {
+			kept.Add(&journal.Entry{
+				At: time.Now(), ID: d.ID, Application: d.Application, Rule: d.Rule, Operation: d.Operation, Subject: d.Subject, Plan: d.Plan,
+				Cost: d.Cost, Allowed: d.Allowed, Reason: d.Reason, BoundBy: d.BoundByID(), RetryAfter: d.RetryAfter, Retryable: d.Retryable,
+				WouldDeny: d.WouldDeny, Shadow: d.Shadow, Degraded: d.Degraded, Door: door,
+			})
+		}
+	}
+	routes := admin.Routes(admin.Config{Gate: g, Journal: kept, Token: secret, Failures: limiter})
+	routes[forwardauth.Pattern] = forwardauth.New(forwardauth.Config{Gate: g, Decided: decided("forward_auth")})
+	routes["/metrics"] = httpapi.ReadOnly(observe.New(observe.Build{}, func() observe.State { return observe.State{} }).Handler())
+	routes[Path] = httpapi.ReadOnly(Handler())
+	routes["/v1/policy/schema.json"] = httpapi.ReadOnly(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/schema+json")
+		w.Write(policy.Schema())
+	}))
+	return &house{httpapi.New(httpapi.Config{Gate: g, Routes: routes, Now: g.Now, Decided: decided("http")}), g, store}
+}
+
+// call is a request to a house.
+type call struct {
+	method, path string
+	query        url.Values
+	header       http.Header
+	body         any // a string as it is, else JSON; nil for none
+}
+
+// send adds what every client of the route sends: a media type and the token.
+// A header that is set to nothing is left out.
+func (h *house) send(t *testing.T, c call) *httptest.ResponseRecorder {
+	t.Helper()
+	var body []byte
+	switch b := c.body.(type) {
+	case nil:
+	case string:
+		body = []byte(b)
+	default:
+		var err error
+		if body, err = json.Marshal(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	target := c.path
+	if len(c.query) > 0 {
+		target += "?" + c.query.Encode()
+	}
+	r := httptest.NewRequestWithContext(t.Context(), c.method, target, bytes.NewReader(body))
+	r.RemoteAddr = "127.0.0.1:50000"
+	r.Header.Set("Authorization", "Bearer "+secret)
+	if c.body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for name, values := range c.header {
+		r.Header.Del(name)
+		for _, v := range values {
+			if v != "" {
+				r.Header.Add(name, v)
+			}
+		}
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
