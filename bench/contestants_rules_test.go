@@ -12,7 +12,7 @@ import (
 // not adapters that forgot to limit.
 func TestContestantsKeepTheRule(t *testing.T) {
 	const burst, keys = 7, 100
-	for _, name := range denying {
+	for _, name := range perKey {
 		t.Run(name, func(t *testing.T) {
 			c := contestants[name](t, rule{burst: burst, every: time.Hour})
 			defer c.close()

@@ -34,6 +34,7 @@ func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64
 		}
 		s.shards[n].last = now
 	}
+	unpin(cells)
 	b.At = now
 	switch b.Op {
 	case headgate.Take, headgate.Debit:

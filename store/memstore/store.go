@@ -98,6 +98,7 @@ func (s *Store) Close() error {
 		sh.mu.Lock()
 		s.overflowed.Add(-int64(sh.shared))
 		sh.table, sh.used, sh.shared, sh.arena, sh.closed = nil, 0, 0, arena{}, true
+		sh.unpinAll()
 		sh.mu.Unlock()
 	}
 	return nil
@@ -137,6 +138,7 @@ func (s *Store) Sweep() {
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
+		sh.demote()
 		s.sweep(sh, len(sh.table)+sh.used, sh.advance(now)) // a removal takes a look of its own
 		sh.shrink()
 		sh.mu.Unlock()
@@ -172,19 +174,31 @@ func (s *Store) Apply(_ context.Context, b *headgate.Batch) error {
 
 // applyHot decides the most common batch: one known bucket in one word.
 func (s *Store) applyHot(b *headgate.Batch, c *headgate.Charge, now int64) bool {
+	if c.Shadow {
+		return false
+	}
 	h1, h2 := maphash.String(s.owner1, c.Owner), maphash.String(s.owner2, c.Owner)
 	sh := &s.shards[h1>>s.shift]
 	id := identify(h1, h2, c.Limit)
+	o := &b.Outcomes()[0]
+	if p := sh.hotPin(id, c.Limit); p != nil && p.apply(b.Op, c.Cost, now-s.origin, o) {
+		b.Allowed, b.At = o.Allowed, now
+		return true
+	}
 	sh.mu.Lock()
 	i, found := sh.find(id)
-	if !found || sh.table[i].version != c.Limit.Serial || c.Shadow {
+	if !found || sh.table[i].version != c.Limit.Serial {
 		sh.mu.Unlock()
 		return false
 	}
-	now = sh.advance(now)
-	e := &sh.table[i]
-	o := &b.Outcomes()[0]
-	e.state = algo.PackedApply(b.Op, c.Limit, e.state, now-s.origin, c.Cost, o)
+	if e := &sh.table[i]; e.state != parked {
+		now = sh.advance(now)
+		e.state = algo.PackedApply(b.Op, c.Limit, e.state, now-s.origin, c.Cost, o)
+	} else {
+		p := sh.active(id)
+		p.recall()
+		p.apply(b.Op, c.Cost, now-s.origin, o)
+	}
 	sh.mu.Unlock()
 	b.Allowed, b.At = o.Allowed, now
 	return true

@@ -1,0 +1,376 @@
+package memstore
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/headgate/headgate"
+)
+
+func prepare(t *testing.T, l headgate.Limit) *headgate.Prepared {
+	t.Helper()
+	p, err := l.Prepare()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// one decides op with a batch of one charge at an instant.
+func one(t *testing.T, s *Store, op headgate.Op, p *headgate.Prepared, owner string, cost, now int64) headgate.Decision {
+	t.Helper()
+	var b headgate.Batch
+	b.Reset(op)
+	b.Now = now
+	if _, err := b.Add(headgate.Charge{Limit: p, Owner: owner, Cost: cost}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Apply(context.Background(), &b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Decision()
+}
+
+// A pinned key answers what the same key in a store without pins answers, to
+// the microsecond, whatever else is asked about it in between.
+func TestPinnedEqualsBatches(t *testing.T) {
+	const origin = 1_700_000_000_000_000
+	r := rand.New(rand.NewPCG(7, 11))
+	limits := []headgate.Limit{
+		headgate.PerSecond(10).WithBurst(25),
+		headgate.PerMinute(7).WithBurst(3),
+		headgate.Per(1, time.Microsecond).WithBurst(1000),
+		{Count: 3000, Period: 7 * time.Millisecond, Burst: 50},
+	}
+	for _, limit := range limits {
+		p := prepare(t, limit)
+		q := prepare(t, headgate.Limit{Name: p.Name, Count: p.Count, Period: p.Period, Burst: p.Burst + 5})
+		pins, plain := New(Config{Origin: origin}), New(Config{Origin: origin})
+		cell, ok := pins.Pin(p, "alice")
+		if !ok {
+			t.Fatalf("%v cannot be pinned", p.Name)
+		}
+		now, decided, declined := int64(origin), 0, 0
+		for range 20_000 {
+			now += r.Int64N(1 + 2*p.P/p.N)
+			if r.IntN(200) == 0 {
+				now += r.Int64N(1 + 2*p.Cap/p.N)
+			}
+			cost := r.Int64N(min(p.Burst, 4) + 1)
+			if r.IntN(50) == 0 {
+				cost = r.Int64N(2*p.Burst) + 1
+			}
+			op, under := headgate.Take, p
+			switch r.IntN(40) {
+			case 0:
+				op = headgate.Refund
+			case 1:
+				op = headgate.Debit
+			case 2:
+				op = headgate.Reset
+			case 3:
+				under = q
+			case 4, 5, 6:
+				op = headgate.Peek
+			}
+			want := one(t, plain, op, under, "alice", cost, now)
+			var got headgate.Decision
+			ok := false
+			if under == p && op <= headgate.Peek {
+				if op == headgate.Take && r.IntN(3) == 0 {
+					var allowed bool
+					if allowed, ok = cell.Allow(cost, now); ok {
+						got = want
+						got.Allowed = allowed
+					}
+				} else {
+					got, ok = cell.Decide(op, cost, now)
+				}
+			}
+			if ok {
+				decided++
+			} else {
+				declined++
+				got = one(t, pins, op, under, "alice", cost, now)
+			}
+			if got != want {
+				t.Fatalf("%v: %v of %d at %d:\n got %+v\nwant %+v", p.Name, op, cost, now-origin, got, want)
+			}
+		}
+		if decided < 5_000 { // a cell that changed its numbers is not packed until it is full
+			t.Errorf("%v: %d decided at hand, %d declined", p.Name, decided, declined)
+		}
+		cell.Close()
+		_, _ = pins.Close(), plain.Close()
+	}
+}
+
+// Whoever asks in whatever way, all of the burst is given out and no more.
+func TestSpreadGivesOutTheBurst(t *testing.T) {
+	for _, burst := range []int64{10, 5_000, 200_000} {
+		s := New(Config{})
+		lim, err := headgate.New(s, headgate.PerHour(1).WithBurst(burst))
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := prepare(t, headgate.PerHour(1_000_000).WithName("other"))
+		ctx := context.Background()
+		var admitted atomic.Int64
+		var wg sync.WaitGroup
+		for n := range 6 {
+			wg.Go(func() {
+				k := lim.Key("alice")
+				defer k.Close()
+				r := rand.New(rand.NewPCG(uint64(n), uint64(burst)))
+				for refused := 0; refused < 3; {
+					var allowed bool
+					var err error
+					switch r.IntN(1000) {
+					case 0:
+						var d headgate.Decision
+						d, err = lim.Take(ctx, "alice", 1)
+						allowed = d.Allowed
+					case 1:
+						var d headgate.Decision
+						d, err = k.Take(ctx, 1)
+						allowed = d.Allowed
+					case 2:
+						var b headgate.Batch
+						_, _ = b.Add(headgate.Charge{Limit: lim.Limits()[0], Owner: "alice", Cost: 1})
+						_, _ = b.Add(headgate.Charge{Limit: other, Owner: "bob", Cost: 1})
+						err = s.Apply(ctx, &b)
+						allowed = b.Allowed
+					case 3:
+						_, err = lim.Peek(ctx, "alice", 1)
+					case 4:
+						k.Close()
+						k = lim.Key("alice")
+					default:
+						allowed, err = k.Allow(ctx, 1)
+						if !allowed {
+							refused++
+						}
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if allowed {
+						admitted.Add(1)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if got := admitted.Load(); got != burst {
+			t.Errorf("%d admitted, want %d", got, burst)
+		}
+		_ = s.Close()
+	}
+}
+
+// No more than burst + rate x time is admitted while the bucket refills.
+func TestSpreadKeepsTheRate(t *testing.T) {
+	const burst = 20_000
+	s := New(Config{})
+	defer s.Close()
+	lim, err := headgate.New(s, headgate.Per(1, time.Microsecond).WithBurst(burst))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := lim.Key("alice")
+	defer k.Close()
+	ctx := context.Background()
+	var admitted atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range 4 {
+		wg.Go(func() {
+			n := int64(0)
+			for i := range 200_000 {
+				cost := int64(1 + i%3)
+				ok, err := k.Allow(ctx, cost)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if ok {
+					n += cost
+				}
+			}
+			admitted.Add(n)
+		})
+	}
+	wg.Wait()
+	bound := burst + time.Since(start).Microseconds() + 1
+	if got := admitted.Load(); got > bound || got < burst {
+		t.Errorf("%d admitted, want %d to %d", got, burst, bound)
+	}
+}
+
+// What processors took ahead is charged once it is spent, and does not refill
+// before.
+func TestSpreadIsEscrow(t *testing.T) {
+	s := New(Config{})
+	defer s.Close()
+	p := prepare(t, headgate.PerSecond(1_000_000).WithBurst(100_000))
+	c, _ := s.Pin(p, "alice")
+	if d := one(t, s, headgate.Take, p, "alice", 1, 0); !d.Allowed {
+		t.Fatal(d)
+	}
+	if ok, decided := c.Allow(1, 0); !ok || !decided {
+		t.Fatal("not pinned")
+	}
+	pin := c.(*handle).pin
+	pin.contended()
+	if pin.spread.Load() == nil {
+		t.Fatal("not spread")
+	}
+	for range 10 {
+		if ok, decided := c.Allow(1, 0); !ok || !decided {
+			t.Fatal("refused from a slot")
+		}
+	}
+	pin.shard.mu.Lock()
+	out := pin.slots.out
+	pin.shard.mu.Unlock()
+	if out != pin.ahead {
+		t.Errorf("%d tokens are out, want %d", out, pin.ahead)
+	}
+	for start := s.Now(); s.Now() < start+1000; { // time for the bucket to be full
+		runtime.Gosched()
+	}
+	d, decided := c.Decide(headgate.Peek, 1, 0)
+	if !decided || d.Remaining < p.Burst-pin.ahead || d.Remaining > p.Burst-5 {
+		t.Errorf("%+v: want what was spent from the slot to be charged as of now", d)
+	}
+}
+
+// A pinned key is not dropped, and eviction gives nothing away.
+func TestPinnedKeysStay(t *testing.T) {
+	s := New(Config{MaxBytes: minBytes, Shards: 1})
+	lim, err := headgate.New(s, headgate.PerHour(5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	k := lim.Key("alice")
+	for range 5 {
+		if ok, err := k.Allow(ctx, 1); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+	}
+	for i := range 60_000 {
+		if _, err := lim.Take(ctx, fmt.Sprint(i), 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Sweep()
+	for _, ask := range []func() (headgate.Decision, error){
+		func() (headgate.Decision, error) { return k.Take(ctx, 1) },
+		func() (headgate.Decision, error) { return lim.Take(ctx, "alice", 1) },
+	} {
+		if d, err := ask(); err != nil || d.Allowed {
+			t.Fatal(d, err)
+		}
+	}
+	_ = s.Close()
+	if _, err := k.Allow(ctx, 1); err == nil {
+		t.Error("a closed store decides")
+	}
+	k.Close()
+}
+
+// Keys that are closed or collected leave nothing but their state.
+func TestPinsAreFreed(t *testing.T) {
+	s := New(Config{Shards: 1})
+	defer s.Close()
+	lim, err := headgate.New(s, headgate.PerHour(5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	pins := func() int {
+		s.shards[0].mu.Lock()
+		defer s.shards[0].mu.Unlock()
+		return len(s.shards[0].pins)
+	}
+	a, b := lim.Key("alice"), lim.Key("alice")
+	for _, k := range []*headgate.Key{a, b, a} {
+		if ok, err := k.Allow(ctx, 1); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+	}
+	if n := pins(); n != 1 {
+		t.Fatalf("%d pins, want 1 for two handles of one key", n)
+	}
+	a.Close()
+	b.Close()
+	if n := pins(); n != 0 {
+		t.Errorf("%d pins are left after Close", n)
+	}
+	func() {
+		k := lim.Key("alice")
+		if d, err := k.Take(ctx, 1); err != nil || d.Remaining != 1 {
+			t.Fatal(d, err)
+		}
+	}()
+	for range 1000 {
+		runtime.GC()
+		if pins() == 0 {
+			break
+		}
+	}
+	if n := pins(); n != 0 {
+		t.Errorf("%d pins are left of keys that were collected", n)
+	}
+	if d, err := lim.Take(ctx, "alice", 1); err != nil || !d.Allowed || d.Remaining != 0 {
+		t.Errorf("%+v, %v: the state is lost", d, err)
+	}
+}
+
+// A key for which processors wait is found without a lock, and the places are
+// given back.
+func TestPromotion(t *testing.T) {
+	s := New(Config{Shards: 1})
+	defer s.Close()
+	p := prepare(t, headgate.PerHour(1_000_000))
+	sh := &s.shards[0]
+	left := int64(1_000_000)
+	for i := range 20 * hots {
+		owner := fmt.Sprint(i)
+		if d, ok := s.One(headgate.Take, p, owner, 1); !ok || !d.Allowed {
+			t.Fatal(d, ok)
+		}
+		cell, _ := s.Pin(p, owner)
+		id := cell.(*handle).pin.id
+		cell.Close()
+		sh.mu.Lock()
+		for range promoteEvery {
+			s.promote(sh, id, p)
+		}
+		sh.mu.Unlock()
+		if sh.hotPin(id, p) == nil {
+			t.Fatalf("key %d is not promoted", i)
+		}
+		if d, ok := s.One(headgate.Take, p, owner, 1); !ok || d.Remaining != left-2 {
+			t.Fatal(d, ok)
+		}
+		if d := one(t, s, headgate.Take, p, owner, 1, 0); d.Remaining != left-3 {
+			t.Fatal(d)
+		}
+	}
+	if n := len(sh.pins); n > hots {
+		t.Errorf("%d keys are promoted, want at most %d", n, hots)
+	}
+	s.Sweep()
+	if n := len(sh.pins); n != 0 {
+		t.Errorf("%d keys are promoted after a sweep", n)
+	}
+}
