@@ -75,8 +75,8 @@ func (k *Key) Peek(ctx context.Context, cost int64) (Decision, error) {
 
 func (k *Key) decide(ctx context.Context, op Op, cost int64) (Decision, error) {
 	if k.cell != nil && cost >= 0 && cost <= MaxInt {
-		if d, ok := k.cell.Decide(op, cost, 0); ok {
-			return d, nil
+		if level, allowed, ok := k.cell.Decide(op, cost); ok {
+			return bucketDecision(k.limiter.limits[0], level, cost, allowed), nil
 		}
 	}
 	return k.limiter.doAt(ctx, op, 0, k.key, cost)

@@ -17,7 +17,7 @@ type Limiter struct {
 	store  Store
 	limits []*Prepared
 	holds  bool   // one of the limits is a concurrency limit
-	single Single // nil unless there is one limit and the store can
+	single Single // nil unless the only limit is a token bucket and the store can
 }
 
 // batches holds the batches of calls that need none of the caller's.
@@ -50,7 +50,7 @@ func New(store Store, limits ...Limit) (*Limiter, error) {
 		l.limits[i] = p
 		l.holds = l.holds || p.Algorithm == Concurrency
 	}
-	if len(limits) == 1 {
+	if len(limits) == 1 && l.limits[0].Algorithm == TokenBucket {
 		l.single, _ = store.(Single)
 	}
 	return l, nil
@@ -79,8 +79,9 @@ func (l *Limiter) Reset(ctx context.Context, key string) error {
 
 func (l *Limiter) do(ctx context.Context, op Op, key string, cost int64) (Decision, error) {
 	if l.single != nil && op <= Peek && cost >= 0 && cost <= MaxInt {
-		if d, ok := l.single.One(op, l.limits[0], key, cost); ok {
-			return d, nil
+		p := l.limits[0]
+		if level, allowed, ok := l.single.One(op, p, key, cost); ok {
+			return bucketDecision(p, level, cost, allowed), nil
 		}
 	}
 	return l.doAt(ctx, op, 0, key, cost)

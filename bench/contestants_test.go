@@ -64,9 +64,9 @@ var oneKey = map[string]func(testing.TB, rule) *contestant{
 	"headgate-key":       openKey,
 	"headgate-key-take":  openKeyTake,
 	"headgate-key-batch": openKeyBatch,
-	"failsafe-go": openOneFailsafe,
-	"uber":        openOneUber,
-	"x-time":      openOneXTime,
+	"failsafe-go":        openOneFailsafe,
+	"uber":               openOneUber,
+	"x-time":             openOneXTime,
 }
 
 // perKey are the contestants that can keep many keys.

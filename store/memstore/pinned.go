@@ -65,7 +65,7 @@ func (s *Store) Pin(l *headgate.Prepared, owner string) (headgate.Cell, bool) {
 	defer sh.mu.Unlock()
 	p := sh.pinOf(s, id, l)
 	p.handles++
-	return &handle{pin: p}, true
+	return p, true
 }
 
 // pinOf finds or makes the pin of id under l.
@@ -243,15 +243,8 @@ func (s *Store) now(now int64) (t int64, ok bool) {
 	return t, algo.PackedRange(t)
 }
 
-// handle is a holder's part of a pin.
-type handle struct {
-	pin    *pin
-	closed bool // guarded by the shard's lock
-}
-
 // Allow implements [headgate.Cell].
-func (h *handle) Allow(cost, now int64) (allowed, ok bool) {
-	p := h.pin
+func (p *pin) Allow(cost, now int64) (allowed, ok bool) {
 	if now == 0 {
 		if sp := p.spread.Load(); sp != nil && sp.spend(cost) {
 			return true, true
@@ -265,7 +258,7 @@ func (h *handle) Allow(cost, now int64) (allowed, ok bool) {
 	for {
 		x := p.word.Load()
 		if x == parked {
-			return h.slow(cost, t, now == 0)
+			return p.slow(cost, t, now == 0)
 		}
 		next, allowed := algo.PackedTake(l, x, t, cost)
 		if next == x || p.word.CompareAndSwap(x, next) {
@@ -278,8 +271,7 @@ func (h *handle) Allow(cost, now int64) (allowed, ok bool) {
 }
 
 // slow is Allow where the word is parked.
-func (h *handle) slow(cost, t int64, ahead bool) (allowed, ok bool) {
-	p := h.pin
+func (p *pin) slow(cost, t int64, ahead bool) (allowed, ok bool) {
 	p.shard.mu.Lock()
 	defer p.shard.mu.Unlock()
 	if ahead && p.spread.Load() != nil {
@@ -287,7 +279,7 @@ func (h *handle) slow(cost, t int64, ahead bool) (allowed, ok bool) {
 			return true, true
 		}
 	}
-	if !h.ready() {
+	if !p.ready() {
 		return false, false
 	}
 	_, allowed, ok = p.try(headgate.Take, cost, t)
@@ -295,41 +287,33 @@ func (h *handle) slow(cost, t int64, ahead bool) (allowed, ok bool) {
 }
 
 // ready makes the pin active, if it can be. The caller holds the shard's lock.
-func (h *handle) ready() bool {
-	h.pin.recall()
-	return h.pin.word.Load() != parked || !h.closed && h.pin.activate()
+func (p *pin) ready() bool {
+	p.recall()
+	return p.word.Load() != parked || p.handles > 0 && p.activate()
 }
 
 // Decide implements [headgate.Cell].
-func (h *handle) Decide(op headgate.Op, cost, now int64) (d headgate.Decision, ok bool) {
-	p := h.pin
-	t, ok := p.store.now(now)
+func (p *pin) Decide(op headgate.Op, cost int64) (level int64, allowed, ok bool) {
+	t, ok := p.store.now(0)
 	if !ok {
-		return d, false
+		return 0, false, false
 	}
 	x, allowed, ok := p.try(op, cost, t)
 	if !ok {
 		p.shard.mu.Lock()
-		if h.ready() {
+		if p.ready() {
 			x, allowed, ok = p.try(op, cost, t)
 		}
 		p.shard.mu.Unlock()
 	}
-	if !ok {
-		return d, false
-	}
-	return algo.PackedDecision(p.limit, x, t, cost, allowed), true
+	return algo.PackedLevel(p.limit, x, t), allowed, ok
 }
 
 // Close implements [headgate.Cell].
-func (h *handle) Close() {
-	p, sh := h.pin, h.pin.shard
+func (p *pin) Close() {
+	sh := p.shard
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if h.closed {
-		return
-	}
-	h.closed = true
 	if p.handles--; p.handles > 0 {
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/headgate/headgate"
@@ -37,78 +38,85 @@ func one(t *testing.T, s *Store, op headgate.Op, p *headgate.Prepared, owner str
 	return b.Decision()
 }
 
-// A pinned key answers what the same key in a store without pins answers, to
-// the microsecond, whatever else is asked about it in between.
-func TestPinnedEqualsBatches(t *testing.T) {
-	const origin = 1_700_000_000_000_000
-	r := rand.New(rand.NewPCG(7, 11))
-	limits := []headgate.Limit{
+// A key answers, whether it is pinned or asked for by its name, what batches in
+// another store answer, to the microsecond.
+func TestSinglesEqualBatches(t *testing.T) {
+	for _, limit := range []headgate.Limit{
 		headgate.PerSecond(10).WithBurst(25),
 		headgate.PerMinute(7).WithBurst(3),
 		headgate.Per(1, time.Microsecond).WithBurst(1000),
 		{Count: 3000, Period: 7 * time.Millisecond, Burst: 50},
+	} {
+		synctest.Test(t, func(t *testing.T) { singlesEqualBatches(t, limit) })
 	}
-	for _, limit := range limits {
-		p := prepare(t, limit)
-		q := prepare(t, headgate.Limit{Name: p.Name, Count: p.Count, Period: p.Period, Burst: p.Burst + 5})
-		pins, plain := New(Config{Origin: origin}), New(Config{Origin: origin})
-		cell, ok := pins.Pin(p, "alice")
-		if !ok {
-			t.Fatalf("%v cannot be pinned", p.Name)
-		}
-		now, decided, declined := int64(origin), 0, 0
-		for range 20_000 {
-			now += r.Int64N(1 + 2*p.P/p.N)
-			if r.IntN(200) == 0 {
-				now += r.Int64N(1 + 2*p.Cap/p.N)
-			}
-			cost := r.Int64N(min(p.Burst, 4) + 1)
-			if r.IntN(50) == 0 {
-				cost = r.Int64N(2*p.Burst) + 1
-			}
-			op, under := headgate.Take, p
-			switch r.IntN(40) {
-			case 0:
-				op = headgate.Refund
-			case 1:
-				op = headgate.Debit
-			case 2:
-				op = headgate.Reset
-			case 3:
-				under = q
-			case 4, 5, 6:
-				op = headgate.Peek
-			}
-			want := one(t, plain, op, under, "alice", cost, now)
-			var got headgate.Decision
-			ok := false
-			if under == p && op <= headgate.Peek {
-				if op == headgate.Take && r.IntN(3) == 0 {
-					var allowed bool
-					if allowed, ok = cell.Allow(cost, now); ok {
-						got = want
-						got.Allowed = allowed
-					}
-				} else {
-					got, ok = cell.Decide(op, cost, now)
-				}
-			}
-			if ok {
-				decided++
-			} else {
-				declined++
-				got = one(t, pins, op, under, "alice", cost, now)
-			}
-			if got != want {
-				t.Fatalf("%v: %v of %d at %d:\n got %+v\nwant %+v", p.Name, op, cost, now-origin, got, want)
-			}
-		}
-		if decided < 5_000 { // a cell that changed its numbers is not packed until it is full
-			t.Errorf("%v: %d decided at hand, %d declined", p.Name, decided, declined)
-		}
-		cell.Close()
-		_, _ = pins.Close(), plain.Close()
+}
+
+func singlesEqualBatches(t *testing.T, limit headgate.Limit) {
+	r := rand.New(rand.NewPCG(7, 11))
+	singles, batches := New(Config{}), New(Config{})
+	lim, err := headgate.New(singles, limit)
+	if err != nil {
+		t.Fatal(err)
 	}
+	p := lim.Limits()[0]
+	other := prepare(t, headgate.Limit{Name: p.Name, Count: p.Count, Period: p.Period, Burst: p.Burst + 5})
+	ctx := t.Context()
+	k := lim.Key("alice")
+	for range 20_000 {
+		pause := r.Int64N(1 + 2*p.P/p.N)
+		if r.IntN(200) == 0 {
+			pause += r.Int64N(1 + 2*p.Cap/p.N)
+		}
+		<-time.After(time.Duration(pause) * time.Microsecond)
+		cost := r.Int64N(min(p.Burst, 4) + 1)
+		if r.IntN(50) == 0 {
+			cost = r.Int64N(2*p.Burst) + 1
+		}
+		var got headgate.Decision
+		var err error
+		op, under := headgate.Take, p
+		what := r.IntN(200)
+		switch {
+		case what == 0:
+			op = headgate.Refund
+		case what == 1:
+			op = headgate.Debit
+		case what == 2:
+			op = headgate.Reset
+		case what == 3:
+			under = other
+		case what < 20:
+			op = headgate.Peek
+		}
+		want := one(t, batches, op, under, "alice", cost, 0)
+		switch {
+		case what < 4:
+			got = one(t, singles, op, under, "alice", cost, 0)
+		case what < 10:
+			got, err = k.Peek(ctx, cost)
+		case what < 20:
+			got, err = lim.Peek(ctx, "alice", cost)
+		case what < 80:
+			got, err = k.Take(ctx, cost)
+		case what < 120:
+			got, err = lim.Take(ctx, "alice", cost)
+		case what < 140:
+			got = one(t, singles, op, under, "alice", cost, 0)
+		case what < 170:
+			got = want
+			got.Allowed, err = k.Allow(ctx, cost)
+		default:
+			got = want
+			got.Allowed, err = k.AllowAt(ctx, singles.Now(), cost)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Fatalf("%v: %v (%d) of %d:\n got %+v\nwant %+v", p.Name, op, what, cost, got, want)
+		}
+	}
+	k.Close()
 }
 
 // Whoever asks in whatever way, all of the burst is given out and no more.
@@ -227,7 +235,7 @@ func TestSpreadIsEscrow(t *testing.T) {
 	if ok, decided := c.Allow(1, 0); !ok || !decided {
 		t.Fatal("not pinned")
 	}
-	pin := c.(*handle).pin
+	pin := c.(*pin)
 	pin.contended()
 	if pin.spread.Load() == nil {
 		t.Fatal("not spread")
@@ -246,9 +254,9 @@ func TestSpreadIsEscrow(t *testing.T) {
 	for start := s.Now(); s.Now() < start+1000; { // time for the bucket to be full
 		runtime.Gosched()
 	}
-	d, decided := c.Decide(headgate.Peek, 1, 0)
-	if !decided || d.Remaining < p.Burst-pin.ahead || d.Remaining > p.Burst-5 {
-		t.Errorf("%+v: want what was spent from the slot to be charged as of now", d)
+	level, _, decided := c.Decide(headgate.Peek, 1)
+	if left := level / p.P; !decided || left < p.Burst-pin.ahead || left > p.Burst-5 {
+		t.Errorf("%d tokens: want what was spent from the slot to be charged as of now", left)
 	}
 }
 
@@ -345,11 +353,11 @@ func TestPromotion(t *testing.T) {
 	left := int64(1_000_000)
 	for i := range 20 * hots {
 		owner := fmt.Sprint(i)
-		if d, ok := s.One(headgate.Take, p, owner, 1); !ok || !d.Allowed {
-			t.Fatal(d, ok)
+		if _, allowed, ok := s.One(headgate.Take, p, owner, 1); !ok || !allowed {
+			t.Fatal(allowed, ok)
 		}
 		cell, _ := s.Pin(p, owner)
-		id := cell.(*handle).pin.id
+		id := cell.(*pin).id
 		cell.Close()
 		sh.mu.Lock()
 		for range promoteEvery {
@@ -359,8 +367,8 @@ func TestPromotion(t *testing.T) {
 		if sh.hotPin(id, p) == nil {
 			t.Fatalf("key %d is not promoted", i)
 		}
-		if d, ok := s.One(headgate.Take, p, owner, 1); !ok || d.Remaining != left-2 {
-			t.Fatal(d, ok)
+		if level, _, ok := s.One(headgate.Take, p, owner, 1); !ok || level/p.P != left-2 {
+			t.Fatal(level, ok)
 		}
 		if d := one(t, s, headgate.Take, p, owner, 1, 0); d.Remaining != left-3 {
 			t.Fatal(d)

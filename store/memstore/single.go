@@ -8,18 +8,18 @@ import (
 )
 
 // One decides a Take or Peek of one packed bucket; see [headgate.Single].
-func (s *Store) One(op headgate.Op, l *headgate.Prepared, owner string, cost int64) (d headgate.Decision, ok bool) {
+func (s *Store) One(op headgate.Op, l *headgate.Prepared, owner string, cost int64) (level int64, allowed, ok bool) {
 	h1, h2 := maphash.String(s.owner1, owner), maphash.String(s.owner2, owner)
 	sh := &s.shards[h1>>s.shift]
 	id := identify(h1, h2, l)
 	now := s.Now()
 	t := now - s.origin
 	if !algo.PackedRange(t) {
-		return d, false
+		return 0, false, false
 	}
 	if p := sh.hotPin(id, l); p != nil {
 		if x, allowed, ok := p.try(op, cost, t); ok {
-			return algo.PackedDecision(l, x, t, cost, allowed), true
+			return algo.PackedLevel(l, x, t), allowed, true
 		}
 	}
 	contended := !sh.mu.TryLock()
@@ -28,24 +28,24 @@ func (s *Store) One(op headgate.Op, l *headgate.Prepared, owner string, cost int
 	}
 	i, found := sh.find(id)
 	var x int64
-	allowed := true
 	switch {
 	case !found:
+		allowed = true
 		x, ok = s.insertOne(sh, i, id, op, l, now, cost)
 		sh.mu.Unlock()
 		if !ok {
-			return d, false
+			return 0, false, false
 		}
 	case sh.table[i].version != l.Serial:
 		sh.mu.Unlock()
-		return d, false
+		return 0, false, false
 	case sh.table[i].state == parked:
 		p := sh.active(id)
 		p.recall()
 		x, allowed, ok = p.try(op, cost, t)
 		sh.mu.Unlock()
 		if !ok {
-			return d, false
+			return 0, false, false
 		}
 	default:
 		t = sh.advance(now) - s.origin
@@ -61,7 +61,7 @@ func (s *Store) One(op headgate.Op, l *headgate.Prepared, owner string, cost int
 		}
 		sh.mu.Unlock()
 	}
-	return algo.PackedDecision(l, x, t, cost, allowed), true
+	return algo.PackedLevel(l, x, t), allowed, true
 }
 
 // insertOne does op for a key that was never seen, whose place would be at, and
