@@ -73,10 +73,11 @@ func (k *Key) Peek(ctx context.Context, cost int64) (Decision, error) {
 	return k.decide(ctx, Peek, cost)
 }
 
-func (k *Key) decide(ctx context.Context, op Op, cost int64) (Decision, error) {
+func (k *Key) decide(ctx context.Context, op Op, cost int64) (d Decision, err error) {
 	if k.cell != nil && cost >= 0 && cost <= MaxInt {
 		if level, allowed, ok := k.cell.Decide(op, cost); ok {
-			return bucketDecision(k.limiter.limits[0], level, cost, allowed), nil
+			d.bucket(k.limiter.limits[0], level, cost, allowed)
+			return d, nil
 		}
 	}
 	return k.limiter.doAt(ctx, op, 0, k.key, cost)

@@ -77,11 +77,12 @@ func (l *Limiter) Reset(ctx context.Context, key string) error {
 	return err
 }
 
-func (l *Limiter) do(ctx context.Context, op Op, key string, cost int64) (Decision, error) {
+func (l *Limiter) do(ctx context.Context, op Op, key string, cost int64) (d Decision, err error) {
 	if l.single != nil && op <= Peek && cost >= 0 && cost <= MaxInt {
 		p := l.limits[0]
 		if level, allowed, ok := l.single.One(op, p, key, cost); ok {
-			return bucketDecision(p, level, cost, allowed), nil
+			d.bucket(p, level, cost, allowed)
+			return d, nil
 		}
 	}
 	return l.doAt(ctx, op, 0, key, cost)

@@ -37,16 +37,12 @@ type Cell interface {
 	Close()
 }
 
-// bucketDecision is [Batch.Decision] for a batch of one charge: a Take or Peek
-// of cost that left a token bucket at level v.
-func bucketDecision(l *Prepared, v, cost int64, allowed bool) Decision {
-	d := Decision{
-		Allowed:    allowed,
-		Reason:     OK,
-		Retryable:  true,
-		Limit:      l.Burst,
-		ResetAfter: time.Duration(ceilDiv(l.Cap-v, l.N)) * time.Microsecond,
-	}
+// bucket makes d, which is zero, what [Batch.Decision] is for a batch of one
+// charge: a Take or Peek of cost that left a token bucket at level v.
+func (d *Decision) bucket(l *Prepared, v, cost int64, allowed bool) {
+	d.Allowed, d.Reason, d.Retryable = allowed, OK, true
+	d.Limit = l.Burst
+	d.ResetAfter = time.Duration(ceilDiv(l.Cap-v, l.N)) * time.Microsecond
 	if v > 0 {
 		d.Remaining = v / l.P
 	}
@@ -58,7 +54,6 @@ func bucketDecision(l *Prepared, v, cost int64, allowed bool) Decision {
 		d.Reason = RateLimited
 		d.RetryAfter = time.Duration(ceilDiv(cost*l.P-v, l.N)) * time.Microsecond
 	}
-	return d
 }
 
 // ceilDiv divides a >= 0 by b > 0.

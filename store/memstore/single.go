@@ -80,9 +80,16 @@ func (s *Store) insertOne(sh *shard, at int, id ident, op headgate.Op, l *headga
 	if !sh.insertAt(at, entry{hi: id.hi, lo: id.lo, version: l.Serial, state: x}) {
 		return 0, false
 	}
-	s.sweep(sh, 2, now)
+	// As much as after a batch's insert, but where the processor's cache misses
+	// once for many places.
+	if sh.used%sweepEvery == 0 {
+		s.sweep(sh, 2*sweepEvery, now)
+	}
 	return x, true
 }
+
+// sweepEvery is the number of inserts between two sweeps.
+const sweepEvery = 16
 
 // touch is versions.touch, which it asks only if the shard's latest insert was
 // under another limit or in an earlier round of collections.
