@@ -165,7 +165,12 @@ func (s *Store) Apply(_ context.Context, b *headgate.Batch) error {
 	}
 	charges := b.Charges()
 	if len(charges) == 1 && (b.Op == headgate.Take || b.Op == headgate.Peek) {
-		if done := s.applyHot(b, &charges[0], now); done {
+		if s.applyHot(b, &charges[0], now) {
+			return nil
+		}
+	}
+	if len(charges) <= few && b.Op == headgate.Take {
+		if s.applyFew(b, charges, now) {
 			return nil
 		}
 	}
@@ -187,7 +192,17 @@ func (s *Store) applyHot(b *headgate.Batch, c *headgate.Charge, now int64) bool 
 	}
 	sh.mu.Lock()
 	i, found := sh.find(id)
-	if !found || sh.table[i].version != c.Limit.Serial {
+	if !found {
+		x, ok := s.insertOne(sh, i, id, b.Op, c.Limit, now, c.Cost)
+		now = max(now, sh.last)
+		sh.mu.Unlock()
+		if ok {
+			algo.PackedApply(headgate.Peek, c.Limit, x, now-s.origin, 0, o)
+			b.Allowed, b.At = true, now
+		}
+		return ok
+	}
+	if sh.table[i].version != c.Limit.Serial {
 		sh.mu.Unlock()
 		return false
 	}
