@@ -40,7 +40,8 @@ func (l *Limiter) Key(key string) *Key {
 // together up to 1/16 of the burst, taken ahead. No interval admits more than
 // burst + rate x time for that, and no call is refused for tokens that lie with
 // another processor; but the bucket refills to its capacity less what is taken
-// ahead, so that after a pause the burst may be smaller by that much.
+// ahead, so that until 10 ms or so after the last call the burst may be smaller
+// by that much.
 func (k *Key) Allow(ctx context.Context, cost int64) (bool, error) {
 	if k.cell != nil && cost >= 0 && cost <= MaxInt {
 		if allowed, ok := k.cell.Allow(cost, 0); ok {

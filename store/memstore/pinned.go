@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/headgate/headgate"
@@ -333,8 +334,11 @@ type spread struct {
 	slots []slot        // a power of two
 
 	// The shard's lock guards these.
-	full int64 // the packed bucket, without what is out
-	out  int64 // tokens that were put into slots and not charged yet
+	full  int64 // the packed bucket, without what is out
+	out   int64 // tokens that were put into slots and not charged yet
+	puts  uint  // how often tokens were put into a slot
+	seen  uint  // puts at the latest look of the watch
+	watch bool  // a timer runs
 }
 
 type slot struct {
@@ -352,6 +356,8 @@ const (
 	// spreadFrom is the part of a burst that must be left to begin spreading,
 	// and spreadTo the part below which it ends.
 	spreadFrom, spreadTo = 4, 8
+	// watchEvery is how long no slot is filled before spreading ends.
+	watchEvery = 5 * time.Millisecond
 )
 
 // slotCount is so much above the number of processors that few of them meet.
@@ -402,6 +408,25 @@ func (p *pin) contended() {
 	}
 	p.slots.full, p.slots.out = p.word.Swap(parked), 0
 	p.spread.Store(p.slots)
+	if !p.slots.watch {
+		p.slots.watch = true
+		time.AfterFunc(watchEvery, p.look)
+	}
+}
+
+// look ends spreading when processors no longer ask: what they spent is charged
+// then, and refills.
+func (p *pin) look() {
+	p.shard.mu.Lock()
+	defer p.shard.mu.Unlock()
+	sp := p.slots
+	if sp.seen == sp.puts {
+		p.recall()
+	}
+	sp.seen = sp.puts
+	if sp.watch = p.spread.Load() != nil; sp.watch {
+		time.AfterFunc(watchEvery, p.look)
+	}
 }
 
 // empty takes what is left out of a slot and charges what was spent. It dates
@@ -431,6 +456,7 @@ func (p *pin) refill(cost int64) bool {
 		return false
 	}
 	sp.full, _ = algo.PackedTake(l, sp.full, t, cost)
+	sp.puts++
 	sl.put = p.ahead
 	sp.out += p.ahead
 	sl.left.Store(p.ahead)

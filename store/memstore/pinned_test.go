@@ -224,7 +224,9 @@ func TestSpreadKeepsTheRate(t *testing.T) {
 
 // What processors took ahead is charged once it is spent, and does not refill
 // before.
-func TestSpreadIsEscrow(t *testing.T) {
+func TestSpreadIsEscrow(t *testing.T) { synctest.Test(t, spreadIsEscrow) }
+
+func spreadIsEscrow(t *testing.T) {
 	s := New(Config{})
 	defer s.Close()
 	p := prepare(t, headgate.PerSecond(1_000_000).WithBurst(100_000))
@@ -251,13 +253,50 @@ func TestSpreadIsEscrow(t *testing.T) {
 	if out != pin.ahead {
 		t.Errorf("%d tokens are out, want %d", out, pin.ahead)
 	}
-	for start := s.Now(); s.Now() < start+1000; { // time for the bucket to be full
-		runtime.Gosched()
-	}
+	<-time.After(time.Millisecond) // the bucket would be full
 	level, _, decided := c.Decide(headgate.Peek, 1)
 	if left := level / p.P; !decided || left < p.Burst-pin.ahead || left > p.Burst-5 {
 		t.Errorf("%d tokens: want what was spent from the slot to be charged as of now", left)
 	}
+}
+
+// When processors no longer ask, what they spent is charged and the rest given
+// back: the bucket fills up.
+func TestSpreadEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{})
+		p := prepare(t, headgate.PerSecond(1_000_000).WithBurst(100_000))
+		c, _ := s.Pin(p, "alice")
+		one(t, s, headgate.Take, p, "alice", 1, 0)
+		pin := c.(*pin)
+		allow := func() {
+			if ok, decided := c.Allow(1, 0); !ok || !decided {
+				t.Fatal("refused")
+			}
+		}
+		allow()
+		for range 2 {
+			pin.contended()
+			for range 3 * pin.ahead {
+				allow()
+			}
+			<-time.After(watchEvery)
+			synctest.Wait()
+			if pin.spread.Load() == nil {
+				t.Fatal("ended while processors ask")
+			}
+			<-time.After(watchEvery)
+			synctest.Wait()
+			if pin.spread.Load() != nil {
+				t.Fatal("still spread")
+			}
+			<-time.After(time.Millisecond)
+			if level, _, _ := c.Decide(headgate.Peek, 1); level != p.Cap {
+				t.Errorf("level %d of %d after a pause", level, p.Cap)
+			}
+		}
+		c.Close()
+	})
 }
 
 // A pinned key is not dropped, and eviction gives nothing away.
