@@ -32,11 +32,14 @@ const (
 	// wraps around.
 	tail      = 32
 	firstSize = 16
+	// firstSizes is how many sizes, up to half as large again, tables begin at.
+	firstSizes = 16
 )
 
 type shard struct {
 	mu     sync.Mutex
 	closed bool
+	number uint32
 	last   int64 // latest instant seen
 	budget int64 // bytes
 	table  []entry
@@ -166,7 +169,12 @@ func (sh *shard) insertAt(i int, e entry) bool {
 // of which an arena in use keeps half.
 func (sh *shard) grow() bool {
 	most := int((sh.own() - sh.arena.bytes()) / entryBytes)
-	size := min(max(firstSize+tail, len(sh.table)+len(sh.table)/2), most)
+	size := len(sh.table) + len(sh.table)/2
+	if size == 0 {
+		// Tables that begin at different sizes do not all grow at once.
+		size = firstSize + tail + int(sh.number%firstSizes)*(firstSize+tail)/(2*firstSizes)
+	}
+	size = min(size, most)
 	if size == most && len(sh.arena.words) > 0 {
 		size -= (most - len(sh.table)) / 2
 	}

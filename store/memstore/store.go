@@ -82,6 +82,7 @@ func New(c Config) *Store {
 	}
 	s.versions.known = make(map[uint32]*version)
 	for i := range s.shards {
+		s.shards[i].number = uint32(i)
 		s.shards[i].budget = c.MaxBytes / int64(c.Shards)
 		s.shards[i].last = -1 << 63
 	}
