@@ -246,8 +246,9 @@ func (s *Store) now(now int64) (t int64, ok bool) {
 
 // Allow implements [headgate.Cell].
 func (p *pin) Allow(cost, now int64) (allowed, ok bool) {
+	var here byte
 	if now == 0 {
-		if sp := p.spread.Load(); sp != nil && sp.spend(cost) {
+		if sp := p.spread.Load(); sp != nil && sp.of(&here).spend(sp, cost) {
 			return true, true
 		}
 	}
@@ -259,7 +260,11 @@ func (p *pin) Allow(cost, now int64) (allowed, ok bool) {
 	for {
 		x := p.word.Load()
 		if x == parked {
-			return p.slow(cost, t, now == 0)
+			var sl *slot
+			if sp := p.spread.Load(); sp != nil && now == 0 {
+				sl = sp.of(&here)
+			}
+			return p.slow(cost, t, sl)
 		}
 		next, allowed := algo.PackedTake(l, x, t, cost)
 		if next == x || p.word.CompareAndSwap(x, next) {
@@ -271,14 +276,13 @@ func (p *pin) Allow(cost, now int64) (allowed, ok bool) {
 	}
 }
 
-// slow is Allow where the word is parked.
-func (p *pin) slow(cost, t int64, ahead bool) (allowed, ok bool) {
+// slow is Allow where the word is parked. sl is where tokens may be taken ahead
+// to, nil for nowhere.
+func (p *pin) slow(cost, t int64, sl *slot) (allowed, ok bool) {
 	p.shard.mu.Lock()
 	defer p.shard.mu.Unlock()
-	if ahead && p.spread.Load() != nil {
-		if p.refill(cost) {
-			return true, true
-		}
+	if sl != nil && p.spread.Load() != nil && p.refill(sl, cost) {
+		return true, true
 	}
 	if !p.ready() {
 		return false, false
@@ -343,8 +347,9 @@ type spread struct {
 
 type slot struct {
 	left atomic.Int64
-	put  int64 // tokens that left started with; guarded by the shard's lock
-	_    [112]byte
+	met  atomic.Uint32 // how often two goroutines met here
+	put  int64         // tokens that left started with; guarded by the shard's lock
+	_    [104]byte
 }
 
 const (
@@ -356,6 +361,9 @@ const (
 	// spreadFrom is the part of a burst that must be left to begin spreading,
 	// and spreadTo the part below which it ends.
 	spreadFrom, spreadTo = 4, 8
+	// remapEvery is how often goroutines meet in a slot until all are given
+	// others.
+	remapEvery = 64
 	// watchEvery is how long no slot is filled before spreading ends.
 	watchEvery = 5 * time.Millisecond
 )
@@ -369,27 +377,25 @@ var slotCount = sync.OnceValue(func() int {
 	return n
 })
 
-// mine returns the slot of the calling goroutine: stacks do not overlap, and a
-// goroutine mostly calls from the same depth.
-func (sp *spread) mine() *slot {
-	var here byte
-	at := (uint64(uintptr(unsafe.Pointer(&here)))>>11 ^ sp.salt.Load()) * 0x9e3779b97f4a7c15
+// of returns the slot of the goroutine on whose stack here is: stacks do not
+// overlap, and a goroutine mostly calls from the same depth.
+func (sp *spread) of(here *byte) *slot {
+	at := (uint64(uintptr(unsafe.Pointer(here)))>>11 ^ sp.salt.Load()) * 0x9e3779b97f4a7c15
 	return &sp.slots[at>>32&uint64(len(sp.slots)-1)]
 }
 
-// spend takes cost tokens from the caller's slot, if they are there.
-func (sp *spread) spend(cost int64) bool {
-	sl := sp.mine()
-	for n := range 3 {
+// spend takes cost tokens, if they are there.
+func (sl *slot) spend(sp *spread, cost int64) bool {
+	for range 3 {
 		left := sl.left.Load()
 		if left < cost {
 			return false
 		}
 		if sl.left.CompareAndSwap(left, left-cost) {
-			if n > 0 {
-				sp.salt.Add(1) // two goroutines meet here
-			}
 			return true
+		}
+		if sl.met.Add(1)%remapEvery == 0 {
+			sp.salt.Add(1)
 		}
 	}
 	return false
@@ -447,9 +453,8 @@ func (p *pin) empty(sl *slot) {
 
 // refill takes cost tokens from a pin that is spread, and more ahead for the
 // caller's slot. It reports false if there is not plenty of both.
-func (p *pin) refill(cost int64) bool {
+func (p *pin) refill(sl *slot, cost int64) bool {
 	sp, l := p.slots, p.limit
-	sl := sp.mine()
 	p.empty(sl)
 	t := p.store.Now() - p.store.origin
 	if cost > l.Burst || algo.PackedLevel(l, sp.full, t)-(sp.out+p.ahead+cost)*l.P < l.Cap/spreadTo {
