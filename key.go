@@ -9,9 +9,8 @@ import (
 // once. It spends the same budget as every other call for the key. Most callers
 // want [Key.Allow]. It is safe for concurrent use.
 //
-// With one token bucket and a store that is a [Pinner], a call is one reading of
-// the clock and one atomic operation, a refusal writes nothing, and processors
-// that contend for the key each take some tokens ahead. With other limits and
+// With one token bucket and a store that is a [Pinner], a call is at most one
+// reading of the clock and one atomic operation, and a refusal writes nothing. With other limits and
 // stores a Key is as fast as its Limiter.
 type Key struct {
 	limiter *Limiter
@@ -36,12 +35,14 @@ func (l *Limiter) Key(key string) *Key {
 // Allow takes cost tokens, 0 to MaxInt, of every limit, or of none, and reports
 // whether it did. The error means that nothing was decided.
 //
-// While several processors call Allow, each has up to 64 tokens, all of them
-// together up to 1/16 of the burst, taken ahead. No interval admits more than
-// burst + rate x time for that, and no call is refused for tokens that lie with
-// another processor; but the bucket refills to its capacity less what is taken
-// ahead, so that until 10 ms or so after the last call the burst may be smaller
-// by that much.
+// While a key is asked very often, up to 64 tokens for each of some processors,
+// 1/16 of the burst in all, are taken ahead and spent without the clock. No
+// interval admits more than burst + rate x time for that, and no call is refused
+// for tokens that lie with another processor. Where processors contend, the
+// bucket refills to its capacity less what is taken ahead, so that until 10 ms
+// or so after the last call the burst may be smaller by that much; where they do
+// not, tokens are taken ahead only if the bucket is not about to be full, and
+// every answer is that of the bucket.
 func (k *Key) Allow(ctx context.Context, cost int64) (bool, error) {
 	if k.cell != nil && cost >= 0 && cost <= MaxInt {
 		if allowed, ok := k.cell.Allow(cost, 0); ok {

@@ -266,14 +266,29 @@ func (p *pin) Allow(cost, now int64) (allowed, ok bool) {
 			}
 			return p.slow(cost, t, sl)
 		}
+		if t%sampleEvery == 0 && now == 0 && p.far(x, t) && p.plenty(x, t) {
+			p.spreadOut(false)
+			continue
+		}
 		next, allowed := algo.PackedTake(l, x, t, cost)
 		if next == x || p.word.CompareAndSwap(x, next) {
 			return allowed, true
 		}
-		if now == 0 && p.ahead > 0 && algo.PackedLevel(l, x, t) >= l.Cap/spreadFrom {
-			p.contended()
+		if now == 0 && p.plenty(x, t) {
+			p.spreadOut(true)
 		}
 	}
+}
+
+// plenty reports whether there is enough in the bucket to take some ahead.
+func (p *pin) plenty(x, t int64) bool {
+	return p.ahead > 0 && algo.PackedLevel(p.limit, x, t) >= p.limit.Cap/spreadFrom
+}
+
+// far reports whether the bucket will not be full before what is taken ahead is
+// charged: it then makes no difference when that was spent.
+func (p *pin) far(x, t int64) bool {
+	return x >= p.limit.N*(t+4*watchEvery.Microseconds())
 }
 
 // slow is Allow where the word is parked. sl is where tokens may be taken ahead
@@ -330,7 +345,8 @@ func (p *pin) Close() {
 	}
 }
 
-// Spreading.
+// Taking ahead: a bucket that is spread is not decided by its word, but by
+// slots, which a call reaches without a reading of the clock.
 
 // spread is where processors find tokens that were taken ahead.
 type spread struct {
@@ -343,6 +359,8 @@ type spread struct {
 	puts  uint  // how often tokens were put into a slot
 	seen  uint  // puts at the latest look of the watch
 	watch bool  // a timer runs
+
+	crowded bool // by processors that contend
 }
 
 type slot struct {
@@ -366,6 +384,9 @@ const (
 	remapEvery = 64
 	// watchEvery is how long no slot is filled before spreading ends.
 	watchEvery = 5 * time.Millisecond
+	// sampleEvery is how many microseconds there are to each in which a call
+	// may begin to take ahead: keys that are asked often meet one soon.
+	sampleEvery = 1024
 )
 
 // slotCount is so much above the number of processors that few of them meet.
@@ -401,8 +422,9 @@ func (sl *slot) spend(sp *spread, cost int64) bool {
 	return false
 }
 
-// contended spreads an active pin for which processors contend.
-func (p *pin) contended() {
+// spreadOut spreads an active pin. Processors contend for it if it is crowded:
+// only then may a bucket be spread that could become full meanwhile.
+func (p *pin) spreadOut(crowded bool) {
 	p.shard.mu.Lock()
 	defer p.shard.mu.Unlock()
 	x := p.word.Load()
@@ -412,7 +434,7 @@ func (p *pin) contended() {
 	if p.slots == nil {
 		p.slots = &spread{slots: make([]slot, slotCount())}
 	}
-	p.slots.full, p.slots.out = p.word.Swap(parked), 0
+	p.slots.full, p.slots.out, p.slots.crowded = p.word.Swap(parked), 0, crowded
 	p.spread.Store(p.slots)
 	if !p.slots.watch {
 		p.slots.watch = true
@@ -457,7 +479,7 @@ func (p *pin) refill(sl *slot, cost int64) bool {
 	sp, l := p.slots, p.limit
 	p.empty(sl)
 	t := p.store.Now() - p.store.origin
-	if cost > l.Burst || algo.PackedLevel(l, sp.full, t)-(sp.out+p.ahead+cost)*l.P < l.Cap/spreadTo {
+	if cost > l.Burst || !sp.crowded && !p.far(sp.full, t) || algo.PackedLevel(l, sp.full, t)-(sp.out+p.ahead+cost)*l.P < l.Cap/spreadTo {
 		return false
 	}
 	sp.full, _ = algo.PackedTake(l, sp.full, t, cost)

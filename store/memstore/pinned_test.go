@@ -46,6 +46,7 @@ func TestSinglesEqualBatches(t *testing.T) {
 		headgate.PerMinute(7).WithBurst(3),
 		headgate.Per(1, time.Microsecond).WithBurst(1000),
 		{Count: 3000, Period: 7 * time.Millisecond, Burst: 50},
+		headgate.PerSecond(1000).WithBurst(10_000), // takes ahead
 	} {
 		synctest.Test(t, func(t *testing.T) { singlesEqualBatches(t, limit) })
 	}
@@ -62,7 +63,14 @@ func singlesEqualBatches(t *testing.T, limit headgate.Limit) {
 	other := prepare(t, headgate.Limit{Name: p.Name, Count: p.Count, Period: p.Period, Burst: p.Burst + 5})
 	ctx := t.Context()
 	k := lim.Key("alice")
+	cell, _ := singles.Pin(p, "alice")
+	at, ahead := cell.(*pin), 0
 	for range 20_000 {
+		x, now := at.word.Load(), singles.Now()-singles.origin
+		if r.IntN(10) == 0 && x != parked && at.far(x, now) && at.plenty(x, now) {
+			at.spreadOut(false)
+			ahead++
+		}
 		pause := r.Int64N(1 + 2*p.P/p.N)
 		if r.IntN(200) == 0 {
 			pause += r.Int64N(1 + 2*p.Cap/p.N)
@@ -116,7 +124,11 @@ func singlesEqualBatches(t *testing.T, limit headgate.Limit) {
 			t.Fatalf("%v: %v (%d) of %d:\n got %+v\nwant %+v", p.Name, op, what, cost, got, want)
 		}
 	}
+	if limit.Burst >= 10_000 && ahead < 100 {
+		t.Errorf("%v: tokens were taken ahead %d times only", p.Name, ahead)
+	}
 	k.Close()
+	cell.Close()
 }
 
 // Whoever asks in whatever way, all of the burst is given out and no more.
@@ -238,7 +250,7 @@ func spreadIsEscrow(t *testing.T) {
 		t.Fatal("not pinned")
 	}
 	pin := c.(*pin)
-	pin.contended()
+	pin.spreadOut(true)
 	if pin.spread.Load() == nil {
 		t.Fatal("not spread")
 	}
@@ -276,7 +288,7 @@ func TestSpreadEnds(t *testing.T) {
 		}
 		allow()
 		for range 2 {
-			pin.contended()
+			pin.spreadOut(true)
 			for range 3 * pin.ahead {
 				allow()
 			}
