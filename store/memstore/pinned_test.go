@@ -64,7 +64,7 @@ func singlesEqualBatches(t *testing.T, limit headgate.Limit) {
 	ctx := t.Context()
 	k := lim.Key("alice")
 	cell, _ := singles.Pin(p, "alice")
-	at, ahead := cell.(*pin), 0
+	at, ahead, stretch := cell.(*pin), 0, 0
 	for range 20_000 {
 		x, now := at.word.Load(), singles.Now()-singles.origin
 		if r.IntN(10) == 0 && x != parked && at.far(x, now) && at.plenty(x, now) {
@@ -84,6 +84,12 @@ func singlesEqualBatches(t *testing.T, limit headgate.Limit) {
 		var err error
 		op, under := headgate.Take, p
 		what := r.IntN(200)
+		if r.IntN(40) == 0 {
+			stretch = r.IntN(20)
+		}
+		if stretch--; stretch > 0 {
+			what = 150 // one after the other, or nothing is spent from what is taken ahead
+		}
 		switch {
 		case what == 0:
 			op = headgate.Refund
@@ -232,6 +238,69 @@ func TestSpreadKeepsTheRate(t *testing.T) {
 	if got := admitted.Load(); got > bound || got < burst {
 		t.Errorf("%d admitted, want %d to %d", got, burst, bound)
 	}
+}
+
+// However processors take turns, what they are allowed passes a bucket that is
+// asked at the same instants; and when they no longer ask, nothing is lost.
+func TestSlotsKeepTheLaw(t *testing.T) {
+	for _, limit := range []headgate.Limit{
+		headgate.PerSecond(10_000).WithBurst(10_000),
+		headgate.PerHour(1).WithBurst(10_000),
+	} {
+		synctest.Test(t, func(t *testing.T) { slotsKeepTheLaw(t, limit) })
+	}
+}
+
+func slotsKeepTheLaw(t *testing.T, limit headgate.Limit) {
+	r := rand.New(rand.NewPCG(3, 9))
+	s, reference := New(Config{}), New(Config{})
+	p := prepare(t, limit)
+	cell, _ := s.Pin(p, "alice")
+	pin := cell.(*pin)
+	one(t, s, headgate.Take, p, "alice", 1, 0)
+	one(t, reference, headgate.Take, p, "alice", 1, 0)
+	cell.Allow(0, 0) // takes the state out of the table
+	used := make(map[*slot]bool)
+	for range 200_000 {
+		if r.IntN(4) == 0 {
+			<-time.After(time.Duration(r.Int64N(200)) * time.Microsecond)
+		}
+		if r.IntN(5000) == 0 {
+			<-time.After(time.Duration(r.Int64N(2 * int64(time.Second))))
+		}
+		tm, ok := s.now(0)
+		if x := pin.word.Load(); !ok || x != parked && pin.plenty(x, tm) {
+			pin.spreadOut(true)
+		}
+		cost := 1 + r.Int64N(3)
+		allowed := false
+		if sp := pin.spread.Load(); sp != nil {
+			sl := &sp.slots[r.IntN(len(sp.slots))]
+			if allowed = sl.spend(sp, cost); allowed {
+				used[sl] = true
+			} else {
+				allowed, _ = pin.slow(cost, tm, sl)
+			}
+		} else {
+			allowed, _ = cell.Allow(cost, 0)
+		}
+		if allowed {
+			if d := one(t, reference, headgate.Take, p, "alice", cost, 0); !d.Allowed {
+				t.Fatalf("%v: %d tokens were allowed, of which the bucket held %d", p.Name, cost, d.Remaining)
+			}
+		}
+	}
+	if len(used) < 4 {
+		t.Errorf("%v: tokens were spent from %d slots only", p.Name, len(used))
+	}
+	<-time.After(3 * watchEvery)
+	synctest.Wait()
+	want := one(t, reference, headgate.Peek, p, "alice", 1, 0)
+	level, _, _ := cell.Decide(headgate.Peek, 1)
+	if got := level / p.P; got > want.Remaining || p.N < p.P/1_000_000 && got != want.Remaining {
+		t.Errorf("%v: %d tokens are left, want %d", p.Name, got, want.Remaining)
+	}
+	cell.Close()
 }
 
 // What processors took ahead is charged once it is spent, and does not refill
