@@ -15,7 +15,7 @@ const (
 )
 
 // mostRounds bounds the rounds of groups that take long or do not vary.
-var mostRounds = map[string]int{memory: 1, growth: 3}
+var mostRounds = map[string]int{memory: 1, growth: 2}
 
 // row is one line of the table.
 type row struct {
