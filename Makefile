@@ -44,7 +44,7 @@ tidy:
 	for m in $(MODULES); do (cd $$m && $(GO) mod tidy) || exit 1; done
 	for m in bench tools; do (cd $$m && GOWORK=off $(GO) mod tidy) || exit 1; done
 
-# Beside the rivals, in one run; about 6 minutes.
+# Beside the rivals, in one run; about 8 minutes.
 bench:
 	cd bench && GOWORK=off $(GO) run ./cmd/bench $(ARGS)
 

@@ -16,7 +16,8 @@ import (
 type Limiter struct {
 	store  Store
 	limits []*Prepared
-	holds  bool // one of the limits is a concurrency limit
+	holds  bool   // one of the limits is a concurrency limit
+	single Single // nil unless the only limit is a token bucket and the store can
 }
 
 // batches holds the batches of calls that need none of the caller's.
@@ -49,6 +50,9 @@ func New(store Store, limits ...Limit) (*Limiter, error) {
 		l.limits[i] = p
 		l.holds = l.holds || p.Algorithm == Concurrency
 	}
+	if len(limits) == 1 && l.limits[0].Algorithm == TokenBucket {
+		l.single, _ = store.(Single)
+	}
 	return l, nil
 }
 
@@ -73,9 +77,22 @@ func (l *Limiter) Reset(ctx context.Context, key string) error {
 	return err
 }
 
-func (l *Limiter) do(ctx context.Context, op Op, key string, cost int64) (Decision, error) {
+func (l *Limiter) do(ctx context.Context, op Op, key string, cost int64) (d Decision, err error) {
+	if l.single != nil && op <= Peek && cost >= 0 && cost <= MaxInt {
+		p := l.limits[0]
+		if level, allowed, ok := l.single.One(op, p, key, cost); ok {
+			d.bucket(p, level, cost, allowed)
+			return d, nil
+		}
+	}
+	return l.doAt(ctx, op, 0, key, cost)
+}
+
+// doAt is do at an instant, as in Batch.Now.
+func (l *Limiter) doAt(ctx context.Context, op Op, now int64, key string, cost int64) (Decision, error) {
 	b := batches.Get().(*Batch)
 	b.Reset(op)
+	b.Now = now
 	d, err := l.apply(ctx, b, key, cost)
 	batches.Put(b)
 	return d, err

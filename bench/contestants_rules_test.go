@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 // not adapters that forgot to limit.
 func TestContestantsKeepTheRule(t *testing.T) {
 	const burst, keys = 7, 100
-	for _, name := range denying {
+	for _, name := range perKey {
 		t.Run(name, func(t *testing.T) {
 			c := contestants[name](t, rule{burst: burst, every: time.Hour})
 			defer c.close()
@@ -62,9 +63,13 @@ func TestOrders(t *testing.T) {
 }
 
 func TestNoAllocations(t *testing.T) {
-	for _, name := range []string{"headgate", "headgate-batch"} {
+	for _, name := range slices.Concat(handles, []string{"headgate", "headgate-batch"}) {
 		for what, r := range map[string]rule{"allowed": roomy, "denied": spent} {
-			c := contestants[name](t, r)
+			open := oneKey[name]
+			if open == nil {
+				open = contestants[name]
+			}
+			c := open(t, r)
 			ask := c.worker()
 			ask(hotKey)
 			if n := testing.AllocsPerRun(1000, func() { ask(hotKey) }); n != 0 {

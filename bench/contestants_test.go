@@ -61,9 +61,12 @@ var contestants = map[string]func(testing.TB, rule) *contestant{
 // oneKey opens those that know no keys, as a program with one budget uses them:
 // without a map around them.
 var oneKey = map[string]func(testing.TB, rule) *contestant{
-	"failsafe-go": openOneFailsafe,
-	"uber":        openOneUber,
-	"x-time":      openOneXTime,
+	"headgate-key":       openKey,
+	"headgate-key-take":  openKeyTake,
+	"headgate-key-batch": openKeyBatch,
+	"failsafe-go":        openOneFailsafe,
+	"uber":               openOneUber,
+	"x-time":             openOneXTime,
 }
 
 // perKey are the contestants that can keep many keys.
@@ -72,11 +75,14 @@ var perKey = []string{"headgate", "headgate-batch", "sethvargo", "throttled", "x
 // distinct are those that keep their keys in ways of their own.
 var distinct = slices.DeleteFunc(slices.Clone(perKey), func(name string) bool { return name == "headgate-batch" })
 
+// handles are Headgate's ways to ask for one key often.
+var handles = []string{"headgate-key", "headgate-key-take", "headgate-key-batch"}
+
 // denying are those that can say no: uber's only makes callers wait.
-var denying = perKey
+var denying = slices.Concat(handles, perKey)
 
 // everyone is all of them.
-var everyone = append([]string{"uber"}, perKey...)
+var everyone = append([]string{"uber"}, denying...)
 
 // eachOnOneKey runs f as a sub-benchmark for every name.
 func eachOnOneKey(b *testing.B, names []string, r rule, f func(*testing.B, *contestant)) {
@@ -153,6 +159,64 @@ func openHeadgateBatch(tb testing.TB, r rule) *contestant {
 		}
 	}
 	return c
+}
+
+// openHandle opens a Key of Headgate, as a program with one budget holds it.
+// worker makes what a goroutine asks with.
+func openHandle(tb testing.TB, r rule, worker func(*memstore.Store, *headgate.Key) take) *contestant {
+	s := memstore.New(memstore.Config{})
+	l, err := headgate.New(s, headgate.Per(1, r.every).WithBurst(r.burst))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	k := l.Key(hotKey)
+	return &contestant{
+		worker: func() take { return worker(s, k) },
+		keys:   func() int { return int(s.Stats().Keys) },
+		close: func() {
+			k.Close()
+			_ = s.Close()
+		},
+	}
+}
+
+// openKey asks for yes or no, as the rivals answer.
+func openKey(tb testing.TB, r rule) *contestant {
+	ctx := context.Background()
+	return openHandle(tb, r, func(_ *memstore.Store, k *headgate.Key) take {
+		return func(string) bool {
+			ok, err := k.Allow(ctx, 1)
+			return err == nil && ok
+		}
+	})
+}
+
+// openKeyTake asks for a whole decision, which nobody takes tokens ahead for.
+func openKeyTake(tb testing.TB, r rule) *contestant {
+	ctx := context.Background()
+	return openHandle(tb, r, func(_ *memstore.Store, k *headgate.Key) take {
+		return func(string) bool {
+			d, err := k.Take(ctx, 1)
+			return err == nil && d.Allowed
+		}
+	})
+}
+
+// openKeyBatch reads the clock once for every networkRead decisions.
+func openKeyBatch(tb testing.TB, r rule) *contestant {
+	ctx := context.Background()
+	return openHandle(tb, r, func(s *memstore.Store, k *headgate.Key) take {
+		var now int64
+		var n uint
+		return func(string) bool {
+			if n%networkRead == 0 {
+				now = s.Now()
+			}
+			n++
+			ok, err := k.AllowAt(ctx, now, 1)
+			return err == nil && ok
+		}
+	})
 }
 
 // limiters holds limiters of a single key by key.

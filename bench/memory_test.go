@@ -72,18 +72,19 @@ func BenchmarkStatsBytes(b *testing.B) {
 const fiveMillion = 5_000_000
 
 // BenchmarkGC reports the CPU and the time of one full garbage collection with
-// five million keys. It takes up to two gigabytes.
+// five million keys, and what each adds to the heap. It takes up to two
+// gigabytes.
 func BenchmarkGC(b *testing.B) {
 	for _, name := range distinct {
 		b.Run(name, func(b *testing.B) {
-			runtime.GC()
+			before := heap()
 			floor := collect(b)
 			c := contestants[name](b, many)
 			defer c.close()
 			if refused := fill(c.worker(), fiveMillion); refused != 0 {
 				b.Fatalf("%d refused", refused)
 			}
-			runtime.GC()
+			perKey := float64(heap()-before) / fiveMillion
 			var cpu float64
 			var n int
 			for b.Loop() {
@@ -91,6 +92,7 @@ func BenchmarkGC(b *testing.B) {
 				n++
 			}
 			b.ReportMetric(max(0, cpu/float64(n)-floor)*1e3, "cpu-ms")
+			b.ReportMetric(perKey, "B/key")
 			if n := c.keys(); n != fiveMillion && n != -1 {
 				b.Fatalf("%d keys are kept, want %d", n, fiveMillion)
 			}

@@ -202,7 +202,7 @@ func AppendLimit(dst []byte, items []Item) []byte {
 // quotable reports whether name can be an sf-string (RFC 9651 3.3.3).
 func quotable(name string) bool {
 	for i := range len(name) {
-		if name[i] < ' ' || name[i] > '~' {
+		if name[i]-' ' > '~'-' ' { // wraps around below ' '
 			return false
 		}
 	}

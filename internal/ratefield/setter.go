@@ -36,6 +36,37 @@ type Setter struct {
 	buf    []byte
 	text   strings.Builder
 	values []string
+
+	// The latest RateLimit-Policy and what it is of: it changes with the plan
+	// and not with the request.
+	policy string
+	of     [MaxItems]said
+	ofN    int
+}
+
+// said is the part of an item that RateLimit-Policy says.
+type said struct {
+	name          string
+	limit, window int64
+	concurrent    bool
+}
+
+func (it *Item) said() said { return said{it.Name, it.Limit, it.Window, it.Concurrent} }
+
+// setPolicy makes policy that of items.
+func (s *Setter) setPolicy(items []Item) {
+	same := s.ofN == len(items)
+	for i := range items {
+		same = same && s.of[i] == items[i].said()
+	}
+	if same {
+		return
+	}
+	s.buf = AppendPolicy(s.buf[:0], items)
+	s.policy, s.ofN = s.cut(), len(items)
+	for i := range items {
+		s.of[i] = items[i].said()
+	}
 }
 
 // A header that lives long, such as that of a stream, keeps its block alive, so
@@ -53,11 +84,12 @@ func (s *Setter) Set(h http.Header, styles Styles, items []Item, now time.Time) 
 	if len(items) == 0 {
 		return
 	}
+	items = items[:min(len(items), MaxItems)]
 	if styles&IETF != 0 {
-		s.buf = AppendPolicy(s.buf[:0], items)
-		s.add(h, "Ratelimit-Policy")
+		s.setPolicy(items)
+		s.add(h, "Ratelimit-Policy", s.policy)
 		s.buf = AppendLimit(s.buf[:0], items)
-		s.add(h, "Ratelimit")
+		s.add(h, "Ratelimit", s.cut())
 	}
 	if styles&^IETF == 0 {
 		return
@@ -100,29 +132,29 @@ func epochSeconds(t time.Time) int64 {
 // SetInteger sets a field, its name in canonical form, to n, at least 0.
 func (s *Setter) SetInteger(h http.Header, name string, n int64) {
 	s.buf = appendInteger(s.buf[:0], n)
-	h[name] = s.value()
+	h[name] = s.slice(s.cut())
 }
 
 // SetString sets a field, its name in canonical form, to value.
 func (s *Setter) SetString(h http.Header, name, value string) { h[name] = s.slice(value) }
 
-func (s *Setter) add(h http.Header, name string) {
-	v := s.value()
+func (s *Setter) add(h http.Header, name, value string) {
 	if old := h[name]; len(old) > 0 {
-		v = append(old, v[0])
+		h[name] = append(old, value)
+		return
 	}
-	h[name] = v
+	h[name] = s.slice(value)
 }
 
-// value returns buf as the value of a field.
-func (s *Setter) value() []string {
+// cut returns buf as a string.
+func (s *Setter) cut() string {
 	if s.text.Cap()-s.text.Len() < len(s.buf) {
 		s.text.Reset()
 		s.text.Grow(max(textBlock, len(s.buf)))
 	}
 	start := s.text.Len()
 	s.text.Write(s.buf)
-	return s.slice(s.text.String()[start:])
+	return s.text.String()[start:]
 }
 
 // slice returns a slice of one, without room to grow into its neighbour.

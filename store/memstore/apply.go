@@ -48,6 +48,7 @@ func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64
 		}
 		s.shards[n].last = now
 	}
+	unpin(cells)
 	b.At, b.Replayed = now, false
 	call := algo.Call{Op: b.Op, Now: now, Hold: b.Hold, HoldFor: b.HoldFor, MaxDelay: b.MaxDelay}
 	switch b.Op {

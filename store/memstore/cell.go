@@ -120,7 +120,7 @@ func (s *Store) createFrom(sh *shard, id ident, over [2]ident, l *headgate.Prepa
 // create inserts a cell for l: with the state of the one at place from, or that
 // of "never seen" if from is -1. It reports false if there is no room for it.
 func (s *Store) create(sh *shard, id ident, l *headgate.Prepared, from int, now int64) (bool, error) {
-	if !s.versions.touch(l) {
+	if !s.touch(sh, l) {
 		return false, errVersions
 	}
 	e := entry{hi: id.hi, lo: id.lo, version: l.Serial}
@@ -192,7 +192,7 @@ func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) (was
 		return entry{}, nil
 	}
 	old := s.versions.get(e.version &^ wide)
-	if !s.versions.touch(l) {
+	if !s.touch(sh, l) {
 		return entry{}, errVersions
 	}
 	if old.SameNumbers(l) {

@@ -25,6 +25,23 @@
 // more. A key that later gets its own cell starts from the state of the cell it
 // would have shared. Overflow cells ban nobody and remember no request.
 //
+// # Keys at hand
+//
+// A key that a [headgate.Key] holds, or for whose shard processors wait, keeps
+// its word outside of the table and is decided by compare-and-swap, by whatever
+// call it comes; a refusal then takes no lock and writes nothing. A batch of
+// several limits first puts the word back. Calls that read the clock earlier
+// than others do no harm: the word is the instant at which the bucket is full,
+// and an early clock only finds it further away.
+//
+// Where processors contend for a [headgate.Key], each takes tokens ahead into a
+// slot of its own and spends them without the clock. What is out, o tokens, is
+// charged when its slot is emptied, as of then; until then every decision counts
+// it as spent, and the bucket refills to its capacity less o. So no interval
+// admits more than burst + rate x time: what was spent within it and is charged
+// is dated within it, and what is not charged yet fits beside it. A call that
+// finds too little left empties all slots first.
+//
 // # Time
 //
 // The clock is the process's: wall time at the start plus monotonic time since.

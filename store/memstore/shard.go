@@ -3,6 +3,7 @@ package memstore
 import (
 	"math/bits"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -31,11 +32,14 @@ const (
 	// wraps around.
 	tail      = 32
 	firstSize = 16
+	// firstSizes is how many sizes, up to half as large again, tables begin at.
+	firstSizes = 16
 )
 
 type shard struct {
 	mu     sync.Mutex
 	closed bool
+	number uint32
 	last   int64 // latest instant seen
 	budget int64 // bytes
 	table  []entry
@@ -43,7 +47,13 @@ type shard struct {
 	hand   int // where the sweep goes on
 	shared int // overflow cells among used
 	arena  arena
-	_      [64]byte // keeps neighbours' locks off this cache line
+	recent *version       // of the latest insert
+	pins   map[ident]*pin // keys kept outside of the table
+	waits  uint           // calls that had to wait for the lock
+
+	_   [64]byte // what follows is read without the lock
+	hot [hots]atomic.Pointer[pin]
+	_   [64 - hots*8]byte // keeps neighbours' locks off this cache line
 }
 
 // advance returns now, or the latest instant seen if that is later.
@@ -125,11 +135,19 @@ func (sh *shard) find(id ident) (int, bool) {
 // insert puts e, which is not in the table, in its place. It reports false if
 // the table is full and may not grow.
 func (sh *shard) insert(e entry) bool {
-	if (sh.used+1)*20 > len(sh.table)*twentieths(e.lo) && !sh.grow() {
-		return false
+	i, _ := sh.find(ident{e.hi, e.lo})
+	return sh.insertAt(i, e)
+}
+
+// insertAt is insert for who knows the place from find.
+func (sh *shard) insertAt(i int, e entry) bool {
+	if (sh.used+1)*20 > len(sh.table)*twentieths(e.lo) {
+		if !sh.grow() {
+			return false
+		}
+		i, _ = sh.find(ident{e.hi, e.lo})
 	}
 	for {
-		i, _ := sh.find(ident{e.hi, e.lo})
 		free := i
 		for free < len(sh.table) && sh.table[free].version != 0 {
 			free++
@@ -143,6 +161,7 @@ func (sh *shard) insert(e entry) bool {
 		if !sh.grow() { // an unlucky crowd at the end
 			return false
 		}
+		i, _ = sh.find(ident{e.hi, e.lo})
 	}
 }
 
@@ -150,7 +169,12 @@ func (sh *shard) insert(e entry) bool {
 // of which an arena in use keeps half.
 func (sh *shard) grow() bool {
 	most := int((sh.own() - sh.arena.bytes()) / entryBytes)
-	size := min(max(firstSize+tail, len(sh.table)+len(sh.table)/2), most)
+	size := len(sh.table) + len(sh.table)/2
+	if size == 0 {
+		// Tables that begin at different sizes do not all grow at once.
+		size = firstSize + tail + int(sh.number%firstSizes)*(firstSize+tail)/(2*firstSizes)
+	}
+	size = min(size, most)
 	if size == most && len(sh.arena.words) > 0 {
 		size -= (most - len(sh.table)) / 2
 	}

@@ -82,6 +82,7 @@ func New(c Config) *Store {
 	}
 	s.versions.known = make(map[uint32]*version)
 	for i := range s.shards {
+		s.shards[i].number = uint32(i)
 		s.shards[i].budget = c.MaxBytes / int64(c.Shards)
 		s.shards[i].last = -1 << 63
 	}
@@ -98,6 +99,7 @@ func (s *Store) Close() error {
 		sh.mu.Lock()
 		s.overflowed.Add(-int64(sh.shared))
 		sh.table, sh.used, sh.shared, sh.arena, sh.closed = nil, 0, 0, arena{}, true
+		sh.unpinAll()
 		sh.mu.Unlock()
 	}
 	return nil
@@ -137,6 +139,7 @@ func (s *Store) Sweep() {
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
+		sh.demote()
 		s.sweep(sh, len(sh.table)+sh.used, sh.advance(now)) // a removal takes a look of its own
 		sh.shrink()
 		sh.mu.Unlock()
@@ -163,7 +166,12 @@ func (s *Store) Apply(_ context.Context, b *headgate.Batch) error {
 	}
 	charges := b.Charges()
 	if len(charges) == 1 && b.HoldFor == 0 && (b.Op == headgate.Take || b.Op == headgate.Peek) {
-		if done := s.applyHot(b, &charges[0], now); done {
+		if s.applyHot(b, &charges[0], now) {
+			return nil
+		}
+	}
+	if len(charges) <= few && b.Op == headgate.Take && b.HoldFor == 0 && b.Key == (headgate.RequestKey{}) {
+		if s.applyFew(b, charges, now) {
 			return nil
 		}
 	}
@@ -172,21 +180,43 @@ func (s *Store) Apply(_ context.Context, b *headgate.Batch) error {
 
 // applyHot decides the most common batch: one known bucket in one word.
 func (s *Store) applyHot(b *headgate.Batch, c *headgate.Charge, now int64) bool {
+	if c.Shadow {
+		return false
+	}
 	h1, h2 := maphash.String(s.owner1, c.Owner), maphash.String(s.owner2, c.Owner)
 	sh := &s.shards[h1>>s.shift]
 	id := identify(h1, h2, c.Limit)
+	o := &b.Outcomes()[0]
+	if p := sh.hotPin(id, c.Limit); p != nil && p.apply(b.Op, c.Cost, now-s.origin, o) {
+		b.Allowed, b.At, b.Replayed = o.Allowed, now, false
+		return true
+	}
 	sh.mu.Lock()
 	i, found := sh.find(id)
-	if !found || sh.table[i].version != c.Limit.Serial || c.Shadow {
+	if !found {
+		x, ok := s.insertOne(sh, i, id, b.Op, c.Limit, now, c.Cost)
+		now = max(now, sh.last)
+		sh.mu.Unlock()
+		if ok {
+			algo.PackedApply(headgate.Peek, c.Limit, x, now-s.origin, 0, o)
+			b.Allowed, b.At, b.Replayed = true, now, false
+		}
+		return ok
+	}
+	if sh.table[i].version != c.Limit.Serial {
 		sh.mu.Unlock()
 		return false
 	}
-	now = sh.advance(now)
-	e := &sh.table[i]
-	o := &b.Outcomes()[0]
-	e.state = algo.PackedApply(b.Op, c.Limit, e.state, now-s.origin, c.Cost, o)
+	if e := &sh.table[i]; e.state != parked {
+		now = sh.advance(now)
+		e.state = algo.PackedApply(b.Op, c.Limit, e.state, now-s.origin, c.Cost, o)
+	} else {
+		p := sh.active(id)
+		p.recall()
+		p.apply(b.Op, c.Cost, now-s.origin, o)
+	}
 	sh.mu.Unlock()
-	b.Allowed, b.At = o.Allowed, now
+	b.Allowed, b.At, b.Replayed = o.Allowed, now, false
 	return true
 }
 

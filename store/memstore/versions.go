@@ -12,8 +12,9 @@ import (
 type versions struct {
 	mu    sync.RWMutex
 	known map[uint32]*version
-	round uint64 // of collections
-	full  int    // size at which the next collection is due
+	round atomic.Uint64 // of collections; written under mu
+	size  atomic.Int64  // of known
+	full  atomic.Int64  // size at which the next collection is due
 }
 
 type version struct {
@@ -28,35 +29,32 @@ func (v *versions) get(serial uint32) *headgate.Prepared {
 	return v.known[serial].limit
 }
 
-// touch remembers l. The caller holds the lock of the shard in which a cell is
-// about to take it, and reports false if there are too many.
-func (v *versions) touch(l *headgate.Prepared) bool {
+// touch remembers l and returns what it keeps of it, nil if there are too many.
+// The caller holds the lock of the shard in which a cell is about to take l.
+func (v *versions) touch(l *headgate.Prepared) *version {
 	v.mu.RLock()
-	known, round := v.known[l.Serial], v.round
+	known, round := v.known[l.Serial], v.round.Load()
 	v.mu.RUnlock()
 	if known != nil {
 		// Never back: another shard may have seen a later round by now.
 		for t := known.touched.Load(); t < round && !known.touched.CompareAndSwap(t, round); {
 			t = known.touched.Load()
 		}
-		return true
+		return known
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(v.known) >= maxVersions {
-		return false
+		return nil
 	}
 	n := &version{limit: l}
-	n.touched.Store(v.round)
+	n.touched.Store(v.round.Load())
 	v.known[l.Serial] = n
-	return true
+	v.size.Store(int64(len(v.known)))
+	return n
 }
 
-func (v *versions) due() bool {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return len(v.known) >= max(v.full, 1024)
-}
+func (v *versions) due() bool { return v.size.Load() >= max(v.full.Load(), 1024) }
 
 // collectVersions forgets the limits that no cell is kept under. A cell that
 // takes a limit while this runs is either seen in its shard, or takes it in the
@@ -64,8 +62,7 @@ func (v *versions) due() bool {
 func (s *Store) collectVersions() {
 	v := &s.versions
 	v.mu.Lock()
-	v.round++
-	round := v.round
+	round := v.round.Add(1)
 	v.mu.Unlock()
 	live := make(map[uint32]struct{})
 	for i := range s.shards {
@@ -88,5 +85,6 @@ func (s *Store) collectVersions() {
 	// Twice as many, or half of what is left, so that a store nearly full of
 	// live limits does not look for others with every new one.
 	n := len(v.known)
-	v.full = max(n+1, min(2*n, (n+maxVersions)/2))
+	v.size.Store(int64(n))
+	v.full.Store(int64(max(n+1, min(2*n, (n+maxVersions)/2))))
 }

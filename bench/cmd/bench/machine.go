@@ -34,8 +34,8 @@ func machine(o options, began time.Time) (string, error) {
 }
 
 func gcFlag(o options) string {
-	if o.gc {
-		return " -gc"
+	if !o.gc {
+		return " -gc=false"
 	}
 	return ""
 }

@@ -1,7 +1,7 @@
 // Command bench runs the benchmarks of module bench with the contestants in
 // turns, and prints how Headgate stands to each of them.
 //
-// usage: go run ./cmd/bench [-rounds 5] [-time 200ms] [-run REGEXP] [-rivals REGEXP] [-gc] [-write]
+// usage: go run ./cmd/bench [-rounds 5] [-time 200ms] [-run REGEXP] [-rivals REGEXP] [-gc=false] [-write]
 package main
 
 import (
@@ -41,7 +41,7 @@ func parseFlags() (options, error) {
 	flag.DurationVar(&o.time, "time", 200*time.Millisecond, "how long each benchmark runs in a turn")
 	pattern := flag.String("run", "", "run only benchmarks whose name, such as HotKey, matches this `regexp`")
 	rivals := flag.String("rivals", "", "run only rivals whose name matches this `regexp`")
-	flag.BoolVar(&o.gc, "gc", false, "also measure garbage collection with five million keys: some minutes, two gigabytes")
+	flag.BoolVar(&o.gc, "gc", true, "also measure five million keys, which takes a minute and two gigabytes")
 	flag.BoolVar(&o.write, "write", false, "write RESULTS.md; needs a whole run of at least 5 rounds")
 	flag.Parse()
 	switch {
@@ -154,8 +154,7 @@ func (j job) pattern() string {
 	return p
 }
 
-// jobsOf returns the jobs of a round, group by group. Garbage collection and
-// memory do not vary: one round of them will do.
+// jobsOf returns the jobs of a round, group by group.
 func jobsOf(rows []row, round int) []job {
 	var jobs []job
 	var groups []string
@@ -165,7 +164,7 @@ func jobsOf(rows []row, round int) []job {
 		}
 	}
 	for _, g := range groups {
-		if g == memory && round > 0 {
+		if most := mostRounds[g]; most > 0 && round >= most {
 			continue
 		}
 		of := map[string][]string{}
@@ -173,7 +172,7 @@ func jobsOf(rows []row, round int) []job {
 			if r.group != g {
 				continue
 			}
-			for _, c := range append([]string{r.ours}, r.rivals...) {
+			for _, c := range slices.Concat([]string{r.ours}, r.rivals, r.beside) {
 				if !slices.Contains(of[c], r.bench) {
 					of[c] = append(of[c], r.bench)
 				}

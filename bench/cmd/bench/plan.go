@@ -9,8 +9,13 @@ const (
 	insert = "insert"
 	memory = "memory"
 	policy = "policy"
+	growth = "growth"
+	door   = "door"
 	floors = "floors"
 )
+
+// mostRounds bounds the rounds of groups that take long or do not vary.
+var mostRounds = map[string]int{memory: 1, growth: 2}
 
 // row is one line of the table.
 type row struct {
@@ -19,6 +24,8 @@ type row struct {
 	// sub-benchmarks.
 	bench, ours string
 	rivals      []string
+	// beside are sub-benchmarks that goals name and that are no rivals.
+	beside []string
 	// unit is what is compared, smaller being better; "" means ns/op.
 	unit  string
 	goals []goal
@@ -69,33 +76,58 @@ var (
 	single = []string{"failsafe-go", "uber", "sethvargo", "x-time", "throttled", "ulule"}
 	deny   = []string{"failsafe-go", "sethvargo", "x-time", "throttled", "ulule"}
 	keyed  = []string{"sethvargo", "throttled", "x-time", "failsafe-go", "ulule"}
+	slow   = []string{"throttled", "x-time"} // where others would take minutes
 )
 
 // plan is the table. The goals are those for in-process work on two cores.
 var plan = []row{
 	{
-		group: hot, work: "one hot key", bench: "HotKey", ours: "headgate", rivals: single,
+		group: hot, work: "one hot key, at hand", bench: "HotKey", ours: "headgate-key", rivals: single,
 		goals: []goal{faster(1.4, "HotKey/failsafe-go"), faster(2.5, "HotKey/x-time"), within(1.2, "Floor/cas"), noAllocations},
 	},
 	{
-		group: hot, work: "the same, a clock reading for 64", bench: "HotKey", ours: "headgate-batch", rivals: single,
+		group: hot, work: "the same, a clock reading for 64", bench: "HotKey", ours: "headgate-key-batch", rivals: single,
 		goals: []goal{faster(3, "HotKey/failsafe-go"), faster(6, "HotKey/x-time"), noAllocations},
 	},
 	{
-		group: hot, work: "one hot key, all cores", bench: "HotKeyParallel", ours: "headgate", rivals: single,
-		goals: []goal{faster(1.4, "HotKeyParallel/failsafe-go"), noAllocations},
+		group: hot, work: "one hot key, a whole decision", bench: "HotKey", ours: "headgate-key-take", rivals: single,
+		goals: []goal{faster(1.5, "HotKey/x-time"), noAllocations},
 	},
 	{
-		group: hot, work: "denial, hot", bench: "Denial", ours: "headgate", rivals: deny,
+		group: hot, work: "one hot key, by its name", bench: "HotKey", ours: "headgate", rivals: single,
+		goals: []goal{faster(1, "HotKey/x-time"), noAllocations},
+	},
+	{
+		group: hot, work: "one hot key at hand, all cores, spread", bench: "HotKeyParallel", ours: "headgate-key", rivals: single,
+		goals: []goal{faster(5, "HotKeyParallel/failsafe-go"), noAllocations},
+	},
+	{
+		group: hot, work: "the same, a whole decision, not spread", bench: "HotKeyParallel", ours: "headgate-key-take", rivals: single,
+		goals: []goal{faster(1, "HotKeyParallel/failsafe-go"), noAllocations},
+	},
+	{
+		group: hot, work: "one hot key by its name, all cores", bench: "HotKeyParallel", ours: "headgate", rivals: single,
+		goals: []goal{faster(1, "HotKeyParallel/x-time"), noAllocations},
+	},
+	{
+		group: hot, work: "denial, hot, at hand", bench: "Denial", ours: "headgate-key", rivals: deny,
 		goals: []goal{faster(1.4, "Denial/failsafe-go"), noAllocations},
 	},
 	{
-		group: hot, work: "denial, hot, all cores", bench: "DenialParallel", ours: "headgate", rivals: deny,
-		goals: []goal{faster(1.5, "Denial/headgate"), noAllocations},
+		group: hot, work: "the same, all cores", bench: "DenialParallel", ours: "headgate-key", rivals: deny,
+		goals: []goal{faster(1.4, "DenialParallel/failsafe-go"), faster(1.5, "Denial/headgate-key"), noAllocations},
+	},
+	{
+		group: hot, work: "denial, hot, by its name", bench: "Denial", ours: "headgate", rivals: deny,
+		goals: []goal{faster(1, "Denial/x-time"), noAllocations},
+	},
+	{
+		group: hot, work: "the same, all cores", bench: "DenialParallel", ours: "headgate", rivals: deny,
+		goals: []goal{faster(1, "DenialParallel/failsafe-go"), faster(1.5, "Denial/headgate"), noAllocations},
 	},
 	{
 		group: many, work: "1 M keys uniform", bench: "Uniform", ours: "headgate", rivals: keyed,
-		goals: []goal{faster(1, "Uniform/sethvargo"), noAllocations},
+		goals: []goal{faster(1.4, "Uniform/sethvargo"), noAllocations},
 	},
 	{
 		group: many, work: "1 M keys uniform, all cores", bench: "UniformParallel", ours: "headgate", rivals: keyed,
@@ -130,7 +162,11 @@ var plan = []row{
 		goals: []goal{atMost(48, "B/key")},
 	},
 	{
-		group: memory, work: "CPU of a full GC at 5 M keys", bench: "GC", ours: "headgate", rivals: keyed, unit: "cpu-ms",
+		group: memory, work: "bytes per key at 5 M", bench: "GC", ours: "headgate", rivals: slow, unit: "B/key",
+		goals: []goal{atMost(48, "B/key")},
+	},
+	{
+		group: memory, work: "CPU of a full GC at 5 M keys", bench: "GC", ours: "headgate", rivals: slow, unit: "cpu-ms",
 		goals: []goal{atMost(10, "cpu-ms")},
 	},
 	{
@@ -140,5 +176,33 @@ var plan = []row{
 	{
 		group: policy, work: "the same, 1 M subjects, all cores", bench: "PolicyUniform", ours: "headgate",
 		goals: []goal{noAllocations},
+	},
+	{
+		group: policy, work: "1 limit, 10,000 rules beside 10", bench: "Rules", ours: "rules10000", beside: []string{"rules10", "rules1000"},
+		goals: []goal{within(1.3, "Rules/rules10"), noAllocations},
+	},
+	{
+		group: growth, work: "one of 1 thousand keys", bench: "Keys", ours: "headgate-1k", beside: []string{"floor-1k"},
+		goals: []goal{within(2.5, "Keys/floor-1k"), noAllocations},
+	},
+	{
+		group: growth, work: "one of 1 M keys", bench: "Keys", ours: "headgate-1M", beside: []string{"floor-1M"},
+		goals: []goal{within(2.5, "Keys/floor-1M"), noAllocations},
+	},
+	{
+		group: growth, work: "one of 10 M keys", bench: "Keys", ours: "headgate-10M", beside: []string{"floor-10M"},
+		goals: []goal{within(2.5, "Keys/floor-10M"), noAllocations},
+	},
+	{
+		group: door, work: "httplimit with 2 limits, added to a handler", bench: "HTTPLimit", ours: "headgate",
+		goals: []goal{atMost(1000, "ns/op"), atMost(1, "allocs/op")},
+	},
+	{
+		group: door, work: "POST /v1/take, 64 in flight", bench: "TakeHTTP", ours: "headgate", beside: []string{"floor"},
+		goals: []goal{faster(0.9, "TakeHTTP/floor")},
+	},
+	{
+		group: door, work: "the same, CPU of the server", bench: "TakeHTTP", ours: "headgate", beside: []string{"floor"}, unit: "server-ns/op",
+		goals: []goal{within(1.15, "TakeHTTP/floor")},
 	},
 }

@@ -51,6 +51,15 @@ func line(r *row, rs results) []string {
 	ours, _ := rs.median(r.id(), unit)
 	all := rs.all(r.id(), unit)
 	cells := []string{r.work, unit, number(ours), number(slices.Min(all)) + "-" + number(slices.Max(all)), "-", "-", "-", "-"}
+	if len(r.beside) > 0 {
+		var besides []string
+		for _, name := range r.beside {
+			if v, ok := rs.median(r.bench+"/"+name, unit); ok {
+				besides = append(besides, name+" "+number(v))
+			}
+		}
+		cells[5] = strings.Join(besides, ", ")
+	}
 	best := ""
 	if len(rivals) > 0 {
 		best = rivals[0].name
@@ -72,12 +81,12 @@ func line(r *row, rs results) []string {
 	for _, g := range r.goals {
 		said, ok := g.judge(r, best, rs)
 		reached = reached && ok
-		if g != noAllocations { // has a column of its own
+		if g.unit != "allocs/op" { // has a column of its own
 			goals = append(goals, strings.Replace(said, r.bench+"/", "", 1))
 		}
 	}
 	allocs := "-" // an op is not one decision
-	if v, ok := rs.median(r.id(), "allocs/op"); ok && slices.Contains(r.goals, noAllocations) {
+	if v, ok := rs.median(r.id(), "allocs/op"); ok && slices.ContainsFunc(r.goals, func(g goal) bool { return g.unit == "allocs/op" }) {
 		allocs = number(v)
 	}
 	return append(cells, strings.Join(goals, "; "), yes(reached), allocs)
