@@ -59,36 +59,31 @@ func ExampleNew() {
 	// false rate_limited by hourly - of the year: 3
 }
 
-// At most two reports at a time; a slot whose work never ends is freed after
-// five minutes.
+// A call of a language model is charged at the most that it may take, and
+// corrected to what it took. What is held does not refill meanwhile.
 func ExampleLimiter_Reserve() {
 	ctx := context.Background()
-	limiter, err := headgate.New(memstore.New(memstore.Config{}), headgate.InFlight(2, 5*time.Minute))
+	limiter, err := headgate.New(memstore.New(memstore.Config{}), headgate.PerHour(10_000).WithName("tokens"))
 	if err != nil {
 		log.Fatal(err)
 	}
-	report := func() {
-		r, d, err := limiter.Reserve(ctx, "alice", 1)
-		if err != nil {
-			log.Fatal(err)
-		}
-		if r == nil {
-			fmt.Println("refused:", d.Reason)
-			return
-		}
-		defer r.Release(ctx)
-		fmt.Println("working,", d.Remaining, "more may")
-	}
-	report()
-	report()
-	if _, _, err := limiter.Reserve(ctx, "alice", 2); err != nil { // held
+	r, d, err := limiter.Reserve(ctx, "alice", 4000, 5*time.Minute)
+	if err != nil {
 		log.Fatal(err)
 	}
-	report()
+	if r == nil {
+		fmt.Println("refused:", d.Reason)
+		return
+	}
+	fmt.Println(d.Remaining, "left")
+	held, err := r.Settle(ctx, 1500)
+	fmt.Println("settled:", held, err)
+	d, err = limiter.Peek(ctx, "alice", 0)
+	fmt.Println(d.Remaining, "left", err)
 	// Output:
-	// working, 1 more may
-	// working, 1 more may
-	// refused: concurrency_exceeded
+	// 6000 left
+	// settled: true <nil>
+	// 8500 left <nil>
 }
 
 // A bucket of 100 tokens that refills 10 a second, step by step. Batch.Now sets

@@ -1,10 +1,12 @@
 package headgate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -61,7 +63,7 @@ func (l *Limiter) Limits() []*Prepared { return l.limits }
 
 // Take charges cost tokens, 0 to MaxInt, of every limit to key, or of none.
 // A slot of a concurrency limit that Take takes is freed by its TTL only; see
-// [Limiter.Reserve]. The error means that nothing was decided.
+// [Limiter.Reserve] and [Limiter.Acquire]. The error means that nothing was decided.
 func (l *Limiter) Take(ctx context.Context, key string, cost int64) (Decision, error) {
 	return l.do(ctx, Take, key, cost)
 }
@@ -192,35 +194,64 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Reservation is a hold on the slots of concurrency limits. End it with
+// Reservation is work that was charged at an estimate. End it with Settle or
 // Release. It is not safe for concurrent use.
 type Reservation struct {
 	limiter *Limiter
 	batch   Batch
 }
 
-// Reserve is Take for work with an end: the slots of concurrency limits that it
-// takes are held until [Reservation.Release]. The reservation is nil if the
-// decision is a refusal.
-func (l *Limiter) Reserve(ctx context.Context, key string, cost int64) (*Reservation, Decision, error) {
+// Reserve is Take at an estimated cost, for work with an end. Until it is settled
+// or released, what it takes is held and does not refill, at most for ttl: up to
+// MaxHold, whole microseconds, 0 means a minute. When ttl is over the charge is
+// kept, and the slots of concurrency limits are free. The reservation is nil if
+// the decision is a refusal.
+func (l *Limiter) Reserve(ctx context.Context, key string, cost int64, ttl time.Duration) (*Reservation, Decision, error) {
+	ttl = cmp.Or(ttl, time.Minute)
+	if ttl < time.Microsecond || ttl > MaxHold {
+		return nil, Decision{}, &Error{Code: InvalidRequest, Field: "ttl", Err: fmt.Errorf("%v: must be 1 us to %v", ttl, MaxHold)}
+	}
 	r := &Reservation{limiter: l}
-	d, err := l.Acquire(ctx, &r.batch, key, cost)
+	r.batch.Reset(Take)
+	r.batch.Hold, r.batch.HoldFor = newHold(), ttl.Microseconds()
+	d, err := l.apply(ctx, &r.batch, key, cost)
 	if err != nil || !d.Allowed {
 		return nil, d, err
 	}
 	return r, d, nil
 }
 
-// Release frees the slots. Releasing twice, or after the TTL, does nothing.
-func (r *Reservation) Release(ctx context.Context) error { return r.limiter.Release(ctx, &r.batch) }
-
-// Renew holds the slots for another TTL from now. It reports false if one of
-// them had already freed itself: the work is then no longer counted.
-func (r *Reservation) Renew(ctx context.Context) (bool, error) {
-	if !r.limiter.holds {
-		return true, nil
+// Settle ends the reservation at the real cost, 0 to MaxInt: what was reserved
+// beyond it is given back, as far as windows still count it, and what it took
+// beyond is charged like a [Debit]. It reports false, and changes nothing, if
+// the reservation had ended or expired before.
+func (r *Reservation) Settle(ctx context.Context, cost int64) (bool, error) {
+	if cost < 0 || cost > MaxInt {
+		return false, costError(cost)
 	}
-	r.batch.Op, r.batch.Now = Renew, 0
-	err := r.limiter.store.Apply(ctx, &r.batch)
-	return err == nil && r.batch.Allowed, err
+	charges := r.batch.Charges()
+	for i := range charges {
+		charges[i].Cost = cost
+	}
+	return r.end(ctx, Settle)
+}
+
+// Release gives back what the reservation holds, as if it had cost nothing.
+// Releasing what has ended does nothing.
+func (r *Reservation) Release(ctx context.Context) error {
+	_, err := r.Settle(ctx, 0)
+	return err
+}
+
+// Renew holds for another ttl from now. It reports false if the reservation has
+// ended or expired.
+func (r *Reservation) Renew(ctx context.Context) (bool, error) { return r.end(ctx, Renew) }
+
+// end applies op, and reports whether something was held.
+func (r *Reservation) end(ctx context.Context, op Op) (bool, error) {
+	r.batch.Op, r.batch.Now = op, 0
+	if err := r.limiter.store.Apply(ctx, &r.batch); err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(r.batch.Outcomes(), func(o Outcome) bool { return o.Allowed }), nil
 }

@@ -164,12 +164,17 @@ func TestAcquireAndRelease(t *testing.T) {
 func TestReserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
-		l := newLimiter(t, headgate.InFlight(2, time.Minute))
-		r, _, err := l.Reserve(ctx, "alice", 2)
-		if err != nil || r == nil {
-			t.Fatal(r, err)
+		l := newLimiter(t, headgate.InFlight(2, time.Hour))
+		reserve := func() *headgate.Reservation {
+			t.Helper()
+			r, _, err := l.Reserve(ctx, "alice", 2, time.Minute)
+			if err != nil || r == nil {
+				t.Fatal(r, err)
+			}
+			return r
 		}
-		refused, d, err := l.Reserve(ctx, "alice", 1)
+		r := reserve()
+		refused, d, err := l.Reserve(ctx, "alice", 1, time.Minute)
 		if refused != nil || err != nil || d.Allowed || d.RetryAfter != time.Minute {
 			t.Fatalf("%v, %+v, %v", refused, d, err)
 		}
@@ -188,10 +193,7 @@ func TestReserve(t *testing.T) {
 		renew(false)
 		decided(t, true)(l.Peek(ctx, "alice", 2))
 
-		r, _, err = l.Reserve(ctx, "alice", 2)
-		if err != nil || r == nil {
-			t.Fatal(r, err)
-		}
+		r = reserve()
 		for range 2 {
 			if err := r.Release(ctx); err != nil {
 				t.Fatal(err)
@@ -202,21 +204,68 @@ func TestReserve(t *testing.T) {
 	})
 }
 
-// Without a concurrency limit there is nothing to hold.
-func TestReserveWithoutSlots(t *testing.T) {
+// TestSettle: an estimate is corrected once, downward and upward, and what is
+// held does not refill meanwhile.
+func TestSettle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		l := newLimiter(t, headgate.PerMinute(60).WithBurst(10))
+		left := func(want int64) {
+			t.Helper()
+			if d, err := l.Peek(ctx, "alice", 0); err != nil || d.Remaining != want {
+				t.Fatalf("%d left, %v; want %d", d.Remaining, err, want)
+			}
+		}
+		settle := func(r *headgate.Reservation, cost int64, want bool) {
+			t.Helper()
+			if held, err := r.Settle(ctx, cost); held != want || err != nil {
+				t.Fatalf("settled at %d: %v, %v; want %v", cost, held, err, want)
+			}
+		}
+		reserve := func(cost int64) *headgate.Reservation {
+			t.Helper()
+			r, _, err := l.Reserve(ctx, "alice", cost, 0)
+			if err != nil || r == nil {
+				t.Fatal(r, err)
+			}
+			return r
+		}
+		r := reserve(6)
+		pass(30 * time.Second)
+		left(4)
+		settle(r, 2, true)
+		left(8)
+		settle(r, 0, false)
+		left(8)
+		r = reserve(1)
+		settle(r, 4, true)
+		left(4)
+		r = reserve(4)
+		pass(time.Minute)
+		settle(r, 0, false) // too late
+		left(6)
+		pass(4 * time.Second)
+		left(10)
+	})
+}
+
+func TestReserveRefuses(t *testing.T) {
 	ctx := t.Context()
 	l := newLimiter(t, headgate.PerHour(2))
-	r, _, err := l.Reserve(ctx, "alice", 2)
-	if err != nil || r == nil {
-		t.Fatal(r, err)
+	for _, ttl := range []time.Duration{-1, 1, headgate.MaxHold + time.Microsecond} {
+		if r, _, err := l.Reserve(ctx, "alice", 1, ttl); r != nil || headgate.CodeOf(err) != headgate.InvalidRequest {
+			t.Errorf("ttl %v: %v, %v", ttl, r, err)
+		}
 	}
-	if ok, err := r.Renew(ctx); !ok || err != nil {
-		t.Errorf("renewed: %v, %v", ok, err)
+	r, _, err := l.Reserve(ctx, "alice", 1, headgate.MaxHold)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := r.Release(ctx); err != nil {
-		t.Error(err)
+	for _, cost := range []int64{-1, headgate.MaxInt + 1} {
+		if held, err := r.Settle(ctx, cost); held || headgate.CodeOf(err) != headgate.InvalidRequest {
+			t.Errorf("settled at %d: %v, %v", cost, held, err)
+		}
 	}
-	decided(t, false)(l.Peek(ctx, "alice", 1))
 }
 
 func TestClosedStore(t *testing.T) {
@@ -226,7 +275,7 @@ func TestClosedStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, _, err := l.Reserve(ctx, "alice", 1)
+	r, _, err := l.Reserve(ctx, "alice", 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +295,7 @@ func TestClosedStore(t *testing.T) {
 	check("Reset", l.Reset(ctx, "alice"))
 	_, err = l.Wait(ctx, "alice", 1)
 	check("Wait", err)
-	_, _, err = l.Reserve(ctx, "alice", 1)
+	_, _, err = l.Reserve(ctx, "alice", 1, 0)
 	check("Reserve", err)
 	ok, err := r.Renew(ctx)
 	check("Renew", err)
