@@ -63,7 +63,7 @@ func ExampleNew() {
 // corrected to what it took. What is held does not refill meanwhile.
 func ExampleLimiter_Reserve() {
 	ctx := context.Background()
-	limiter, err := headgate.New(memstore.New(memstore.Config{}), headgate.PerHour(10_000).WithName("tokens"))
+	limiter, err := headgate.New(memstore.New(memstore.Config{}), headgate.Per(10_000, 24*time.Hour).WithName("tokens"))
 	if err != nil {
 		log.Fatal(err)
 	}
