@@ -2,6 +2,7 @@ package openapi
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"testing"
 )
@@ -41,9 +42,7 @@ applications:
 	ask := func(path, operation, subject string, more map[string]any) {
 		t.Helper()
 		body := map[string]any{"application": "a", "operation": operation, "subject": subject}
-		for name, value := range more {
-			body[name] = value
-		}
+		maps.Copy(body, more)
 		if path == "/v1/take/batch" {
 			body = map[string]any{"items": []any{body, body}}
 		}
