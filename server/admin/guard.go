@@ -5,9 +5,7 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,19 +20,18 @@ import (
 type guard struct {
 	digest   [sha256.Size]byte
 	failures *headgate.Limiter
-	origin   *http.CrossOriginProtection
 	log      *slog.Logger
 }
 
 func newGuard(token string, failures *headgate.Limiter, log *slog.Logger) *guard {
-	return &guard{digest: sha256.Sum256([]byte(token)), failures: failures, origin: http.NewCrossOriginProtection(), log: log}
+	return &guard{digest: sha256.Sum256([]byte(token)), failures: failures, log: log}
 }
 
 // protect lets only requests through that have one of the methods and the
 // token.
 func (g *guard) protect(h http.Handler, methods ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p := g.foreign(r)
+		p := problem.Foreign(r)
 		switch {
 		case p != nil:
 		case !slices.Contains(methods, r.Method):
@@ -52,34 +49,6 @@ func (g *guard) protect(h http.Handler, methods ...string) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
-}
-
-// foreign refuses what a web page of somebody else may have sent: its host name
-// can be made to point to 127.0.0.1 (DNS rebinding), and requests that change
-// something carry where they come from. Listeners on other addresses have names
-// that we cannot know.
-func (g *guard) foreign(r *http.Request) *problem.Problem {
-	detail := ""
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && local.IP.IsLoopback() && !localName(r.Host) {
-		detail = fmt.Sprintf("Host %.100q: this listener answers to localhost and IP addresses only", r.Host)
-	} else if g.origin.Check(r) != nil {
-		detail = "web pages of other hosts may not call this server"
-	}
-	if detail == "" {
-		return nil
-	}
-	return &problem.Problem{Name: "forbidden", Status: http.StatusForbidden, Detail: detail}
-}
-
-func localName(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	if host == "" || strings.EqualFold(host, "localhost") {
-		return true
-	}
-	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil
 }
 
 // authorize checks the token. The right one passes also from an address that

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -210,30 +209,5 @@ func TestShortBody(t *testing.T) {
 	}
 	if n := f.asked.Load(); n != 0 {
 		t.Errorf("the gate was asked %d times", n)
-	}
-}
-
-// TestForeignElsewhere: on other addresses than loopback any Host will do, and
-// a page of that host may ask.
-func TestForeignElsewhere(t *testing.T) {
-	tests := []struct {
-		local, origin string
-		foreign       bool
-	}{
-		{"192.0.2.1", "", false},
-		{"192.0.2.1", "https://Gate.example", false},
-		{"192.0.2.1", "https://evil.example", true},
-		{"127.0.0.1", "", true},
-		{"::1", "", true},
-	}
-	for _, tt := range tests {
-		r := httptest.NewRequest("POST", "http://gate.example/v1/take", nil)
-		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.ParseIP(tt.local)}))
-		if tt.origin != "" {
-			r.Header.Set("Origin", tt.origin)
-		}
-		if got := foreign(r); (got != "") != tt.foreign {
-			t.Errorf("on %s from %q: %q", tt.local, tt.origin, got)
-		}
 	}
 }

@@ -111,22 +111,7 @@ func (a *ask) decode(body string, known []string) error {
 }
 
 func (a *ask) object(s *scanner, known []string) error {
-	if err := s.open(""); err != nil {
-		return err
-	}
-	var had seen
-	for first := true; ; first = false {
-		name, more, err := s.member("", first)
-		if err != nil || !more {
-			return err
-		}
-		if err := had.add(known, "", name); err != nil {
-			return err
-		}
-		if err := a.field(s, name); err != nil {
-			return err
-		}
-	}
+	return s.members(known, func(name string) error { return a.field(s, name) })
 }
 
 func (a *ask) field(s *scanner, name string) (err error) {
