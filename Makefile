@@ -5,7 +5,7 @@
 MODULES := . gate server
 GO      ?= go
 
-.PHONY: run build test test-go test-bench test-examples check fmt tidy bench model fuzz deps clean
+.PHONY: run build test test-go test-bench test-examples check fmt tidy bench model fuzz flood deps clean
 
 run: build
 	bin/headgate serve $(ARGS)
@@ -53,10 +53,16 @@ MODEL_OPS ?= 20000000
 model:
 	$(GO) test ./algo -run '^TestModel' -count=1 -timeout 3h -model.ops=$(MODEL_OPS)
 
-# Every fuzz target for FUZZ_TIME.
+# Every fuzz target for FUZZ_TIME, FUZZ_JOBS of them at once.
 FUZZ_TIME ?= 10m
+FUZZ_JOBS ?= 2
 fuzz:
-	scripts/fuzz.sh $(FUZZ_TIME)
+	scripts/fuzz.sh $(FUZZ_TIME) $(FUZZ_JOBS)
+
+# 10 million random clients against 256 MiB; about 5 minutes. The only test that
+# judges times: let nothing else run.
+flood:
+	$(GO) test ./server/cmd/headgate -run '^TestFlood$$' -count=1 -v -timeout 30m -flood.keys=10000000 -flood.bytes=268435456 -flood.timed
 
 clean:
 	rm -rf bin .bin

@@ -230,20 +230,13 @@ func (b *Batch) Outcomes() []Outcome {
 }
 
 // Decision sums the outcomes up.
-func (b *Batch) Decision() Decision { return Sum(b.Allowed, b.Charges(), b.Outcomes()) }
-
-// WouldDeny returns the reason for which the shadow charges of the batch refuse,
-// the one that weighs most; NoReason if none does.
-func (b *Batch) WouldDeny() Reason { return WouldDeny(b.Charges(), b.Outcomes()) }
-
-// Sum makes a decision of the outcomes of charges, which are as many. allowed
-// says whether the batch that they were in passed.
-func Sum(allowed bool, charges []Charge, outcomes []Outcome) Decision {
-	d := Decision{Allowed: allowed, Reason: OK, Retryable: true, BoundBy: -1}
+func (b *Batch) Decision() (d Decision) {
+	d.Allowed, d.Reason, d.Retryable, d.BoundBy = b.Allowed, OK, true, -1
+	charges, outcomes := b.Charges(), b.Outcomes()
 	if len(charges) == 0 {
 		return d
 	}
-	if allowed {
+	if b.Allowed {
 		d.tightest(charges, outcomes)
 	} else {
 		d.longest(charges, outcomes)
@@ -253,6 +246,19 @@ func Sum(allowed bool, charges []Charge, outcomes []Outcome) Decision {
 		d.Limit, d.Remaining, d.ResetAfter = o.Limit, o.Remaining, o.ResetAfter
 	}
 	return d
+}
+
+// WouldDeny returns the reason for which the shadow charges of the batch refuse,
+// the one that weighs most; NoReason if none does.
+func (b *Batch) WouldDeny() Reason {
+	r := NoReason
+	charges, outcomes := b.Charges(), b.Outcomes()
+	for i := range charges {
+		if o := &outcomes[i]; charges[i].Shadow && !o.Allowed {
+			r = heavier(r, o.Reason(charges[i].Limit.Algorithm))
+		}
+	}
+	return r
 }
 
 // tightest finds the limit that leaves the fewest further requests of this
@@ -284,7 +290,7 @@ func (d *Decision) longest(charges []Charge, outcomes []Outcome) {
 		if c.Shadow || o.Allowed {
 			continue
 		}
-		d.Reason = heavier(d.Reason, o.reason(c.Limit.Algorithm))
+		d.Reason = heavier(d.Reason, o.Reason(c.Limit.Algorithm))
 		d.Retryable = d.Retryable && !o.Never
 		if d.BoundBy < 0 || o.longer(&outcomes[d.BoundBy]) {
 			d.BoundBy = i
@@ -295,19 +301,9 @@ func (d *Decision) longest(charges []Charge, outcomes []Outcome) {
 	}
 }
 
-// WouldDeny returns the reason for which the shadow charges refuse, the one that
-// weighs most; NoReason if none does.
-func WouldDeny(charges []Charge, outcomes []Outcome) Reason {
-	r := NoReason
-	for i := range charges {
-		if o := &outcomes[i]; charges[i].Shadow && !o.Allowed {
-			r = heavier(r, o.reason(charges[i].Limit.Algorithm))
-		}
-	}
-	return r
-}
-
-func (o *Outcome) reason(a Algorithm) Reason {
+// Reason returns why a limit with algorithm a refuses, whose outcome this is and
+// is not Allowed.
+func (o *Outcome) Reason(a Algorithm) Reason {
 	if o.Never {
 		return CostExceedsLimit
 	}

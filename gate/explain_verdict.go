@@ -140,7 +140,8 @@ func (x *explainer) refused() string {
 // bound one if it did.
 func (x *explainer) lead() int {
 	gave := func(i int) bool {
-		return headgate.Sum(false, x.charges[i:i+1], x.d.batch.Outcomes()[i:i+1]).Reason == x.d.Reason
+		s := &x.states[i]
+		return !s.Allowed && !s.Shadow && s.Reason(s.Limit.Algorithm) == x.d.Reason
 	}
 	if gave(x.d.BoundBy) {
 		return x.d.BoundBy
