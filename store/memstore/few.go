@@ -18,7 +18,7 @@ const (
 type spot struct {
 	shard *shard
 	id    ident
-	entry *entry
+	entry *entry  // nil for a ban that nothing counts towards
 	words []int64 // nil for a packed bucket
 	next  int64   // of a packed bucket, if the batch passes
 }
@@ -83,7 +83,10 @@ func findFew(spots []spot, charges []headgate.Charge, now int64) bool {
 		p, l := &spots[i], charges[i].Limit
 		at, found := p.shard.find(p.id)
 		if !found {
-			return false
+			if l.Algorithm != headgate.Ban {
+				return false
+			}
+			continue // nothing was counted: it passes, and needs no cell
 		}
 		p.entry = &p.shard.table[at]
 		switch {
@@ -112,6 +115,10 @@ func (s *Store) takeFew(b *headgate.Batch, spots []spot, charges []headgate.Char
 	call := algo.Call{Op: headgate.Take, Now: now, Hold: b.Hold, MaxDelay: b.MaxDelay}
 	for i := range spots {
 		p, c, o := &spots[i], &charges[i], &outcomes[i]
+		if p.entry == nil {
+			*o = headgate.Outcome{Allowed: true, Limit: c.Limit.Count, Remaining: c.Limit.Count}
+			continue
+		}
 		if p.words == nil {
 			p.next = algo.PackedApply(headgate.Take, c.Limit, p.entry.state, t, c.Cost, o)
 		} else {
@@ -124,7 +131,7 @@ func (s *Store) takeFew(b *headgate.Batch, spots []spot, charges []headgate.Char
 		}
 	}
 	for i := range spots {
-		if p := &spots[i]; p.words == nil {
+		if p := &spots[i]; p.words == nil && p.entry != nil {
 			p.entry.state = p.next
 		}
 	}
