@@ -125,6 +125,9 @@ type Batch struct {
 	// MaxDelay, if not 0, refuses a charge of a leaky bucket that would have to
 	// wait for more microseconds than that.
 	MaxDelay int64
+	// Again says that a Take that is refused will be asked again: the refusal
+	// counts towards no ban.
+	Again bool
 	// Key, if it is not zero, makes a Take with a charge of an [Idempotency]
 	// limit happen once.
 	Key RequestKey
@@ -162,7 +165,7 @@ type RequestKey struct {
 // Reset empties the batch and asks for op. Room that was made is given back.
 func (b *Batch) Reset(op Op) {
 	b.Op, b.Now, b.Hold, b.Allowed, b.At, b.n = op, 0, 0, false, 0, 0
-	b.HoldFor, b.MaxDelay, b.Key, b.Replayed = 0, 0, RequestKey{}, false
+	b.HoldFor, b.MaxDelay, b.Key, b.Replayed, b.Again = 0, 0, RequestKey{}, false, false
 	b.more, b.moreOutcomes = nil, nil
 }
 

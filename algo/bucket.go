@@ -84,7 +84,7 @@ func bucketStep(op headgate.Op, l *headgate.Prepared, v, skew, cost int64, o *he
 			v += cost * l.P
 		}
 	case headgate.Debit:
-		if room := (v + l.Cap) / l.P; cost > room {
+		if room := max(0, (v+l.Cap)/l.P); cost > room { // a clock that went back may see it below the deepest debt
 			cost = room
 		}
 		v -= cost * l.P

@@ -12,7 +12,7 @@ func ConvertWords(old, l *headgate.Prepared, src []int64) int {
 	if old.Algorithm == l.Algorithm {
 		switch l.Algorithm {
 		case headgate.SlidingLog:
-			n = logWords(src[logRoom])
+			n = logWords(max(2, src[logLen]))
 		case headgate.Concurrency, headgate.Idempotency:
 			return max(n, len(src))
 		}
@@ -50,7 +50,7 @@ func Convert(old, l *headgate.Prepared, dst, src []int64, now int64) {
 	Init(l, dst, now)
 	kept := heldWords(old, l, src)
 	if l.Algorithm == headgate.SlidingLog {
-		dst[logRoom] = int64(len(dst)-logPairs-kept) / 2
+		dst[logRoom] = min(headgate.MaxLog+1, int64(len(dst)-logPairs-kept)/2)
 	}
 	carry(old, l, dst, src, now)
 	if kept > 0 {

@@ -100,7 +100,7 @@ func (t *tide) credit(tokens int64) {
 
 // debit lowers the level by tokens, as far as the deepest debt.
 func (t *tide) debit(tokens int64) {
-	t.v -= min(tokens, (t.v+t.l.Cap)/t.l.P) * t.l.P
+	t.v -= min(tokens, max(0, (t.v+t.l.Cap)/t.l.P)) * t.l.P
 }
 
 // escrowApply is bucketApply for a bucket that has reservations or may get one.

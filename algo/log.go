@@ -69,7 +69,7 @@ func logNeed(c *Call, l *headgate.Prepared, st []int64) int {
 func logGrow(c *Call, l *headgate.Prepared, dst, src []int64) {
 	entries, held := logPlan(c, l, src)
 	if held <= 0 {
-		entries = int64(len(dst)-logPairs) / 2
+		entries = min(headgate.MaxLog+1, int64(len(dst)-logPairs)/2)
 	}
 	logMove(dst, src, entries)
 	if h := reservations(src, logWords(src[logRoom])); h.len() > 0 {

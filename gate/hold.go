@@ -42,11 +42,14 @@ func (g *Gate) Reserve(ctx context.Context, r *Request, ttl time.Duration, d *De
 // open: once it was given back a retry would be free, so it is charged again.
 func (q *question) put(ctx context.Context, d *Decision, passed headgate.Reason) error {
 	err := q.gate.ask(ctx, d, passed)
-	if err != nil || !d.Replayed || q.holdFor == 0 {
+	if err != nil || !d.Replayed || !d.ticketed {
 		return err
 	}
 	var b headgate.Batch
 	d.holding(&b, headgate.Renew)
+	if q.holdFor == 0 && len(b.Charges()) == 0 {
+		return nil
+	}
 	b.HoldFor = d.batch.HoldFor
 	if err := q.gate.store.Apply(ctx, &b); err != nil {
 		return q.gate.degrade(d, passed, err)
@@ -162,6 +165,9 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 	}
 	d.batch.Hold = t.hold
 	q := question{gate: g, op: op, request: &Request{Now: c.Now}, snap: snap, app: app, plan: app.plans[t.plan], record: app.subjects[t.subject]}
+	if q.record != nil && q.record.plan != nil {
+		q.plan = q.record.plan // a ticket can be altered: it gives nobody other numbers
+	}
 	for i := range t.n {
 		if err := q.reclaim(d, t, &t.charges[i], c); err != nil {
 			return err
@@ -186,10 +192,13 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 // reclaim adds the charge of a budget, if the policy still has it.
 func (q *question) reclaim(d *Decision, t *ticket, held *ticketCharge, c *Claim) error {
 	l := q.app.budgets[budget{held.id, t.plan}]
+	if l != nil && l.owner == policy.OwnerSubject && q.plan != nil {
+		l = q.app.budgets[budget{held.id, q.plan.name}] // of the plan that he has
+	}
 	if l == nil {
 		l = q.app.budgets[budget{held.id, ""}]
 	}
-	if l == nil {
+	if l == nil || l.owner == policy.OwnerSubject && held.owner != t.subject {
 		return nil
 	}
 	p, over, from, err := q.numbers(l)

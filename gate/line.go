@@ -210,7 +210,17 @@ func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate
 		}
 	}
 	defer leave()
-	for {
+	for last := false; ; {
+		if waited { // policy, modes and overrides may be others by now
+			if settled, err := q.prepareAgain(d); settled || err != nil {
+				return err
+			}
+			if passed = q.passed(); d.n == 0 {
+				d.Allowed, d.Reason, d.Waited = true, passed, time.Since(began)
+				return nil
+			}
+		}
+		d.batch.Again = !last
 		d.batch.MaxDelay = max(1, time.Until(deadline).Microseconds()) // of what is left
 		if err := q.put(ctx, d, passed); err != nil {
 			return err
@@ -227,8 +237,12 @@ func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate
 		if !d.Retryable || d.Degraded != "" {
 			return nil
 		}
-		if again.After(deadline) || now.Add(d.startsAfter()).After(deadline) {
+		if last {
 			break
+		}
+		if again.After(deadline) || now.Add(d.startsAfter()).After(deadline) {
+			last = true // once more, for a ban to count it
+			continue
 		}
 		slept, err := l.pause(ctx, key, again)
 		if err != nil || !slept {
@@ -240,6 +254,15 @@ func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate
 		d.Reason = headgate.WaitTimeout
 	}
 	return nil
+}
+
+// prepareAgain prepares a request that has waited as if it came now.
+func (q *question) prepareAgain(d *Decision) (settled bool, err error) {
+	*q = question{gate: q.gate, op: q.op, request: q.request, holdFor: q.holdFor}
+	if settled, err = q.prepare(d); settled && q.holdFor > 0 {
+		d.ticketed, d.batch.Hold, d.batch.HoldFor = true, newHold(), q.holdFor.Microseconds()
+	}
+	return settled, err
 }
 
 // startsAfter is when the refused request could start, whenever it is let in: behind

@@ -159,7 +159,9 @@ func (s *Store) spend(b *headgate.Batch, call *algo.Call, charges []headgate.Cha
 			for i := range cells {
 				cells[i].goesOn(&outcomes[i])
 			}
-			s.countDenial(charges, cells, outcomes, now)
+			if !b.Again {
+				s.countDenial(charges, cells, outcomes, now)
+			}
 			return nil
 		}
 	}

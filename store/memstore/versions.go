@@ -32,14 +32,7 @@ func (v *versions) get(serial uint32) *headgate.Prepared {
 // touch remembers l and returns what it keeps of it, nil if there are too many.
 // The caller holds the lock of the shard in which a cell is about to take l.
 func (v *versions) touch(l *headgate.Prepared) *version {
-	v.mu.RLock()
-	known, round := v.known[l.Serial], v.round.Load()
-	v.mu.RUnlock()
-	if known != nil {
-		// Never back: another shard may have seen a later round by now.
-		for t := known.touched.Load(); t < round && !known.touched.CompareAndSwap(t, round); {
-			t = known.touched.Load()
-		}
+	if known := v.retake(l); known != nil {
 		return known
 	}
 	v.mu.Lock()
@@ -52,6 +45,22 @@ func (v *versions) touch(l *headgate.Prepared) *version {
 	v.known[l.Serial] = n
 	v.size.Store(int64(len(v.known)))
 	return n
+}
+
+// retake is touch for a limit that is known. A collection waits for it, or would
+// forget the limit in between.
+func (v *versions) retake(l *headgate.Prepared) *version {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	known, round := v.known[l.Serial], v.round.Load()
+	if known == nil {
+		return nil
+	}
+	// Never back: another shard may have seen a later round by now.
+	for t := known.touched.Load(); t < round && !known.touched.CompareAndSwap(t, round); {
+		t = known.touched.Load()
+	}
+	return known
 }
 
 func (v *versions) due() bool { return v.size.Load() >= max(v.full.Load(), 1024) }
