@@ -11,5 +11,5 @@ func (g *Gate) ThrottlesReadyForTest() int {
 func (g *Gate) LinesForTest() int {
 	g.lines.mu.Lock()
 	defer g.lines.mu.Unlock()
-	return len(g.lines.busy)
+	return len(g.lines.busy) + len(g.lines.watches)
 }

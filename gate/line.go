@@ -26,6 +26,7 @@ type lines struct {
 	busy    map[uint64]*line
 	spare   *line // the last that nobody needed any more
 	waiting int
+	watches map[owned]map[*watch]struct{}
 }
 
 // line is who waits behind the one that asks; it exists as long as somebody
@@ -160,7 +161,7 @@ func (l *lines) leaveLocked(key uint64) {
 
 // pause lets the first one sleep until it asks again. It reports false if too
 // many wait already.
-func (l *lines) pause(ctx context.Context, key uint64, again time.Time) (bool, error) {
+func (l *lines) pause(ctx context.Context, key uint64, again time.Time, w *watch) (bool, error) {
 	l.mu.Lock()
 	if l.waiting >= maxWaiting {
 		l.mu.Unlock()
@@ -169,7 +170,15 @@ func (l *lines) pause(ctx context.Context, key uint64, again time.Time) (bool, e
 	l.waiting++
 	l.busy[key].asks = again
 	l.mu.Unlock()
-	err := sleep(ctx, time.Until(again))
+	t := time.NewTimer(time.Until(again))
+	defer t.Stop()
+	var err error
+	select {
+	case <-t.C:
+	case <-w.bell:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
 	l.mu.Lock()
 	l.waiting--
 	l.busy[key].asks = time.Time{}
@@ -210,6 +219,12 @@ func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate
 		}
 	}
 	defer leave()
+	var w *watch
+	defer func() {
+		if w != nil {
+			l.unwatch(w)
+		}
+	}()
 	for last := false; ; {
 		if waited { // policy, modes and overrides may be others by now
 			if settled, err := q.prepareAgain(d); settled || err != nil {
@@ -232,19 +247,27 @@ func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate
 			leave() // a leaky bucket has its own order
 			return q.rest(ctx, d)
 		}
-		now := time.Now()
-		again := now.Add(d.RetryAfter)
 		if !d.Retryable || d.Degraded != "" {
 			return nil
 		}
 		if last {
 			break
 		}
-		if again.After(deadline) || now.Add(d.startsAfter()).After(deadline) {
+		now := time.Now()
+		after, slots := d.passes()
+		if now.Add(max(after, d.startsAfter())).After(deadline) || slots > 0 && !now.Before(deadline) {
 			last = true // once more, for a ban to count it
 			continue
 		}
-		slept, err := l.pause(ctx, key, again)
+		again := now.Add(max(after, slots))
+		if again.After(deadline) {
+			again = deadline // until then somebody may release
+		}
+		if w == nil {
+			w = l.watch(d)
+			continue // what was given back meanwhile rang no bell
+		}
+		slept, err := l.pause(ctx, key, again, w)
 		if err != nil || !slept {
 			return err
 		}

@@ -186,7 +186,7 @@ func TestLinesAreBounded(t *testing.T) {
 		if first, waited := join(2); first || waited || l.enter() {
 			t.Errorf("more than %d wait", maxWaiting)
 		}
-		if slept, err := l.pause(t.Context(), 2, deadline); slept || err != nil {
+		if slept, err := l.pause(t.Context(), 2, deadline, &watch{}); slept || err != nil {
 			t.Errorf("more than %d sleep: %v, %v", maxWaiting, slept, err)
 		}
 		for range maxWaiting {
