@@ -82,6 +82,10 @@ type Outcome struct {
 	Allowed bool
 	// Never is true when no amount of waiting lets the cost pass.
 	Never bool
+	// Shared is true when the store has no room for a state of the owner's own,
+	// and answers from one that several owners without room share: Used is not
+	// the owner's alone, and Remaining a lower bound.
+	Shared bool
 	// Limit is the capacity: burst, count or slots, rollover included.
 	Limit int64
 	// Used and Remaining are whole tokens; Remaining is never negative.

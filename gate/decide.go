@@ -382,7 +382,13 @@ func checkCost(field string, cost int64) error {
 	return nil
 }
 
-func checkUnitCost(unit string, cost int64) error {
+func (a *application) checkUnitCost(unit string, cost int64) error {
+	if unit == policy.Requests {
+		return invalid("costs."+unit, "requests are counted by cost: say cost instead")
+	}
+	if _, ok := a.units[unit]; !ok {
+		return invalid("costs", "no limit of this application counts %.64q", unit)
+	}
 	if cost < 0 || cost > headgate.MaxInt {
 		return checkCost("costs."+unit, cost)
 	}
@@ -393,10 +399,7 @@ func checkUnitCost(unit string, cost int64) error {
 // says, by name, then those that only the rule knows.
 func (q *question) unitCosts(d *Decision) error {
 	for unit, cost := range q.request.Costs {
-		if _, ok := q.app.units[unit]; !ok {
-			return invalid("costs", "no limit of this application counts %.64q", unit)
-		}
-		if err := checkUnitCost(unit, cost); err != nil {
+		if err := q.app.checkUnitCost(unit, cost); err != nil {
 			return err
 		}
 		d.costs = append(d.costs, UnitCost{unit, cost})
@@ -414,7 +417,7 @@ func (q *question) unitCosts(d *Decision) error {
 				return missing(err)
 			}
 		}
-		if err := checkUnitCost(u.unit, cost); err != nil {
+		if err := q.app.checkUnitCost(u.unit, cost); err != nil {
 			return err
 		}
 		d.costs = append(d.costs, UnitCost{u.unit, cost})

@@ -21,8 +21,11 @@ func (x *explainer) limits(list []*limit, states []LimitState, charges []headgat
 			continue
 		}
 		s, c := &states[i], &charges[i]
-		parts := []string{sayNumbers(s), x.numbersFrom(s), x.budget(l, c)}
+		parts := []string{sayNumbers(s), x.numbersFrom(s), x.budget(l, s, c)}
 		if x.d.Degraded == "" {
+			if s.Shared {
+				parts = append(parts, "The "+x.sharing(s, c))
+			}
 			parts = append(parts, sayUse(s), x.passes(s, c), x.fullAgain(s))
 		}
 		parts = append(parts, x.shadow(l.percent, s), x.away(l, s))
@@ -152,7 +155,7 @@ func (x *explainer) override(o *policy.Override) string {
 }
 
 // budget says whose budget it is.
-func (x *explainer) budget(l *limit, c *headgate.Charge) string {
+func (x *explainer) budget(l *limit, s *LimitState, c *headgate.Charge) string {
 	across := l.written.Across
 	switch l.owner {
 	case policy.OwnerGlobal:
@@ -173,9 +176,12 @@ func (x *explainer) budget(l *limit, c *headgate.Charge) string {
 		}
 		return who
 	default:
-		who := "It is the budget of " + x.subjectName() + " alone"
-		if x.d.Subject == "" {
+		who := "It is the budget of " + x.subjectName()
+		switch {
+		case x.d.Subject == "":
 			who = "All requests without a subject share it"
+		case x.d.Degraded != "" || !s.Shared:
+			who += " alone"
 		}
 		if across {
 			who += ", in all applications that have it"
@@ -186,11 +192,14 @@ func (x *explainer) budget(l *limit, c *headgate.Charge) string {
 
 // sayUse says how much is used.
 func sayUse(s *LimitState) string {
-	over := ""
+	by, over := "", ""
+	if s.Shared {
+		by = " by all of them together"
+	}
 	if s.Overage > 0 {
 		over = fmt.Sprintf(", %d of them over the limit", s.Overage)
 	}
-	return fmt.Sprintf("%d of %d are used%s, %d are left; this request asks for %d", s.Used, s.Outcome.Limit, over, s.Remaining, s.Cost)
+	return fmt.Sprintf("%d of %d are used%s%s, %d are left; this request asks for %d", s.Used, s.Outcome.Limit, by, over, s.Remaining, s.Cost)
 }
 
 // passes says whether the limit lets the request pass, and when it would.

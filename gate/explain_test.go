@@ -43,7 +43,7 @@ type explained struct {
 		Shadow    bool
 		For       string
 	}
-	Store string // away or full from here on
+	Store string // away, full or crowded from here on
 }
 
 // stoppedStore decides at the instant that its test says.
@@ -51,6 +51,8 @@ type stoppedStore struct {
 	headgate.Store
 	now int64
 	err error
+
+	crowded bool // as if no key had room of its own
 }
 
 func (s *stoppedStore) Now() int64 { return s.now }
@@ -60,7 +62,11 @@ func (s *stoppedStore) Apply(ctx context.Context, b *headgate.Batch) error {
 		return s.err
 	}
 	b.Now = s.now
-	return s.Store.Apply(ctx, b)
+	err := s.Store.Apply(ctx, b)
+	for i, c := range b.Charges() {
+		b.Outcomes()[i].Shared = s.crowded && c.Limit.Algorithm != headgate.Ban
+	}
+	return err
 }
 
 func after(t testing.TB, s string) time.Duration {
@@ -128,6 +134,8 @@ func scene(t testing.TB, input string) (*gate.Gate, *gate.Request) {
 			store.err = &headgate.Error{Code: headgate.Unavailable, Err: errors.New("connection refused")}
 		case "full":
 			store.err = &headgate.Error{Code: headgate.Overloaded, Err: errors.New("no room")}
+		case "crowded":
+			store.crowded = true
 		}
 		if m := l.Mode; m != nil {
 			until := time.UnixMicro(store.now).Add(after(t, m.For))

@@ -91,6 +91,9 @@ func (x *explainer) allowed() string {
 	default:
 		b.WriteString("no limit applies")
 	}
+	if d.BoundBy >= 0 && x.states[d.BoundBy].Shared {
+		fmt.Fprintf(&b, "; the %s", x.sharing(&x.states[d.BoundBy], &x.charges[d.BoundBy]))
+	}
 	if d.Delay > 0 {
 		fmt.Fprintf(&b, "; it starts after %s, when it is its turn", saySpan(d.Delay))
 	}
@@ -163,30 +166,69 @@ func (x *explainer) cause(i int) string {
 			x.subjectName(), x.when(s.RetryAfter, x.zone(s.Limit)), s.Limit.Count, sayExact(s.Limit.Period))
 	case s.Never && s.Cost > s.Outcome.Limit:
 		return fmt.Sprintf("the request costs %s and %s never holds more than %d", sayCost(s), s.ID, s.Outcome.Limit)
+	case s.Shared:
+		return fmt.Sprintf("the %s, and %s", x.sharing(s, &x.charges[i]), shortage(s))
+	case s.Never || queueTooLong(s):
+		return shortage(s)
+	}
+	who, several := x.who(s, &x.charges[i])
+	has := "has"
+	if several {
+		has = "have"
+	}
+	state := fmt.Sprintf("used %d of %d %s of %s", s.Used, s.Outcome.Limit, s.Unit, s.ID)
+	if s.Limit.Algorithm == headgate.Concurrency {
+		state = fmt.Sprintf("%d of %d %s in flight on %s", s.Used, s.Outcome.Limit, s.Unit, s.ID)
+	}
+	return who + " " + has + " " + state + alsoCosts(s)
+}
+
+// shortage says what a limit lacks, and not who used it up.
+func shortage(s *LimitState) string {
+	switch {
 	case s.Never:
 		return fmt.Sprintf("the request costs %s and %s has %d left, and not as much in its next period", sayCost(s), s.ID, s.Remaining)
 	case queueTooLong(s):
 		return fmt.Sprintf("it would have to wait too long for its turn on %s", s.ID)
+	case s.Limit.Algorithm == headgate.Concurrency:
+		return fmt.Sprintf("%d of %d %s are in flight on %s", s.Used, s.Outcome.Limit, s.Unit, s.ID) + alsoCosts(s)
+	default:
+		return fmt.Sprintf("%d of %d %s of %s are used", s.Used, s.Outcome.Limit, s.Unit, s.ID) + alsoCosts(s)
 	}
-	who, has := sayName(x.charges[i].Owner), "has"
+}
+
+func alsoCosts(s *LimitState) string {
+	if s.Cost <= 1 {
+		return ""
+	}
+	return " and this request costs " + sayCost(s)
+}
+
+// sharing says why a state is not its owner's alone.
+func (x *explainer) sharing(s *LimitState, c *headgate.Charge) string {
+	who, several := x.who(s, c)
+	shares := "shares"
+	if several {
+		shares = "share"
+	}
+	return fmt.Sprintf("memory for limits is full: %s %s what is left with others", who, shares)
+}
+
+// who is how sentences call the owner of a budget, and whether that is several.
+func (x *explainer) who(s *LimitState, c *headgate.Charge) (name string, several bool) {
+	name = sayName(c.Owner)
 	switch {
 	case s.Owner == "application" && strings.HasPrefix(s.Limit.Scope, acrossAll):
-		who, has = "all applications that share it", "have"
+		return "all applications that share it", true
 	case s.Owner == "application":
-		who = "application " + x.q.app.name
+		return "application " + x.q.app.name, false
 	case s.Owner == "global":
-		who, has = "all applications together", "have"
-	case who == `""`:
-		who, has = "requests without a subject", "have"
+		return "all applications together", true
+	case name == `""`:
+		return "requests without a subject", true
+	default:
+		return name, false
 	}
-	state := fmt.Sprintf("%s used %d of %d %s of %s", has, s.Used, s.Outcome.Limit, s.Unit, s.ID)
-	if s.Limit.Algorithm == headgate.Concurrency {
-		state = fmt.Sprintf("%s %d of %d %s in flight on %s", has, s.Used, s.Outcome.Limit, s.Unit, s.ID)
-	}
-	if s.Cost > 1 {
-		state += fmt.Sprintf(" and this request costs %s", sayCost(s))
-	}
-	return who + " " + state
 }
 
 func sayCost(s *LimitState) string {

@@ -144,11 +144,8 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 		if err := checkCost("cost", d.Cost); err != nil {
 			return err
 		}
-		for unit := range c.Costs {
-			if _, ok := app.units[unit]; !ok {
-				return invalid("costs", "no limit of this application counts %.64q", unit)
-			}
-			if err := checkUnitCost(unit, c.Costs[unit]); err != nil {
+		for unit, cost := range c.Costs {
+			if err := app.checkUnitCost(unit, cost); err != nil {
 				return err
 			}
 		}
@@ -184,6 +181,9 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 	d.Held = d.batch.Allowed
 	if op != headgate.Renew { // what was held of one budget is enough to have been open
 		d.Held = slices.ContainsFunc(d.batch.Outcomes(), func(o headgate.Outcome) bool { return o.Allowed })
+	}
+	if d.Held && op != headgate.Renew {
+		g.lines.ring(&d.batch)
 	}
 	d.tightest()
 	return nil

@@ -117,6 +117,7 @@ applications:
 					limits: []state{mine("ask/calls", 1, 10, 2*m), mine("ask/tokens", 60, 100, 120*s).of("tokens")},
 				}},
 				{claim: &claim{headgate.Settle, "t", gate.Claim{Costs: map[string]int64{"pages": 1}}}, err: &failure{headgate.InvalidRequest, "costs", "pages"}},
+				{claim: &claim{headgate.Settle, "t", gate.Claim{Costs: map[string]int64{"requests": 2}}}, err: &failure{headgate.InvalidRequest, "costs.requests", "requests are counted by cost"}},
 				{claim: &claim{headgate.Settle, "t", gate.Claim{Costs: map[string]int64{"tokens": -1}}}, err: &failure{headgate.InvalidRequest, "costs.tokens", "-1"}},
 				{claim: &claim{headgate.Settle, "t", gate.Claim{Cost: -1, CostSaid: true}}, err: &failure{headgate.InvalidRequest, "cost", "-1"}},
 				{claim: &claim{headgate.Settle, "t", gate.Claim{Costs: map[string]int64{"tokens": 20}}}, want: want{

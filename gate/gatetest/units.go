@@ -60,6 +60,11 @@ applications:
 					return r
 				}(), err: &failure{headgate.InvalidRequest, "costs", "pages"}},
 				{ask: spending(1, by("none", "ask", "s")), err: &failure{headgate.InvalidRequest, "costs", "tokens"}},
+				{ask: func() gate.Request {
+					r := by("a", "ask", "s")
+					r.Costs = map[string]int64{"requests": 2}
+					return r
+				}(), err: &failure{headgate.InvalidRequest, "costs.requests", "requests are counted by cost"}},
 				{ask: spending(-1, by("a", "ask", "s")), err: &failure{headgate.InvalidRequest, "costs.tokens", "-1"}},
 				{ask: spending(1<<53, by("a", "ask", "s")), err: &failure{headgate.InvalidRequest, "costs.tokens", "9007199254740992"}},
 				{peek: true, ask: spending(1, by("a", "ask", "s")), want: want{

@@ -24,7 +24,7 @@ var applicationKeys = keys{
 func (r *reader) application(e entry) Application {
 	a := Application{Name: r.checkName(e.key, e.name), Pos: e.key.pos}
 	o := e.object(applicationKeys)
-	r.sendable = r.sendable[:0]
+	r.sendable, r.kept = r.sendable[:0], r.kept[:0]
 	a.DefaultPlan = r.planName(o.at("default_plan"))
 	a.OnNoMatch = []NoMatch{NoMatchPlan, NoMatchDeny, NoMatchAllow}[o.at("on_no_match").word("plan", "deny", "allow")]
 	a.SharedNoSubject = o.at("on_no_subject").word("deny", "shared") == 1
@@ -47,6 +47,9 @@ func (r *reader) application(e entry) Application {
 	a.OnStoreError = r.onStoreError(o.at("on_store_error"))
 	a.Mode = r.mode(o)
 	a.Rules = r.rules(o.at("rules"), &a)
+	if len(a.Identity) > 0 {
+		r.warnKept()
+	}
 	if !o.at("trusted_proxies").present() || len(a.TrustedProxies) == 0 {
 		// The default, loopback, is no choice: behind it may stand anyone.
 		for _, s := range r.sendable {

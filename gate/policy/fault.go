@@ -73,6 +73,9 @@ type reader struct {
 	zones     map[string]*time.Location // nil for names that are none
 	sendable  []sendable                // of the application being read
 	maxWait   time.Duration             // of the rule being read
+	kept      []value                   // concurrency limits whose slots somebody must release, of the application being read
+	keptPlans []value                   // those of plans, until they were warned of
+	periods   map[string]planPeriod     // by limit of plans
 	targets   targets
 }
 

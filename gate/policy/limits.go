@@ -123,8 +123,12 @@ func (r *reader) limit(v value, in place) Limit {
 	if release := o.at("release"); release.present() {
 		release.word("ttl")
 		l.ReleasedByTTL = true
-	} else if in == inCandidate && l.Algorithm == headgate.Concurrency && countLimits([]Limit{l}) > 0 {
-		r.fault(o.pos, o.path+".release", "missing: nobody releases the slots of a candidate: write release: ttl")
+	} else if l.Algorithm == headgate.Concurrency && countLimits([]Limit{l}) > 0 {
+		if in == inCandidate {
+			r.fault(o.pos, o.path+".release", "missing: nobody releases the slots of a candidate: write release: ttl")
+		} else {
+			r.kept = append(r.kept, o.value)
+		}
 	}
 	l.OnStoreError = r.onStoreError(o.at("on_store_error"))
 	l.Mode = r.mode(o)
@@ -322,6 +326,7 @@ func (r *reader) variants(v value, l *Limit, in place) []Variant {
 	}
 	entries, _ := v.entries("a mapping of plans to numbers")
 	variants := make([]Variant, 0, len(entries))
+	first := planPeriod{"other plans", periodOf(&l.Limit, l.Unlimited)}
 	for _, e := range entries {
 		if r.full() {
 			break
@@ -333,6 +338,7 @@ func (r *reader) variants(v value, l *Limit, in place) []Variant {
 		} else {
 			r.numbers(e.object(variantKeys), &variant.Limit, &variant.Unlimited)
 		}
+		first.compare(e.value, l.Name, planPeriod{"plan " + e.name, periodOf(&variant.Limit, variant.Unlimited)})
 		variants = append(variants, variant)
 	}
 	return variants

@@ -32,7 +32,10 @@ func (r *reader) onStoreError(v value) StoreErrorMode {
 		return Inherit
 	}
 	mode := []StoreErrorMode{Local, ClosedMode, Open}[v.word("local", "closed", "open")]
-	if mode == Open {
+	switch {
+	case v.is("local"):
+		v.warn("local counts as closed as long as the only store is in memory: there is nothing else to count in")
+	case mode == Open:
 		v.warn("open lets every request pass while the store is away: nothing is limited then")
 	}
 	return mode

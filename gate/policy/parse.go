@@ -61,6 +61,7 @@ func (r *reader) policy(v value) *Policy {
 	p := &Policy{}
 	r.planUnits = make(map[string]bool)
 	r.zones = make(map[string]*time.Location)
+	r.periods = make(map[string]planPeriod)
 	plans, _ := o.at("plans").entries("a mapping of plans")
 	r.plans = make(map[string]bool, len(plans))
 	for _, e := range plans {
@@ -70,6 +71,7 @@ func (r *reader) policy(v value) *Policy {
 		r.plans[e.name] = true
 		p.Plans = append(p.Plans, r.plan(e))
 	}
+	r.keptPlans, r.kept = r.kept, nil
 	const why = "a policy without applications decides nothing"
 	applications := o.need("applications", why)
 	entries, ok := applications.entries("a mapping of applications")
@@ -103,6 +105,7 @@ func (r *reader) plan(e entry) Plan {
 	p.Limits = r.limits(o.at("limits"), inPlan)
 	p.OnStoreError = r.onStoreError(o.at("on_store_error"))
 	addUnits(r.planUnits, p.Limits)
+	r.comparePeriods(o.at("limits"), &p)
 	n := countLimits(p.Limits)
 	if n > MaxLimits {
 		o.at("limits").fault("%d limits: a request may meet at most %d", n, MaxLimits)

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"math/bits"
 	"regexp"
 	"time"
@@ -58,6 +59,63 @@ func exceeds(a, b, c, d int64) bool {
 	hi, lo := bits.Mul64(uint64(a), uint64(b))
 	hi2, lo2 := bits.Mul64(uint64(c), uint64(d))
 	return hi > hi2 || hi == hi2 && lo > lo2
+}
+
+// warnKept tells of limits of an application with identity, to which requests
+// may come by doors that cannot release, and of those of plans once.
+func (r *reader) warnKept() {
+	for _, limits := range [][]value{r.kept, r.keptPlans} {
+		for _, l := range limits {
+			l.warn("doors that cannot release, such as forward-auth, refuse requests that meet this limit: write release: ttl if requests come by them")
+		}
+	}
+	r.keptPlans = nil
+}
+
+// planPeriod is for how long the limit of a plan counts, "" if it has no period.
+type planPeriod struct{ plan, period string }
+
+// compare warns at v if the limit that is here counts for another time than in
+// the plan that first had a period: whatever its plan, a subject has one budget.
+func (first *planPeriod) compare(v value, limit string, here planPeriod) {
+	switch {
+	case here.period == "":
+	case first.period == "":
+		*first = here
+	case here.period != first.period:
+		v.warn("%s counts per %s here and per %s on %s: a subject that changes plan is forgiven what it has used when the shorter period ends", limit, here.period, first.period, first.plan)
+	}
+}
+
+// comparePeriods compares the limits of a plan with those of the same name of
+// the plans before it.
+func (r *reader) comparePeriods(limits value, p *Plan) {
+	for i := range p.Limits {
+		l := &p.Limits[i]
+		if l.Owner != OwnerDefault && l.Owner != OwnerSubject {
+			continue // one budget per plan
+		}
+		first := r.periods[l.Name]
+		at := value{r: r, path: fmt.Sprintf("%s[%d]", limits.path, i), pos: l.Pos}
+		first.compare(at, l.Name, planPeriod{"plan " + p.Name, periodOf(&l.Limit, l.Unlimited)})
+		r.periods[l.Name] = first
+	}
+}
+
+// periodOf says after how long l forgets all at once or bit by bit, "" for
+// buckets, slots and limits without numbers.
+func periodOf(l *headgate.Limit, unlimited bool) string {
+	if unlimited || l.Count == 0 {
+		return ""
+	}
+	switch l.Algorithm {
+	case headgate.FixedWindow, headgate.SlidingWindow, headgate.SlidingLog:
+		return l.Period.String()
+	case headgate.Quota:
+		return l.Calendar.Unit.String()
+	default:
+		return ""
+	}
 }
 
 // requestUse finds each use of request and the field that is read directly.

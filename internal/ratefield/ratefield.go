@@ -52,8 +52,10 @@ type Item struct {
 // written: a ban is no budget, and a soft quota that says 0 would stop clients
 // whom it lets pass.
 //
-// An outcome does not tell when a sliding window gives back its first token;
-// Wait is then when it gives back the last.
+// An outcome does not tell when a sliding window or log gives back its first
+// token, nor when a request ends; Wait is then when the last comes back, for
+// slots when the last has run out. Where Remaining is 0 Wait is never too short
+// for a client that is alone.
 func From(name string, p *headgate.Prepared, o *headgate.Outcome) Item {
 	if p.Algorithm == headgate.Ban || p.Soft {
 		return Item{}
@@ -72,7 +74,7 @@ func From(name string, p *headgate.Prepared, o *headgate.Outcome) Item {
 	case headgate.TokenBucket, headgate.LeakyBucket:
 		it.Wait = bucketWait(p, o)
 	case headgate.Concurrency:
-		it.Wait = 0 // a slot may come free at any moment
+		it.Wait = o.ResetAfter // a slot may come free before, but need not
 	default:
 		it.Wait = o.ResetAfter
 		if it.Wait == 0 { // not begun: its end is at most one window away
@@ -90,7 +92,7 @@ func bucketWait(p *headgate.Prepared, o *headgate.Outcome) time.Duration {
 		return micros(ceilDiv(units, p.N))
 	}
 	// ResetAfter is the time to the last token, the rest of the burst takes
-	// (Cap-P)/N µs of it.
+	// (Cap-P)/N µs of it, or more where reservations stop the refill.
 	return o.ResetAfter - micros((p.Cap-p.P)/p.N)
 }
 

@@ -3,15 +3,11 @@
 package admin
 
 import (
-	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"mime"
 	"net/http"
-	"strings"
+	"net/netip"
 	"time"
 
 	"github.com/headgate/headgate"
@@ -27,6 +23,7 @@ const maxBody = 64 << 10
 type switcher interface {
 	SetMode(gate.Mode) error
 	Modes() []gate.Mode
+	TrustedProxies(application string) ([]netip.Prefix, bool)
 }
 
 // Config is what the routes are made of. All but Logger is required.
@@ -71,11 +68,11 @@ type modeItem struct {
 }
 
 // modeChange is the body of PUT /v1/mode.
-type modeChange struct {
-	Application string `json:"application"`
-	Rule        string `json:"rule"`
-	Mode        string `json:"mode"`
-	For         string `json:"for"`
+type modeChange struct{ application, rule, mode, span string }
+
+// fields returns where each field of the body belongs.
+func (c *modeChange) fields() map[string]*string {
+	return map[string]*string{"application": &c.application, "rule": &c.rule, "mode": &c.mode, "for": &c.span}
 }
 
 // The bounds of an override's time. A day is enough for the night that it is
@@ -89,7 +86,7 @@ const (
 func (a *api) mode(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPut {
 		var change modeChange
-		if p := decode(w, r, &change); p != nil {
+		if p := decode(w, r, change.fields()); p != nil {
 			p.ServeHTTP(w, r)
 			return
 		}
@@ -106,31 +103,41 @@ func (a *api) mode(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *api) setMode(c *modeChange) *problem.Problem {
-	if c.Mode != "shadow" && c.Mode != "enforce" {
-		return problem.BadRequest("mode", fmt.Sprintf("mode %.64q: must be shadow or enforce", c.Mode))
+	if c.mode != "shadow" && c.mode != "enforce" {
+		return problem.BadRequest("mode", fmt.Sprintf("mode %.64q: must be shadow or enforce", c.mode))
 	}
-	if c.For == "" {
+	if c.span == "" {
 		return problem.BadRequest("for", `for is required: how long, such as "30m"; "0s" ends it`)
 	}
-	d, err := time.ParseDuration(c.For)
-	if err != nil || d != 0 && (d < minOverride || d > maxOverride) {
-		return problem.BadRequest("for", fmt.Sprintf(`for %.64q: must be a time of 1s to 24h, such as "30m", or "0s" to end it`, c.For))
+	d, err := ParseFor(c.span)
+	if err != nil {
+		return problem.BadRequest("for", err.Error())
 	}
 	until := time.Now().Add(d)
-	if err := a.Gate.SetMode(gate.Mode{Application: c.Application, Rule: c.Rule, Shadow: c.Mode == "shadow", Until: until}); err != nil {
+	if err := a.Gate.SetMode(gate.Mode{Application: c.application, Rule: c.rule, Shadow: c.mode == "shadow", Until: until}); err != nil {
 		p := problem.Of(err)
 		if p.Status >= http.StatusInternalServerError {
 			a.Logger.Error("mode not set", "error", err)
 		}
 		return p
 	}
-	scope := []any{"application", c.Application, "rule", c.Rule}
+	scope := []any{"application", c.application, "rule", c.rule}
 	if d == 0 {
 		a.Logger.Warn("mode override ended", scope...)
 	} else {
-		a.Logger.Warn("mode override in force", append(scope, "mode", c.Mode, "until", until.UTC().Format(time.RFC3339))...)
+		a.Logger.Warn("mode override in force", append(scope, "mode", c.mode, "until", until.UTC().Format(time.RFC3339))...)
 	}
 	return nil
+}
+
+// ParseFor reads for how long a mode shall hold: 1 second to 24 hours, or 0 to
+// end it. The error names the field, as PUT /v1/mode answers it.
+func ParseFor(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d != 0 && (d < minOverride || d > maxOverride) {
+		return 0, fmt.Errorf(`for %.64q: must be a time of 1s to 24h, such as "30m", or "0s" to end it`, s)
+	}
+	return d, nil
 }
 
 func modeName(shadow bool) string {
@@ -138,35 +145,6 @@ func modeName(shadow bool) string {
 		return "shadow"
 	}
 	return "enforce"
-}
-
-// decode reads a strict JSON body into v.
-func decode(w http.ResponseWriter, r *http.Request, v any) *problem.Problem {
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return &problem.Problem{
-			Name: "unsupported_media_type", Status: http.StatusUnsupportedMediaType,
-			Detail: "the body must be sent as Content-Type: application/json",
-		}
-	}
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	d.DisallowUnknownFields()
-	err := d.Decode(v)
-	if err == nil {
-		if _, err = d.Token(); err == io.EOF {
-			return nil
-		}
-		err = cmp.Or(err, errors.New("there is more after its end"))
-	}
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return &problem.Problem{
-			Name: "body_too_large", Status: http.StatusRequestEntityTooLarge,
-			Detail: fmt.Sprintf("the body must not be larger than %d bytes", maxBody),
-		}
-	}
-	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return problem.BadRequest(e.Field, "must not be a "+e.Value)
-	}
-	return problem.BadRequest("", "the body is not what this route takes: "+strings.TrimPrefix(err.Error(), "json: "))
 }
 
 // list is how every list is answered.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -37,6 +38,10 @@ func (g *fakeGate) SetMode(m gate.Mode) error {
 }
 
 func (g *fakeGate) Modes() []gate.Mode { return g.modes }
+
+func (g *fakeGate) TrustedProxies(application string) ([]netip.Prefix, bool) {
+	return nil, application == "email" || application == "web"
+}
 
 // setting is an api under test.
 type setting struct {
@@ -242,8 +247,22 @@ func TestModeFaults(t *testing.T) {
 		{"too long", `{"mode":"shadow","for":"24h0m1s"}`, nil, 400, "1s to 24h"},
 		{"too short", `{"mode":"shadow","for":"999ms"}`, nil, 400, "1s to 24h"},
 		{"negative", `{"mode":"shadow","for":"-1m"}`, nil, 400, "1s to 24h"},
-		{"unknown field", `{"mode":"shadow","for":"1m","until":"x"}`, nil, 400, `unknown field \"until\"`},
+		{"unknown field", `{"mode":"shadow","for":"1m","until":"x"}`, nil, 400, `"detail":"\"until\": unknown field","field":"until"`},
+		{"unknown field first", `{"until":{"mode":"shadow"},"mode":"shadow","for":"1m"}`, nil, 400, `"field":"until"`},
+		{"capitals", `{"Mode":"shadow","for":"1m"}`, nil, 400, `"field":"Mode"`},
+		{"given twice", `{"mode":"enforce","mode":"shadow","for":"1m"}`, nil, 400, `"detail":"mode: given twice","field":"mode"`},
+		{"given twice in two ways", `{"mode":"enforce","for":"1m","\u006dode":"shadow"}`, nil, 400, `"field":"mode"`},
 		{"wrong type", `{"mode":1,"for":"1m"}`, nil, 400, `"field":"mode"`},
+		{"null", `{"application":null,"mode":"shadow","for":"1m"}`, nil, 400, `"field":"application"`},
+		{"object", `{"mode":{"a":1},"for":"1m"}`, nil, 400, `"field":"mode"`},
+		{"list", `["shadow"]`, nil, 400, "must be a JSON object"},
+		{"text", `"shadow"`, nil, 400, "must be a JSON object"},
+		{"cut off", `{"mode":"shadow","for":"1m"`, nil, 400, "EOF"},
+		{"no comma", `{"mode":"shadow" "for":"1m"}`, nil, 400, "not what this route takes"},
+		{"comma at the end", `{"mode":"shadow","for":"1m",}`, nil, 400, "not what this route takes"},
+		{"key without quotes", `{mode:"shadow","for":"1m"}`, nil, 400, "not what this route takes"},
+		{"number as key", `{1:"shadow"}`, nil, 400, "not what this route takes"},
+		{"rest is no JSON", `{"mode":"shadow","for":"1m"}}`, nil, 400, "not what this route takes"},
 		{"two documents", `{"mode":"shadow","for":"1m"}{}`, nil, 400, "more after its end"},
 		{"empty", ` `, nil, 400, "EOF"},
 		{"too large", `{"mode":"` + strings.Repeat("x", maxBody) + `"}`, nil, 413, "body_too_large"},
@@ -291,11 +310,17 @@ func TestDecisions(t *testing.T) {
 	wantAnswer(t, s.do(request("GET", "/v1/decisions?allowed=true", "")), 200, bob)
 	wantAnswer(t, s.do(request("GET", "/v1/decisions?subject=&since=2026-03-09T12:00:05Z", "")), 200, `{"items":[],"next":null}`)
 
+	// Of an application that has left the policy what was decided is told.
+	wantAnswer(t, s.do(request("GET", "/v1/decisions?application=web", "")), 200, `{"items":[],"next":null}`)
+	wantAnswer(t, s.do(request("GET", "/v1/decisions?application=nope", "")), 404, `"field":"application"`, `application: \"nope\" is not in the policy`)
+	s.journal.Add(&journal.Entry{At: at.Add(-time.Second), Application: "gone", Operation: "o", Subject: "dave", Reason: headgate.RateLimited, Door: "http"})
+	wantAnswer(t, s.do(request("GET", "/v1/decisions?application=gone", "")), 200, `"subject":"dave"`)
+
 	// Page by page.
 	var got []string
 	cursor := ""
 	for range 4 {
-		w := s.do(request("GET", "/v1/decisions?limit=1&cursor="+cursor, ""))
+		w := s.do(request("GET", "/v1/decisions?application=email&limit=1&cursor="+cursor, ""))
 		var page struct {
 			Items []struct{ Subject string }
 			Next  string

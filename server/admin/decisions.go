@@ -76,6 +76,13 @@ func (a *api) decisions(w http.ResponseWriter, r *http.Request) {
 	for i := range entries {
 		items[i] = itemOf(&entries[i])
 	}
+	if _, known := a.Gate.TrustedProxies(q.Application); !known && len(items) == 0 && q.Application != "" {
+		// One that has left the policy is still told of.
+		problem.Of(&headgate.Error{
+			Code: headgate.NotFound, Field: "application", Err: fmt.Errorf("%.64q is not in the policy", q.Application),
+		}).ServeHTTP(w, r)
+		return
+	}
 	cursor := ""
 	if next != 0 {
 		cursor = strconv.FormatUint(next, 36)
@@ -119,8 +126,9 @@ func readQuery(raw string, now time.Time) (*journal.Query, *problem.Problem) {
 			q.Allowed = new(value == "true")
 			want = "true or false"
 		case "since":
-			q.Since, ok = sinceOf(value, now)
-			want = "a time such as 1h that is not negative, or an instant such as 2026-03-09T12:00:00Z"
+			if q.Since, err = ParseSince(value, now); err != nil {
+				return nil, problem.BadRequest(name, err.Error())
+			}
 		case "limit":
 			n, err := strconv.Atoi(value)
 			q.Limit, ok = n, err == nil && n >= 1 && n <= journal.MaxPage
@@ -146,11 +154,16 @@ func reasonOf(name string) (headgate.Reason, bool) {
 	return headgate.NoReason, false
 }
 
-// sinceOf reads a span before now, or an instant.
-func sinceOf(s string, now time.Time) (time.Time, bool) {
-	if d, err := time.ParseDuration(s); err == nil {
-		return now.Add(-d), d >= 0
+// ParseSince reads a span before now, or an instant. The error names the
+// parameter, as GET /v1/decisions answers it.
+func ParseSince(s string, now time.Time) (time.Time, error) {
+	d, err := time.ParseDuration(s)
+	if err == nil && d >= 0 {
+		return now.Add(-d), nil
 	}
 	at, err := time.Parse(time.RFC3339, s)
-	return at, err == nil
+	if err != nil {
+		return time.Time{}, fmt.Errorf("since %.64q: must be a time such as 1h that is not negative, or an instant such as 2026-03-09T12:00:00Z", s)
+	}
+	return at, nil
 }

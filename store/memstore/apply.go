@@ -20,8 +20,8 @@ func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64
 	if err := validate(b); err != nil {
 		return err
 	}
-	if s.versions.due() {
-		s.collectVersions()
+	if s.versions.due(now) {
+		s.collectDue(now)
 	}
 	var buf [headgate.MaxCharges]cell
 	cells := buf[:]
@@ -283,14 +283,15 @@ func (s *Store) fit(c *cell, call *algo.Call, l *headgate.Prepared) error {
 // run does the call on a cell that is kept under l.
 func (s *Store) run(c *cell, call *algo.Call, l *headgate.Prepared, o *headgate.Outcome) {
 	e := &c.shard.table[c.at]
-	if e.version&wide == 0 {
+	if e.version&wide != 0 {
+		algo.Apply(call, l, c.shard.arena.state(e.state), o)
+	} else {
 		e.state = algo.PackedApply(call.Op, l, e.state, call.Now-s.origin, call.Cost, o)
 		if call.Op == headgate.Renew && call.HoldFor > 0 {
 			o.Allowed = false // nothing is held
 		}
-		return
 	}
-	algo.Apply(call, l, c.shard.arena.state(e.state), o)
+	o.Shared = e.lo&sharedBit != 0
 }
 
 // ask does a Peek on what the charge would spend from.

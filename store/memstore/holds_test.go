@@ -259,3 +259,33 @@ func TestSharedCellsRememberNothing(t *testing.T) {
 	}
 	s.checkStore(t)
 }
+
+// A log that changes its numbers while something is held takes no more words
+// than it has entries, however often.
+func TestLogDoesNotGrowByOtherNumbers(t *testing.T) {
+	of := func(l *headgate.Prepared, cost int64) headgate.Charge {
+		return headgate.Charge{Limit: l, Owner: "alice", Cost: cost}
+	}
+	a := mustPrepare(t, headgate.Log(30, time.Hour).WithName("log"))
+	b := mustPrepare(t, headgate.Log(31, time.Hour).WithName("log"))
+	s := New(Config{Origin: 1, Shards: 4})
+	now := int64(1_000_000)
+	for range 16 { // keeps the log alive
+		now++
+		s.apply(t, headgate.Take, now, of(a, 1))
+	}
+	for i := range 40 {
+		if got, err := s.reserve(t, 1, now, 1_000_000, of(a, 1)); err != nil || !got.Allowed {
+			t.Fatalf("round %d: allowed %v, %v", i, got.Allowed, err)
+		}
+		s.apply(t, headgate.Take, now, of(b, 1)) // with the hold open
+		if !s.settle(t, 1, now, of(b, 0)) {
+			t.Fatalf("round %d: the reservation was lost", i)
+		}
+		s.apply(t, headgate.Take, now, of(a, 1)) // and back
+		s.apply(t, headgate.Refund, now, of(a, 2))
+		if n := s.Stats().Bytes; n > 32<<10 {
+			t.Fatalf("round %d: %d bytes for a log of at most 31 entries", i, n)
+		}
+	}
+}

@@ -68,7 +68,7 @@ func (s *Store) One(op headgate.Op, l *headgate.Prepared, owner string, cost int
 // returns its word afterwards. It declines where room has to be made or a shared
 // cell may stand in for the key.
 func (s *Store) insertOne(sh *shard, at int, id ident, op headgate.Op, l *headgate.Prepared, now, cost int64) (int64, bool) {
-	if op != headgate.Take || cost == 0 || cost > l.Burst || sh.shared > 0 || sh.closed || !algo.Packable(l) || s.versions.due() {
+	if op != headgate.Take || cost == 0 || cost > l.Burst || sh.shared > 0 || sh.closed || !algo.Packable(l) || s.versions.due(now) {
 		return 0, false
 	}
 	now = sh.advance(now)

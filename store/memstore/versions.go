@@ -15,6 +15,7 @@ type versions struct {
 	round atomic.Uint64 // of collections; written under mu
 	size  atomic.Int64  // of known
 	full  atomic.Int64  // size at which the next collection is due
+	last  atomic.Int64  // instant of the latest one that was due
 }
 
 type version struct {
@@ -63,7 +64,34 @@ func (v *versions) retake(l *headgate.Prepared) *version {
 	return known
 }
 
-func (v *versions) due() bool { return v.size.Load() >= max(v.full.Load(), 1024) }
+// collectEvery is how many microseconds there are at least between two
+// collections while as many limits are known as may be.
+const collectEvery = 1_000_000
+
+// due reports whether limits have to be forgotten, as of now.
+func (v *versions) due(now int64) bool {
+	size := v.size.Load()
+	if size < max(v.full.Load(), 1024) {
+		return false
+	}
+	since := now - v.last.Load()
+	return size < maxVersions || since >= collectEvery || since <= -collectEvery // instants that callers say may go back
+}
+
+// collectDue does a collection that is due. Where no new limit comes in no new
+// key does, which would drop what has run out: it does that itself.
+func (s *Store) collectDue(now int64) {
+	s.versions.last.Store(now)
+	if s.versions.size.Load() >= maxVersions {
+		for i := range s.shards {
+			sh := &s.shards[i]
+			sh.mu.Lock()
+			s.sweep(sh, len(sh.table)+sh.used, sh.last)
+			sh.mu.Unlock()
+		}
+	}
+	s.collectVersions()
+}
 
 // collectVersions forgets the limits that no cell is kept under. A cell that
 // takes a limit while this runs is either seen in its shard, or takes it in the
@@ -95,5 +123,5 @@ func (s *Store) collectVersions() {
 	// live limits does not look for others with every new one.
 	n := len(v.known)
 	v.size.Store(int64(n))
-	v.full.Store(int64(max(n+1, min(2*n, (n+maxVersions)/2))))
+	v.full.Store(int64(min(maxVersions, max(n+1, min(2*n, (n+maxVersions)/2)))))
 }

@@ -92,17 +92,46 @@ func TestVersionsAreCollectedWhenDue(t *testing.T) {
 	}
 }
 
+// A store that knows as many limits as it may looks for some to forget once a
+// second, and finds them without anybody calling Sweep.
 func TestTooManyVersions(t *testing.T) {
-	s := New(Config{Shards: 1})
-	var err error
-	for i := range maxVersions + 1 {
-		if err != nil {
+	const second = 1_000_000
+	now := int64(hour)
+	s := New(Config{Origin: now, Shards: 1})
+	take := func(i int) error {
+		l := mustPrepare(t, headgate.Window(int64(1+i), 24*time.Hour).WithName("limit"))
+		_, err := s.attempt(headgate.Take, now, headgate.Charge{Limit: l, Owner: fmt.Sprint(i), Cost: 1})
+		return err
+	}
+	for i := range maxVersions {
+		if err := take(i); err != nil {
 			t.Fatalf("limit %d: %v", i, err)
 		}
-		l := mustPrepare(t, headgate.Window(int64(1+i), headgate.MaxPeriod).WithName("limit"))
-		_, err = s.attempt(headgate.Take, 0, headgate.Charge{Limit: l, Owner: fmt.Sprint(i), Cost: 1})
 	}
-	if headgate.CodeOf(err) != headgate.Overloaded {
+	n := maxVersions
+	for range 3 {
+		now += second
+		before := s.versions.round.Load()
+		for range 50 {
+			if err := take(n); headgate.CodeOf(err) != headgate.Overloaded {
+				t.Fatalf("limit %d: %v, want the code overloaded", n, err)
+			}
+			n++
+		}
+		if looked := s.versions.round.Load() - before; looked != 1 {
+			t.Errorf("%d collections in a second, want 1", looked)
+		}
+	}
+	// All windows end; the shard learns the time by the first call.
+	now += 24 * hour
+	if err := take(n); headgate.CodeOf(err) != headgate.Overloaded {
 		t.Fatalf("%v, want the code overloaded", err)
+	}
+	now += second
+	if err := take(n); err != nil {
+		t.Errorf("no limit is in use: %v", err)
+	}
+	if known := len(s.versions.known); known > 1 {
+		t.Errorf("%d limits are known, 1 is in use", known)
 	}
 }

@@ -102,15 +102,15 @@ func (s *Store) peekAt(sh *shard, at int, call *algo.Call, l *headgate.Prepared,
 	old := s.versions.get(e.version &^ wide)
 	var two [2]int64
 	src, keep := s.words(sh, e, old, call.Now, &two)
-	if old.SameNumbers(l) {
+	switch {
+	case old.SameNumbers(l):
 		algo.Apply(call, l, src, o)
-		return
-	}
-	if call.Now >= max(keep, algo.AbsentAt(old, src)) {
+	case call.Now >= max(keep, algo.AbsentAt(old, src)):
 		s.unseen(call, l, o)
-		return
+	default:
+		dst := make([]int64, algo.ConvertWords(old, l, src))
+		algo.Convert(old, l, dst, src, call.Now)
+		algo.Apply(call, l, dst, o)
 	}
-	dst := make([]int64, algo.ConvertWords(old, l, src))
-	algo.Convert(old, l, dst, src, call.Now)
-	algo.Apply(call, l, dst, o)
+	o.Shared = e.lo&sharedBit != 0
 }

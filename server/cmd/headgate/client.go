@@ -89,11 +89,15 @@ func (r *remote) call(ctx context.Context, method, path string, body []byte, wit
 	if resp.StatusCode == http.StatusOK {
 		return got, nil
 	}
-	var problem struct{ Detail string }
+	var problem struct{ Type, Detail string }
 	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") || json.Unmarshal(got, &problem) != nil {
 		return nil, fmt.Errorf("%s answered %s; is it a Headgate server?", r.address, resp.Status)
 	}
-	return got, errors.New(plain(problem.Detail))
+	err = errors.New(plain(problem.Detail))
+	if problem.Type == "urn:headgate:problem:invalid_request" { // it came from the command line
+		err = usageError{err}
+	}
+	return got, err
 }
 
 // notOurs is the error for an answer that cannot be read.
@@ -104,6 +108,9 @@ func notOurs(err error) error {
 // dialer returns the URL under which to ask and a client that gets there.
 func dialer(server string) (base string, client *http.Client, err error) {
 	if path, ok := strings.CutPrefix(server, "unix:"); ok {
+		if path == "" {
+			return "", nil, usageError{errors.New("--server unix: needs a path, such as unix:/run/headgate.sock")}
+		}
 		return "http://localhost", &http.Client{Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return new(net.Dialer).DialContext(ctx, "unix", path)

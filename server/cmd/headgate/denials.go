@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/headgate/headgate/server/admin"
+	"github.com/headgate/headgate/server/journal"
 )
 
 func newDenials() *cobra.Command {
@@ -33,6 +36,14 @@ a line stands for twelve.`,
 	reach := adminCommand(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the server's answer as it is")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if since != "" {
+			if _, err := admin.ParseSince(since, time.Now()); err != nil {
+				return usageError{fmt.Errorf("--%w", err)}
+			}
+		}
+		if limit < 1 || limit > journal.MaxPage {
+			return usageError{fmt.Errorf("--limit %d: must be 1 to %d", limit, journal.MaxPage)}
+		}
 		server, err := reach()
 		if err != nil {
 			return err

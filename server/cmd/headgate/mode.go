@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/headgate/headgate/server/admin"
 )
 
 func newMode() *cobra.Command {
@@ -42,6 +44,12 @@ ends by itself. Without an argument: say which overrides are in force.
 		case span == "":
 			return usageError{errors.New("--for is required: how long, such as --for 30m")}
 		default:
+			if _, err := admin.ParseFor(span); err != nil {
+				return usageError{fmt.Errorf("--%w", err)}
+			}
+			if rule != "" && application == "" {
+				return usageError{errors.New("--rule needs --application: the one whose rule it is")}
+			}
 			method = http.MethodPut
 			var err error
 			if body, err = json.Marshal(map[string]string{"application": application, "rule": rule, "mode": args[0], "for": span}); err != nil {

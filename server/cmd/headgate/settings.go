@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -149,17 +150,39 @@ func check(v map[string]string, config configFile) (*settings, error) {
 		return nil, usageError{fmt.Errorf("--memory %q: must be at least 1MiB", v["memory"])}
 	}
 	for _, flag := range []string{"http", "admin"} {
-		if v[flag] == "unix:" {
-			return nil, usageError{fmt.Errorf("--%s unix: needs a path, such as unix:/run/headgate.sock", flag)}
+		if err := checkAddress(flag, v[flag]); err != nil {
+			return nil, usageError{err}
 		}
 	}
 	if s.data == "" {
 		return nil, usageError{errors.New("--data is empty: name a directory, or leave the flag out for " + defaultData)}
 	}
 	if s.http == "" {
-		return nil, errors.New("nothing to serve: --http is empty and there is no other door yet")
+		return nil, usageError{errors.New("nothing to serve: --http is empty and there is no other door yet")}
 	}
 	return s, nil
+}
+
+// checkAddress looks at how an address is written; whether it can be had shows
+// when it is opened.
+func checkAddress(flag, address string) error {
+	path, unix := strings.CutPrefix(address, "unix:")
+	switch {
+	case address == "" || flag == "admin" && address == autoAdmin:
+		return nil
+	case unix && path == "":
+		return fmt.Errorf("--%s unix: needs a path, such as unix:/run/headgate.sock", flag)
+	case unix:
+		return nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return fmt.Errorf("--%s %q: must be HOST:PORT or unix:PATH", flag, address)
+	}
+	return nil
 }
 
 // lookUp returns what flag or environment say, or the default.

@@ -190,7 +190,9 @@ func appendLimit(b []byte, l *gate.LimitState) []byte {
 	}
 	b = append(b, `,"mode":"`...)
 	b = append(b, mode(l.Shadow)...)
-	return append(b, `","exact":true}`...)
+	b = append(b, `","exact":`...)
+	b = strconv.AppendBool(b, !l.Shared)
+	return append(b, '}')
 }
 
 // instant is the end of a quota's period on the clock of its time zone.
