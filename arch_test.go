@@ -38,7 +38,7 @@ var layers = map[string]struct {
 	"server/front/httpapi":     {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front/problem"}, "the decision API over net/http"},
 	"server/front/forwardauth": {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front/problem"}, "decisions for proxies over net/http"},
 	"server/observe":           {[]string{".", "github.com/prometheus/client_golang", "github.com/puzpuzpuz/xsync"}, "metrics; it only reads decisions"},
-	"server/journal":           {[]string{".", "gate"}, "recent decisions; it only reads them"},
+	"server/journal":           {[]string{"."}, "recent decisions; it only reads them"},
 	"server/admin":             {[]string{".", "gate", "internal/clientip", "server/front/problem", "server/journal"}, "the management API over net/http"},
 	"server/openapi":           {nil, "the document that describes the HTTP API"},
 	"server/cmd/headgate": {[]string{

@@ -17,8 +17,9 @@ import "context"
 // is also a [Clock] and honours Batch.Now; others ignore it outside of tests.
 //
 // Errors mean "could not decide": nothing is known to have been charged. They
-// wrap an *[Error] with code Unavailable, Overloaded, Closed or, for a batch
-// that no store could decide, InvalidRequest.
+// wrap an *[Error] with code Unavailable, Overloaded, Closed, Conflict for a
+// [RequestKey] that was used for another request, or, for a batch that no store
+// could decide, InvalidRequest.
 //
 // A Store is safe for concurrent use.
 type Store interface {

@@ -68,7 +68,7 @@ func (q *question) rest(ctx context.Context, d *Decision) error {
 		return nil // too many wait already: the caller is told the delay
 	}
 	defer q.gate.lines.exit()
-	if err := sleep(ctx, d.Delay); err != nil {
+	if err := sleep(ctx, d.Delay, nil); err != nil {
 		q.giveUp(ctx, d)
 		return err
 	}

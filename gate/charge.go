@@ -16,10 +16,8 @@ func (q *question) charges(d *Decision) error {
 	if err := q.charge(d, &d.tally, q.rule.limits); err != nil {
 		return err
 	}
-	if q.plan != nil && (q.rule.name != "" || q.app.onNoMatch != policy.NoMatchAllow) {
-		if err := q.charge(d, &d.tally, q.plan.limits); err != nil {
-			return err
-		}
+	if err := q.charge(d, &d.tally, q.planLimits()); err != nil {
+		return err
 	}
 	// Bans hold for all requests, also those that no limit has a say in.
 	if err := q.banned(d, q.app.ban); err != nil {
@@ -29,20 +27,18 @@ func (q *question) charges(d *Decision) error {
 		return err
 	}
 	q.delay(&d.batch)
-	if q.op != headgate.Take {
-		return nil
-	}
-	if q.holdFor > 0 {
-		d.ticketed = true
-		d.batch.HoldFor = q.holdFor.Microseconds()
-	}
-	if d.ticketed {
-		d.batch.Hold = newHold()
-	}
-	if d.n == 0 {
+	if q.op != headgate.Take || d.n == 0 {
 		return nil // nothing is charged, once or twice
 	}
 	return q.remember(d)
+}
+
+// planLimits returns the limits of the plan, if they have a say.
+func (q *question) planLimits() []*limit {
+	if q.plan == nil || q.rule.name == "" && q.app.onNoMatch == policy.NoMatchAllow {
+		return nil
+	}
+	return q.plan.limits
 }
 
 // charge adds limits to t.

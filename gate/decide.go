@@ -25,12 +25,14 @@ const MaxSubject = 512
 // cannot decide is no error: the policy says what happens then, and d.Degraded
 // that it did.
 func (g *Gate) Take(ctx context.Context, r *Request, d *Decision) error {
-	return g.decide(ctx, headgate.Take, r, d)
+	q := question{gate: g, op: headgate.Take, request: r}
+	return q.decide(ctx, d)
 }
 
 // Peek answers what Take would, and charges nothing.
 func (g *Gate) Peek(ctx context.Context, r *Request, d *Decision) error {
-	return g.decide(ctx, headgate.Peek, r, d)
+	q := question{gate: g, op: headgate.Peek, request: r}
+	return q.decide(ctx, d)
 }
 
 // question is a request on its way to a decision.
@@ -54,8 +56,7 @@ type question struct {
 	found   *policy.Identity // the subject; nil if it was said, or there is none
 }
 
-func (g *Gate) decide(ctx context.Context, op headgate.Op, r *Request, d *Decision) error {
-	q := question{gate: g, op: op, request: r}
+func (q *question) decide(ctx context.Context, d *Decision) error {
 	settled, err := q.prepare(d)
 	if settled || err != nil {
 		return err
@@ -64,8 +65,22 @@ func (g *Gate) decide(ctx context.Context, op headgate.Op, r *Request, d *Decisi
 }
 
 // prepare finds everything that the decision depends on but the state of limits,
-// and fills the batch. settled means that no limit has a say.
+// and fills the batch. settled means that no limit has a say. A reservation has a
+// ticket also then, which holds nothing.
 func (q *question) prepare(d *Decision) (settled bool, err error) {
+	if settled, err = q.resolve(d); err != nil || q.op != headgate.Take {
+		return settled, err
+	}
+	if q.holdFor > 0 {
+		d.ticketed, d.batch.HoldFor = true, q.holdFor.Microseconds()
+	}
+	if d.ticketed {
+		d.batch.Hold = newHold()
+	}
+	return settled, nil
+}
+
+func (q *question) resolve(d *Decision) (settled bool, err error) {
 	g, r := q.gate, q.request
 	if g.closed.Load() {
 		return false, errClosed

@@ -36,11 +36,7 @@ type Step struct {
 func (g *Gate) Explain(ctx context.Context, r *Request, d *Decision, e *Explanation) error {
 	e.Verdict, e.Steps = "", e.Steps[:0]
 	q := question{gate: g, op: headgate.Peek, request: r}
-	settled, err := q.prepare(d)
-	if err == nil && !settled {
-		err = q.apply(ctx, d)
-	}
-	if err != nil {
+	if err := q.decide(ctx, d); err != nil {
 		return err
 	}
 	x := explainer{q: &q, d: d, e: e, charges: d.batch.Charges(), at: d.batch.At}
@@ -96,11 +92,7 @@ func (x *explainer) explain() {
 // applying returns the limits that could have a say, in the order in which they
 // are charged.
 func (x *explainer) applying() []*limit {
-	all := slices.Concat(x.q.app.limits, x.q.rule.limits)
-	if x.q.plan != nil && (x.q.rule.name != "" || x.q.app.onNoMatch != policy.NoMatchAllow) {
-		all = append(all, x.q.plan.limits...)
-	}
-	return all
+	return slices.Concat(x.q.app.limits, x.q.rule.limits, x.q.planLimits())
 }
 
 func (x *explainer) noRuleRefuses() bool { return x.d.Reason == headgate.NoRule && !x.d.Allowed }

@@ -27,15 +27,7 @@ func (g *Gate) Reserve(ctx context.Context, r *Request, ttl time.Duration, d *De
 		return err
 	}
 	q := question{gate: g, op: headgate.Take, request: r, holdFor: ttl}
-	settled, err := q.prepare(d)
-	if err != nil {
-		return err
-	}
-	if settled { // it has a ticket like all others, which holds nothing
-		d.ticketed, d.batch.Hold, d.batch.HoldFor = true, newHold(), ttl.Microseconds()
-		return nil
-	}
-	return q.apply(ctx, d)
+	return q.decide(ctx, d)
 }
 
 // put lets the store decide. A reservation is replayed only as long as it is
@@ -54,11 +46,15 @@ func (q *question) put(ctx context.Context, d *Decision, passed headgate.Reason)
 	if err := q.gate.store.Apply(ctx, &b); err != nil {
 		return q.gate.degrade(d, passed, err)
 	}
-	if slices.ContainsFunc(b.Outcomes(), func(o headgate.Outcome) bool { return o.Allowed }) {
+	if anyAllowed(&b) {
 		return nil
 	}
 	d.batch.Key, d.batch.Hold = headgate.RequestKey{}, newHold()
 	return q.gate.ask(ctx, d, passed)
+}
+
+func anyAllowed(b *headgate.Batch) bool {
+	return slices.ContainsFunc(b.Outcomes(), func(o headgate.Outcome) bool { return o.Allowed })
 }
 
 // holding fills b with what d holds, at no cost.
@@ -180,10 +176,9 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 	d.fill()
 	d.Held = d.batch.Allowed
 	if op != headgate.Renew { // what was held of one budget is enough to have been open
-		d.Held = slices.ContainsFunc(d.batch.Outcomes(), func(o headgate.Outcome) bool { return o.Allowed })
-	}
-	if d.Held && op != headgate.Renew {
-		g.lines.ring(&d.batch)
+		if d.Held = anyAllowed(&d.batch); d.Held {
+			g.lines.ring(&d.batch)
+		}
 	}
 	d.tightest()
 	return nil

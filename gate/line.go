@@ -170,15 +170,7 @@ func (l *lines) pause(ctx context.Context, key uint64, again time.Time, w *watch
 	l.waiting++
 	l.busy[key].asks = again
 	l.mu.Unlock()
-	t := time.NewTimer(time.Until(again))
-	defer t.Stop()
-	var err error
-	select {
-	case <-t.C:
-	case <-w.bell:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
+	err := sleep(ctx, time.Until(again), w.bell)
 	l.mu.Lock()
 	l.waiting--
 	l.busy[key].asks = time.Time{}
@@ -186,15 +178,18 @@ func (l *lines) pause(ctx context.Context, key uint64, again time.Time, w *watch
 	return err == nil, err
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// sleep ends after d, or when the bell rings, which may be nil. The error is the
+// cause of the end of ctx.
+func sleep(ctx context.Context, d time.Duration, bell <-chan struct{}) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-bell:
 	case <-t.C:
-		return nil
 	}
+	return nil
 }
 
 // applyInLine decides a request that may wait. The refusal of one that cannot
@@ -227,11 +222,13 @@ func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate
 	}()
 	for last := false; ; {
 		if waited { // policy, modes and overrides may be others by now
-			if settled, err := q.prepareAgain(d); settled || err != nil {
+			*q = question{gate: q.gate, op: q.op, request: q.request, holdFor: q.holdFor}
+			settled, err := q.prepare(d)
+			if d.Waited = time.Since(began); settled || err != nil {
 				return err
 			}
 			if passed = q.passed(); d.n == 0 {
-				d.Allowed, d.Reason, d.Waited = true, passed, time.Since(began)
+				d.Allowed, d.Reason = true, passed
 				return nil
 			}
 		}
@@ -239,9 +236,6 @@ func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate
 		d.batch.MaxDelay = max(1, time.Until(deadline).Microseconds()) // of what is left
 		if err := q.put(ctx, d, passed); err != nil {
 			return err
-		}
-		if waited {
-			d.Waited = time.Since(began)
 		}
 		if d.Allowed {
 			leave() // a leaky bucket has its own order
@@ -277,15 +271,6 @@ func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate
 		d.Reason = headgate.WaitTimeout
 	}
 	return nil
-}
-
-// prepareAgain prepares a request that has waited as if it came now.
-func (q *question) prepareAgain(d *Decision) (settled bool, err error) {
-	*q = question{gate: q.gate, op: q.op, request: q.request, holdFor: q.holdFor}
-	if settled, err = q.prepare(d); settled && q.holdFor > 0 {
-		d.ticketed, d.batch.Hold, d.batch.HoldFor = true, newHold(), q.holdFor.Microseconds()
-	}
-	return settled, err
 }
 
 // startsAfter is when the refused request could start, whenever it is let in: behind

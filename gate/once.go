@@ -37,7 +37,7 @@ func (q *question) remember(d *Decision) error {
 	for _, name := range slices.Sorted(maps.Keys(r.Attributes)) {
 		asked = appendParts(asked, name, r.Attributes[name])
 	}
-	asked = binary.BigEndian.AppendUint64(asked, uint64(d.batch.HoldFor))
+	asked = binary.BigEndian.AppendUint64(asked, uint64(q.holdFor))
 	print := sha256.Sum256(asked)
 	d.batch.Key = headgate.RequestKey{
 		ID:    [2]uint64{binary.BigEndian.Uint64(id[:]), binary.BigEndian.Uint64(id[8:])},

@@ -104,18 +104,23 @@ func lockOrder(order []uint32, cells []cell) []uint32 {
 		return slices.Compact(order)
 	}
 	for i := range cells {
-		n := cells[i].number
-		at := len(order)
-		for at > 0 && order[at-1] > n {
-			at--
-		}
-		if at > 0 && order[at-1] == n {
-			continue
-		}
-		order = append(order, 0)
-		copy(order[at+1:], order[at:])
-		order[at] = n
+		order = insertLock(order, cells[i].number)
 	}
+	return order
+}
+
+// insertLock adds a shard's number to an ascending list without repetition.
+func insertLock(order []uint32, n uint32) []uint32 {
+	at := len(order)
+	for at > 0 && order[at-1] > n {
+		at--
+	}
+	if at > 0 && order[at-1] == n {
+		return order
+	}
+	order = append(order, 0)
+	copy(order[at+1:], order[at:])
+	order[at] = n
 	return order
 }
 

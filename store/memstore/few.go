@@ -60,21 +60,6 @@ func (s *Store) applyFew(b *headgate.Batch, charges []headgate.Charge, now int64
 	return done
 }
 
-// insertLock adds a shard's number to an ascending list without repetition.
-func insertLock(order []uint32, n uint32) []uint32 {
-	at := len(order)
-	for at > 0 && order[at-1] > n {
-		at--
-	}
-	if at > 0 && order[at-1] == n {
-		return order
-	}
-	order = append(order, 0)
-	copy(order[at+1:], order[at:])
-	order[at] = n
-	return order
-}
-
 // findFew finds the states of all charges.
 func findFew(spots []spot, charges []headgate.Charge, now int64) bool {
 	words := 0
@@ -83,7 +68,7 @@ func findFew(spots []spot, charges []headgate.Charge, now int64) bool {
 		p, l := &spots[i], charges[i].Limit
 		at, found := p.shard.find(p.id)
 		if !found {
-			if l.Algorithm != headgate.Ban {
+			if l.Algorithm != headgate.Ban || p.shard.closed {
 				return false
 			}
 			continue // nothing was counted: it passes, and needs no cell

@@ -190,14 +190,15 @@ func shadows(w *world) {
 func closed(w *world) {
 	l := slow(w, headgate.TokenBucket, "bucket", 5)
 	log := slow(w, headgate.SlidingLog, "log", 5)
+	ban := slow(w, headgate.Ban, "ban", 2) // which a store may know without a look
 	w.passes(take, ours(l, 1), ours(log, 1))
 	for range 2 {
 		if err := w.store.Close(); err != nil {
 			w.Fatal(err)
 		}
 	}
-	for op := take; op <= headgate.Reset; op++ {
-		for _, charges := range [][]headgate.Charge{{ours(l, 1)}, {theirs("bob", l, 1)}, {ours(l, 1), ours(log, 1)}} {
+	for op := take; op <= headgate.Settle; op++ {
+		for _, charges := range [][]headgate.Charge{{ours(l, 1)}, {theirs("bob", l, 1)}, {ours(l, 1), ours(log, 1)}, {ours(ban, 0)}} {
 			err := w.store.Apply(w.Context(), w.batch(op, charges...))
 			if headgate.CodeOf(err) != headgate.Closed {
 				w.Errorf("%v of %v: %v, want the code closed", op, describe(charges), err)

@@ -1,10 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"net/http"
 	"strings"
 	"sync"
+
+	"github.com/headgate/headgate/server/front/problem"
 )
 
 // countFailures counts the requests that next answers with a problem instead of a
@@ -35,39 +36,28 @@ func (h *house) doorOf(path string) string {
 
 var failures = sync.Pool{New: func() any { return new(failure) }}
 
-// failure reads the name of a problem as it is written.
+// failure remembers the problem that it carries.
 type failure struct {
 	http.ResponseWriter
-	failed  bool
 	problem string
 }
 
-// problemStart is how package problem begins every document.
-var problemStart = []byte(`{"type":"urn:headgate:problem:`)
+var _ problem.Noter = (*failure)(nil)
 
-// WriteHeader remembers whether a problem follows. The refusal of a client is
-// one too, towards it: it says for which reason it was decided.
-func (f *failure) WriteHeader(status int) {
-	if status >= http.StatusBadRequest {
-		h := f.Header()
-		f.failed = h.Get("Content-Type") == "application/problem+json" && h.Get("Headgate-Reason") == ""
-		if status == http.StatusRequestEntityTooLarge {
-			h.Set("Connection", "close") // net/http's own way to do so does not see through f
-		}
+// NoteProblem leaves out the refusal of a client, which is a problem too, towards
+// it: it says for which reason it was decided.
+func (f *failure) NoteProblem(name string) {
+	if f.Header().Get("Headgate-Reason") == "" {
+		f.problem = name
 	}
-	f.ResponseWriter.WriteHeader(status)
 }
 
-// Write passes b on.
-func (f *failure) Write(b []byte) (int, error) {
-	if f.failed {
-		f.failed = false
-		if rest, ok := bytes.CutPrefix(b, problemStart); ok {
-			name, _, _ := bytes.Cut(rest, []byte{'"'})
-			f.problem = string(name)
-		}
+// WriteHeader passes status on.
+func (f *failure) WriteHeader(status int) {
+	if status == http.StatusRequestEntityTooLarge {
+		f.Header().Set("Connection", "close") // net/http's own way to do so does not see through f
 	}
-	return f.ResponseWriter.Write(b)
+	f.ResponseWriter.WriteHeader(status)
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -19,6 +19,7 @@ func (d *door) read(c *call, w http.ResponseWriter, r *http.Request, known []str
 		return false
 	}
 	err := c.decode(body, known)
+	c.req.Releases = true // answers have tickets
 	if err == nil {
 		err = c.key(r.Header)
 	}
@@ -35,7 +36,6 @@ func (d *door) take(w http.ResponseWriter, r *http.Request) {
 	if !d.read(c, w, r, takeFields) {
 		return
 	}
-	c.req.Releases = true
 	began := time.Now()
 	d.answer(c, w, r, began, d.Gate.Take(r.Context(), &c.req, &c.d))
 }
@@ -46,7 +46,6 @@ func (d *door) reserve(w http.ResponseWriter, r *http.Request) {
 	if !d.read(c, w, r, reserveFields) {
 		return
 	}
-	c.req.Releases = true
 	began := time.Now()
 	d.answer(c, w, r, began, d.Gate.Reserve(r.Context(), &c.req, c.ttl, &c.d))
 }
@@ -57,7 +56,6 @@ func (d *door) peek(w http.ResponseWriter, r *http.Request) {
 	if !d.read(c, w, r, takeFields) {
 		return
 	}
-	c.req.Releases = true
 	if err := d.Gate.Peek(r.Context(), &c.req, &c.d); err != nil {
 		d.fail(w, r, err)
 		return
@@ -71,7 +69,6 @@ func (d *door) explain(w http.ResponseWriter, r *http.Request) {
 	if !d.read(c, w, r, takeFields) {
 		return
 	}
-	c.req.Releases = true
 	var e gate.Explanation
 	if err := d.Gate.Explain(r.Context(), &c.req, &c.d, &e); err != nil {
 		d.fail(w, r, err)

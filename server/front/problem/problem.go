@@ -98,9 +98,18 @@ func (p *Problem) Append(b []byte) []byte {
 	return append(b, object...)
 }
 
+// Noter is implemented by writers that count the problems they carry.
+type Noter interface {
+	// NoteProblem is told a problem's name before anything of it is written.
+	NoteProblem(name string)
+}
+
 // WriteAs sends the problem under another status than its own, for proxies
 // that pass only some of them on.
 func (p *Problem) WriteAs(w http.ResponseWriter, status int) {
+	if n, ok := w.(Noter); ok {
+		n.NoteProblem(p.Name)
+	}
 	body := append(p.Append(nil), '\n')
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
