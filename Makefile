@@ -2,7 +2,7 @@
 # make test   passes every test; installs what they need, as root
 # The rest is for those who work on Headgate.
 
-MODULES := . gate server
+MODULES := . gate store/redisstore server
 GO      ?= go
 
 .PHONY: run build test test-go test-bench test-examples check fmt tidy bench model fuzz flood deps clean

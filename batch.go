@@ -86,6 +86,9 @@ type Outcome struct {
 	// and answers from one that several owners without room share: Used is not
 	// the owner's alone, and Remaining a lower bound.
 	Shared bool
+	// Leased is true when part of the budget is leased out to holders: Remaining
+	// is a lower bound, and a refusal may be early by what they have not spent.
+	Leased bool
 	// Limit is the capacity: burst, count or slots, rollover included.
 	Limit int64
 	// Used and Remaining are whole tokens; Remaining is never negative.
@@ -129,6 +132,9 @@ type Batch struct {
 	// MaxDelay, if not 0, refuses a charge of a leaky bucket that would have to
 	// wait for more microseconds than that.
 	MaxDelay int64
+	// Patience is how long a store that is not in memory may take to answer, in
+	// microseconds; then it fails with code Unavailable. 0 is as long as ctx.
+	Patience int64
 	// Again says that a Take that is refused will be asked again: the refusal
 	// counts towards no ban.
 	Again bool
@@ -169,7 +175,7 @@ type RequestKey struct {
 // Reset empties the batch and asks for op. Room that was made is given back.
 func (b *Batch) Reset(op Op) {
 	b.Op, b.Now, b.Hold, b.Allowed, b.At, b.n = op, 0, 0, false, 0, 0
-	b.HoldFor, b.MaxDelay, b.Key, b.Replayed, b.Again = 0, 0, RequestKey{}, false, false
+	b.HoldFor, b.MaxDelay, b.Patience, b.Key, b.Replayed, b.Again = 0, 0, 0, RequestKey{}, false, false
 	b.more, b.moreOutcomes = nil, nil
 }
 

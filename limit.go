@@ -134,9 +134,6 @@ type Limit struct {
 	// before may be used on top of Count. A period without any charge leaves
 	// nothing. 0 means none.
 	Rollover int64
-	// Generation grows when this limit's own numbers change, and only then.
-	// Stores that several nodes share let the higher one win. 0 is the first.
-	Generation uint64
 }
 
 // Per returns a token bucket of count tokens per period with a burst of count.

@@ -366,15 +366,8 @@ func (c *compiler) prepare(l headgate.Limit, where, plan string, shared bool, po
 		return q
 	}
 	if c.old != nil {
-		if q := c.old.prepared[key]; q != nil {
-			if q.SameNumbers(p) {
-				p = q
-			} else {
-				l.Generation = q.Generation + 1
-				if p, err = l.Prepare(); err != nil {
-					c.fault(pos, path, "%v", err)
-				}
-			}
+		if q := c.old.prepared[key]; q != nil && q.SameNumbers(p) {
+			p = q
 		}
 	}
 	c.next.prepared[key] = p
