@@ -27,7 +27,7 @@ type Call struct {
 
 // Reserves reports whether the call adds a hold to a limit of the algorithm.
 func (c *Call) Reserves(a headgate.Algorithm) bool {
-	return c.HoldFor > 0 && c.Hold != 0 && c.Op == headgate.Take && reservable(a)
+	return c.HoldFor > 0 && c.Hold != 0 && c.Hold != LeaseHold && c.Op == headgate.Take && reservable(a)
 }
 
 // Words returns the number of words of a state that was never seen.

@@ -149,9 +149,10 @@ func (h holds) insert(id, until, amount, tag int64) {
 }
 
 // find returns the place of the hold with the id that counts at now, -1 if there
-// is none. What is held without an id has 0, which nobody can name.
+// is none. What is held without an id has 0, which nobody can name, and what is
+// leased out LeaseHold.
 func (h holds) find(id uint64, now int64) int64 {
-	if id == 0 {
+	if id == 0 || id == LeaseHold {
 		return -1
 	}
 	for i := range h.len() {
@@ -175,7 +176,7 @@ func (h holds) remove(i int64) {
 
 // removeAll removes every hold of the id and returns their amount.
 func (h holds) removeAll(id uint64) int64 {
-	if id == 0 {
+	if id == 0 || id == LeaseHold {
 		return 0
 	}
 	var amount, kept int64

@@ -46,13 +46,7 @@ func families(t testing.TB) []family {
 	kathmandu := time.FixedZone("UTC+5:45", 5*3600+45*60)
 	var all []family
 	add := func(mixed bool, name string, limits ...headgate.Limit) {
-		f := family{mixed: mixed}
-		for _, l := range limits {
-			f.limits = append(f.limits, prepare(t, l.WithName(name)))
-		}
-		// The first numbers again, prepared anew.
-		f.limits = append(f.limits, prepare(t, limits[0].WithName(name)))
-		all = append(all, f)
+		all = append(all, newFamily(t, mixed, name, limits))
 	}
 	add(false, "bucket", headgate.PerSecond(10).WithBurst(20), headgate.Per(3, 7*sec), headgate.PerHour(1000).WithBurst(50), headgate.Limit{Count: 1_000_003, Period: sec, Burst: 2_000_000})
 	add(false, "slow-bucket", headgate.PerHour(10), headgate.Per(7, 24*time.Hour).WithBurst(12))
@@ -71,6 +65,16 @@ func families(t testing.TB) []family {
 	return all
 }
 
+func newFamily(t testing.TB, mixed bool, name string, limits []headgate.Limit) family {
+	f := family{mixed: mixed}
+	for _, l := range limits {
+		f.limits = append(f.limits, prepare(t, l.WithName(name)))
+	}
+	// The first numbers again, prepared anew.
+	f.limits = append(f.limits, prepare(t, limits[0].WithName(name)))
+	return f
+}
+
 // Differential decides ops random batches on stores that open returns and on a
 // plain model made of package algo, and compares every field of every answer.
 // The model takes the instant of each decision from the answer, which must not
@@ -80,16 +84,7 @@ func Differential(t *testing.T, open func(t *testing.T) headgate.Store, c Capabi
 	for round := 0; round*roundOps < ops; round++ {
 		n := min(roundOps, ops-round*roundOps)
 		t.Run(fmt.Sprintf("round %d of seed %d", round, seed), func(t *testing.T) {
-			d := &differ{
-				T: t, store: open(t), families: all, keys: &all[len(all)-2], manual: c.ManualClock,
-				rng:    rand.New(rand.NewPCG(seed, uint64(round))),
-				model:  make(model),
-				latest: make(map[string]int64),
-			}
-			if d.manual {
-				d.now = time.Now().UTC().Truncate(time.Hour).UnixMicro()
-				d.most = d.now
-			}
+			d := newDiffer(t, open(t), all, c, rand.New(rand.NewPCG(seed, uint64(round))))
 			for i := range n {
 				d.step(i)
 			}
@@ -103,11 +98,26 @@ func Differential(t *testing.T, open func(t *testing.T) headgate.Store, c Capabi
 	}
 }
 
+func newDiffer(t *testing.T, s headgate.Store, all []family, c Capabilities, rng *rand.Rand) *differ {
+	d := &differ{
+		T: t, store: s, families: all, keys: &all[len(all)-2], unit: 1, manual: c.ManualClock,
+		rng: rng, model: newModel(headgate.Epoch{ID: 1}), latest: make(map[string]int64),
+	}
+	d.pace = d.travel
+	if d.manual {
+		d.now = time.Now().UTC().Truncate(time.Hour).UnixMicro()
+		d.most = d.now
+	}
+	return d
+}
+
 type differ struct {
 	*testing.T
 	store            headgate.Store
 	families         []family
 	keys             *family // of idempotency limits
+	unit             int64   // what costs are counted in
+	pace             func()  // moves the instant before each batch
 	manual           bool
 	rng              *rand.Rand
 	model            model
@@ -170,7 +180,7 @@ func (d *differ) step(i int) {
 	b := new(headgate.Batch)
 	d.fill(b)
 	if d.manual {
-		d.travel()
+		d.pace()
 		b.Now = d.now
 	}
 	conflict, hold := false, b.Hold
@@ -318,7 +328,7 @@ func (d *differ) add(b *headgate.Batch, f *family, cost int64) {
 	c := headgate.Charge{
 		Limit:  f.limits[0],
 		Owner:  owners[d.rng.IntN(len(owners))],
-		Cost:   cost,
+		Cost:   cost * d.unit,
 		Shadow: d.rng.IntN(12) == 0,
 		Parent: d.rng.IntN(8) == 0,
 	}

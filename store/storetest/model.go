@@ -1,60 +1,50 @@
 package storetest
 
 import (
-	"math"
 	"slices"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
 )
 
-// model is a store without locks, limits of memory or a clock: a map of states
-// and package algo, nothing clever.
-type model map[modelKey]*modelState
+// model is an authority without locks, limits of memory or a clock: a map of
+// budgets and package algo, nothing clever.
+type model struct {
+	epoch   headgate.Epoch
+	budgets map[modelKey]algo.Budget
+}
+
+func newModel(e headgate.Epoch) model {
+	return model{epoch: e, budgets: make(map[modelKey]algo.Budget)}
+}
 
 type modelKey struct {
 	id    [2]uint64
 	owner string
 }
 
+func keyOf(c *headgate.Charge) modelKey { return modelKey{c.Limit.ID, c.Owner} }
+
 type modelState struct {
-	limit *headgate.Prepared
-	words []int64
-	keep  int64 // before which the state may not be forgotten
-	fresh bool  // not in the map
-	other bool  // in the map under other numbers
+	algo.Budget
+	epoch headgate.Epoch
+	fresh bool // not in the map
+	other bool // in the map under other numbers
 }
 
-// absent is the instant from which the state is as if never seen: under all the
-// numbers that it was kept under.
-func (s *modelState) absent() int64 { return max(s.keep, algo.AbsentAt(s.limit, s.words)) }
-
-// load returns a copy of a charge's state at now, under the charge's numbers.
+// load returns a copy of a charge's budget at now, under the charge's numbers.
 func (m model) load(c *headgate.Charge, now int64) *modelState {
-	l := c.Limit
-	s := m[modelKey{l.ID, c.Owner}]
-	if s == nil || now >= s.absent() {
-		n := &modelState{limit: l, words: make([]int64, algo.Words(l)), keep: math.MinInt64, fresh: true}
-		algo.Init(l, n.words, now)
-		return n
-	}
-	n := &modelState{limit: l, words: append([]int64(nil), s.words...), keep: s.keep}
-	if !s.limit.SameNumbers(l) {
-		n.words = make([]int64, algo.ConvertWords(s.limit, l, s.words))
-		algo.Convert(s.limit, l, n.words, s.words, now)
-		n.keep, n.other = s.absent(), true
-	}
-	return n
+	kept := m.budgets[keyOf(c)]
+	s := &modelState{Budget: kept.Clone(), epoch: m.epoch}
+	s.fresh, s.other = s.Load(c.Limit, now, m.epoch)
+	return s
 }
 
 // run does the call on the state, which grows as it needs to.
 func (s *modelState) run(c *algo.Call, o *headgate.Outcome) {
-	if n := algo.Need(c, s.limit, s.words); n > len(s.words) {
-		words := make([]int64, n)
-		algo.Grow(c, s.limit, words, s.words)
-		s.words = words
+	if !s.Apply(c, s.epoch, o) {
+		panic("as many reservations as may be are open")
 	}
-	algo.Apply(c, s.limit, s.words, o)
 }
 
 // look does a Peek of cost.
@@ -70,18 +60,18 @@ func (m model) apply(b *headgate.Batch, now int64) (got modelAnswer) {
 	states := make([]*modelState, len(charges))
 	got.outcomes, got.hold = make([]headgate.Outcome, len(charges)), b.Hold
 	for i := range charges {
-		c := &charges[i]
-		if b.Op == headgate.Reset {
-			delete(m, modelKey{c.Limit.ID, c.Owner})
-		}
-		states[i] = m.load(c, now)
+		states[i] = m.load(&charges[i], now)
 	}
 	call := algo.Call{Op: b.Op, Now: now, Hold: b.Hold, HoldFor: b.HoldFor, MaxDelay: b.MaxDelay}
 	switch b.Op {
 	case headgate.Reset:
 		got.allowed = true
-		for i := range charges {
-			states[i].look(call, 0, &got.outcomes[i])
+		for i, s := range states {
+			s.Reset(now, m.epoch)
+			s.look(call, 0, &got.outcomes[i])
+			if m.budgets[keyOf(&charges[i])] = s.Budget; len(s.Leases) == 0 {
+				delete(m.budgets, keyOf(&charges[i]))
+			}
 		}
 		return got
 	case headgate.Take:
@@ -109,7 +99,7 @@ func (m model) apply(b *headgate.Batch, now int64) (got modelAnswer) {
 	if b.Op != headgate.Peek {
 		for i, s := range states {
 			if !s.fresh && !s.other {
-				m[modelKey{charges[i].Limit.ID, charges[i].Owner}] = s
+				m.budgets[keyOf(&charges[i])] = s.Budget
 			}
 		}
 	}
@@ -130,7 +120,7 @@ func (m model) take(b *headgate.Batch, call algo.Call, charges []headgate.Charge
 		keys = slices.IndexFunc(charges, func(c headgate.Charge) bool { return c.Limit.Algorithm == headgate.Idempotency })
 	}
 	if keys >= 0 {
-		if print, hold, found := algo.Remembered(states[keys].words, b.Key.ID, call.Now); found {
+		if print, hold, found := algo.Remembered(states[keys].Words, b.Key.ID, call.Now); found {
 			if got.conflict = print != b.Key.Print; got.conflict {
 				return
 			}
@@ -159,14 +149,14 @@ func (m model) take(b *headgate.Batch, call algo.Call, charges []headgate.Charge
 		switch {
 		case c.Limit.Algorithm == headgate.Ban:
 			if !got.allowed && counts[c.Owner] && !banned[c.Owner] {
-				algo.CountDenial(c.Limit, s.words, call.Now)
+				algo.CountDenial(c.Limit, s.Words, call.Now)
 				s.look(call, 0, o)
 				s.fresh, s.other = false, false
 			}
 		case i == keys && got.allowed:
 			take := call
 			s.run(&take, o)
-			if algo.Remember(c.Limit, s.words, call.Now, b.Key, b.Hold) {
+			if algo.Remember(c.Limit, s.Words, call.Now, b.Key, b.Hold) {
 				s.fresh, s.other = false, false
 			}
 			s.look(call, 0, o)
@@ -180,4 +170,15 @@ func (m model) take(b *headgate.Batch, call algo.Call, charges []headgate.Charge
 			s.other = false // refused under these numbers: it goes on under them
 		}
 	}
+}
+
+// acquire answers a request at now as an authority must.
+func (m model) acquire(r *headgate.LeaseRequest, now int64) (reply headgate.LeaseReply) {
+	k := modelKey{r.Limit.ID, r.Owner}
+	kept := m.budgets[k]
+	b := kept.Clone()
+	if b.Acquire(r, now, m.epoch, &algo.DefaultTerms, &reply) {
+		m.budgets[k] = b
+	}
+	return reply
 }

@@ -14,8 +14,9 @@ import (
 
 // Capabilities declares in what stores differ. The zero value asks least.
 type Capabilities struct {
-	// ManualClock says that the store decides at Batch.Now where it is not 0.
-	// Rules that travel in time need it.
+	// ManualClock says that the store decides at Batch.Now where it is not 0, and
+	// what an Authority is asked at the latest of these instants. Rules that
+	// travel in time need it.
 	ManualClock bool
 	// Footprint returns how many keys the store holds and the bytes that they
 	// take. nil if the store cannot tell.
@@ -36,7 +37,11 @@ type rule struct {
 // returns; whoever opens it closes it with t.Cleanup. A rule may close its
 // store before that.
 func Run(t *testing.T, open func(t *testing.T) headgate.Store, c Capabilities) {
-	for _, r := range slices.Concat(ledgerRules(), batchRules(), stateRules(), numberRules(), holdRules(), reservationRules(), keyRules(), banRules(), raceRules()) {
+	run(t, open, c, slices.Concat(ledgerRules(), batchRules(), stateRules(), numberRules(), holdRules(), reservationRules(), keyRules(), banRules(), raceRules()))
+}
+
+func run(t *testing.T, open func(t *testing.T) headgate.Store, c Capabilities, rules []rule) {
+	for _, r := range rules {
 		if r.travels && !c.ManualClock {
 			continue
 		}
