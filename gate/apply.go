@@ -38,8 +38,9 @@ func (q *question) passed() headgate.Reason {
 
 // ask lets the store decide d's batch once.
 func (g *Gate) ask(ctx context.Context, d *Decision, passed headgate.Reason) error {
+	d.whole()
 	if err := g.store.Apply(ctx, &d.batch); err != nil {
-		return g.degrade(d, passed, err)
+		return g.degrade(ctx, d, passed, err)
 	}
 	d.sum(passed)
 	return nil
@@ -87,7 +88,7 @@ func (q *question) giveUp(ctx context.Context, d *Decision) {
 	}
 	var b headgate.Batch
 	d.holding(&b, headgate.Settle)
-	if err := q.gate.store.Apply(context.WithoutCancel(ctx), &b); err != nil {
+	if err := q.gate.keeper(d).Apply(context.WithoutCancel(ctx), &b); err != nil {
 		q.gate.reportStore(err) // it expires by itself
 	}
 }
@@ -105,6 +106,7 @@ func (q *question) applyCandidate(ctx context.Context, d *Decision) {
 	if err := q.charge(d, &c.tally, q.rule.candidate); err != nil {
 		return
 	}
+	c.batch.Patience = q.patience(false)
 	if c.n == 0 {
 		c.sum, d.candidacy = headgate.Decision{Allowed: true, Reason: headgate.OK, Retryable: true, BoundBy: -1}, true
 		return
@@ -123,31 +125,4 @@ func (g *Gate) reportStore(err error) {
 	if last := g.storeReported.Load(); now != last && g.storeReported.CompareAndSwap(last, now) {
 		g.log.Warn("store could not decide", "error", err, "so far", n)
 	}
-}
-
-// storeRetry is when to ask again after the store could not decide.
-const storeRetry = time.Second
-
-// degrade decides without the store: a request whose limits are all open
-// passes, for the reason passed; every other is refused. A store that is there
-// but has no room for another key is not away: whoever floods it with keys must
-// not open it.
-func (g *Gate) degrade(d *Decision, passed headgate.Reason, err error) error {
-	code := headgate.CodeOf(err)
-	if code == headgate.InvalidRequest || code == headgate.Conflict {
-		return err
-	}
-	g.reportStore(err)
-	d.n, d.ticketed, d.Replayed = 0, d.batch.HoldFor > 0, false // reservations always have a ticket
-	d.Decision = headgate.Decision{Retryable: true, BoundBy: -1}
-	d.Shadow, d.WouldDeny = false, headgate.NoReason
-	switch {
-	case code == headgate.Overloaded:
-		d.Reason, d.RetryAfter, d.Degraded = headgate.OverloadedReason, storeRetry, "closed"
-	case d.open:
-		d.Allowed, d.Reason, d.Degraded = true, passed, "open"
-	default:
-		d.Reason, d.RetryAfter, d.Degraded = headgate.StoreUnavailable, storeRetry, "closed"
-	}
-	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/gate/policy"
 )
 
 // MaxAtomic is the largest number of requests that TakeAll decides.
@@ -21,93 +22,186 @@ func (g *Gate) TakeAll(ctx context.Context, rs []*Request, ds []*Decision) (fail
 	if len(rs) == 0 || len(rs) > MaxAtomic {
 		return -1, invalid("items", "%d: an atomic batch holds 1 to %d", len(rs), MaxAtomic)
 	}
-	var all headgate.Batch
-	all.Room(len(rs) * headgate.MaxCharges)
-	all.Now = rs[0].Now
-	qs := make([]question, len(rs))
-	places := make([][headgate.MaxCharges]int, len(rs)) // of each charge in all
-	decided := make([]bool, len(rs))                    // without a charge
-	passes, open := true, true
+	t := together{
+		gate: g, qs: make([]question, len(rs)), ds: ds, decided: make([]bool, len(rs)), passes: true,
+		places: make([][headgate.MaxCharges]int, len(rs)),
+	}
 	for i, r := range rs {
 		if err := checkAtomic(r); err != nil {
 			return i, err
 		}
-		qs[i] = question{gate: g, op: headgate.Take, request: r}
-		settled, err := qs[i].prepare(ds[i])
+		t.qs[i] = question{gate: g, op: headgate.Take, request: r}
+		settled, err := t.qs[i].prepare(ds[i])
 		if err != nil {
 			return i, err
 		}
-		if decided[i] = settled; settled {
-			passes = passes && ds[i].Allowed
+		if t.decided[i] = settled; settled {
+			t.passes = t.passes && ds[i].Allowed
 			ds[i].batch.Reset(headgate.Take)
-			continue
-		}
-		open = open && (ds[i].open || ds[i].n == 0)
-		if most := ds[i].batch.MaxDelay; most != 0 && (all.MaxDelay == 0 || most < all.MaxDelay) {
-			all.MaxDelay = most
-		}
-		for j, c := range ds[i].batch.Charges() {
-			if places[i][j], err = all.Add(c); err != nil {
-				return i, err
-			}
 		}
 	}
-	if !passes {
-		all.Op = headgate.Peek // a list or the lack of a rule refuses: only to tell the states
+	all, failed, err := t.batch(func(d *Decision) int { return len(d.batch.Charges()) })
+	if err != nil {
+		return failed, err
 	}
+	all.Allowed = true
 	if len(all.Charges()) > 0 {
-		if err := g.store.Apply(ctx, &all); err != nil {
-			return -1, g.degradeAll(qs, ds, open && passes, err)
+		if err := g.store.Apply(ctx, all); err != nil {
+			return -1, t.degrade(ctx, err)
 		}
-	} else {
-		all.Allowed = true
 	}
-	allowed := passes && all.Allowed
-	wait := all.Decision()
-	outcomes := all.Outcomes()
+	t.sum(all, func(i int, d *Decision, allowed bool) {
+		d.batch.Allowed, d.batch.At = allowed, all.At
+		t.outcomes(i, all, d.batch.Outcomes())
+		d.sum(t.qs[i].passed())
+	})
 	for i, d := range ds {
-		switch {
-		case decided[i]:
-		case d.n == 0:
-			d.Allowed, d.Reason = true, qs[i].passed()
-		default:
-			mine := d.batch.Outcomes()
-			for j := range mine {
-				mine[j] = outcomes[places[i][j]]
-			}
-			d.batch.Allowed, d.batch.At = allowed, all.At
-			d.sum(qs[i].passed())
-		}
-		if !allowed && (d.Allowed || d.Reason == headgate.NoReason) {
-			d.Allowed, d.Reason, d.Retryable = false, headgate.BatchRefused, passes && wait.Retryable
-			if d.RetryAfter = 0; d.Retryable {
-				d.RetryAfter = wait.RetryAfter
-			}
-		}
-		if !decided[i] && qs[i].rule.hasCandidate && d.Reason != headgate.Banned {
-			qs[i].applyCandidate(ctx, d)
+		if !t.decided[i] && t.qs[i].rule.hasCandidate && d.Reason != headgate.Banned {
+			t.qs[i].applyCandidate(ctx, d)
 		}
 	}
 	return -1, nil
 }
 
-// degradeAll decides without the store: requests that a limit had a say in as
-// degrade does, all of them open or none; those that were settled before as far
-// as the others let them.
-func (g *Gate) degradeAll(qs []question, ds []*Decision, open bool, err error) error {
-	for i, d := range ds {
-		switch d.open = open; {
-		case len(d.batch.Charges()) > 0:
-			if err := g.degrade(d, qs[i].passed(), err); err != nil {
-				return err
+// together is requests that are decided together.
+type together struct {
+	gate    *Gate
+	qs      []question
+	ds      []*Decision
+	decided []bool                     // without a charge
+	places  [][headgate.MaxCharges]int // of each charge in the batch of all
+	passes  bool                       // none of those that are decided is refused
+}
+
+// batch puts the first charges of each decision, as many as it says, into one
+// batch. With an error, failed is the request at fault.
+func (t *together) batch(charges func(*Decision) int) (all *headgate.Batch, failed int, err error) {
+	all = new(headgate.Batch)
+	all.Room(len(t.ds) * headgate.MaxCharges)
+	all.Now = t.qs[0].request.Now
+	for i, d := range t.ds {
+		if most := d.batch.MaxDelay; most != 0 && (all.MaxDelay == 0 || most < all.MaxDelay) {
+			all.MaxDelay = most
+		}
+		all.Patience = max(all.Patience, d.batch.Patience)
+		for j, c := range d.batch.Charges()[:charges(d)] {
+			if t.places[i][j], err = all.Add(c); err != nil {
+				return nil, i, err
 			}
-		case d.Reason == headgate.NoReason && open:
-			d.Allowed, d.Reason = true, qs[i].passed()
-		case !open && (d.Allowed || d.Reason == headgate.NoReason):
+		}
+	}
+	if !t.passes {
+		all.Op = headgate.Peek // a list or the lack of a rule refuses: only to tell the states
+	}
+	return all, -1, nil
+}
+
+// outcomes copies those of request i.
+func (t *together) outcomes(i int, all *headgate.Batch, to []headgate.Outcome) {
+	from := all.Outcomes()
+	for j := range to {
+		to[j] = from[t.places[i][j]]
+	}
+}
+
+// sum makes the answers of what was decided of all. one makes that of a request
+// which limits had a say in.
+func (t *together) sum(all *headgate.Batch, one func(i int, d *Decision, allowed bool)) {
+	allowed := t.passes && all.Allowed
+	wait := all.Decision()
+	for i, d := range t.ds {
+		switch {
+		case t.decided[i]:
+		case d.n == 0:
+			d.Allowed, d.Reason = true, t.qs[i].passed()
+		default:
+			one(i, d, allowed)
+		}
+		if !allowed && (d.Allowed || d.Reason == headgate.NoReason) {
+			d.Allowed, d.Reason, d.Retryable = false, headgate.BatchRefused, t.passes && wait.Retryable
+			if d.RetryAfter = 0; d.Retryable {
+				d.RetryAfter = wait.RetryAfter
+			}
+		}
+	}
+}
+
+// degrade decides without the store, as Gate.degrade does: by the strictest mode
+// among the limits of all.
+func (t *together) degrade(ctx context.Context, err error) error {
+	code, mode := headgate.CodeOf(err), policy.Open
+	if code == headgate.InvalidRequest || code == headgate.Conflict {
+		return err
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return context.Cause(ctx)
+	}
+	t.gate.reportStore(err)
+	for _, d := range t.ds {
+		mode = stricter(mode, d.away())
+	}
+	switch {
+	case code == headgate.Overloaded:
+		t.shut(headgate.OverloadedReason)
+	case mode == policy.Local:
+		t.askLocal(ctx)
+	case mode == policy.Open && t.passes:
+		all := &headgate.Batch{Allowed: true}
+		t.sum(all, t.open)
+	default:
+		t.shut(headgate.StoreUnavailable)
+	}
+	return nil
+}
+
+// open lets a request pass without its limits.
+func (t *together) open(i int, d *Decision, _ bool) {
+	d.without(degradedOpen)
+	d.Allowed, d.Reason = true, t.qs[i].passed()
+}
+
+// shut refuses all.
+func (t *together) shut(why headgate.Reason) {
+	for i, d := range t.ds {
+		switch {
+		case !t.decided[i] && d.n > 0:
+			d.shut(why)
+		case d.Allowed || d.Reason == headgate.NoReason:
 			d.Allowed, d.Reason, d.RetryAfter = false, headgate.BatchRefused, storeRetry
 		}
 	}
-	return nil
+}
+
+// askLocal lets Config.Local decide the limits that are local.
+func (t *together) askLocal(ctx context.Context) {
+	all, _, err := t.batch((*Decision).localFirst)
+	if err == nil {
+		err = t.gate.applyLocal(ctx, all)
+	}
+	switch {
+	case err == nil:
+	case headgate.CodeOf(err) == headgate.Overloaded:
+		t.shut(headgate.OverloadedReason)
+		return
+	default:
+		t.shut(headgate.StoreUnavailable)
+		return
+	}
+	t.sum(all, func(i int, d *Decision, allowed bool) {
+		b := d.spare()
+		b.Reset(headgate.Take)
+		n := d.localFirst()
+		for _, c := range d.batch.Charges()[:n] {
+			_, _ = b.Add(c) // it was in a batch before
+		}
+		if n == 0 {
+			t.open(i, d, allowed)
+			return
+		}
+		t.outcomes(i, all, b.Outcomes())
+		b.Allowed, b.At, d.n = allowed, all.At, n
+		d.sumLocal(b, t.qs[i].passed())
+	})
 }
 
 func checkAtomic(r *Request) error {

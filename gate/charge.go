@@ -9,7 +9,6 @@ import (
 
 // charges puts every limit that applies into the batch.
 func (q *question) charges(d *Decision) error {
-	d.open = true
 	if err := q.charge(d, &d.tally, q.app.limits); err != nil {
 		return err
 	}
@@ -27,10 +26,23 @@ func (q *question) charges(d *Decision) error {
 		return err
 	}
 	q.delay(&d.batch)
+	d.batch.Patience = q.patience(q.quota)
 	if q.op != headgate.Take || d.n == 0 {
 		return nil // nothing is charged, once or twice
 	}
 	return q.remember(d)
+}
+
+// patience is how long the store may take to decide, in microseconds.
+func (q *question) patience(quota bool) int64 {
+	p := q.gate.config.Patience
+	if quota {
+		p = max(p, q.gate.config.QuotaPatience)
+	}
+	if q.request.Patience > 0 {
+		p = min(p, q.request.Patience)
+	}
+	return max(1, p.Microseconds()) // 0 would be no bound
 }
 
 // planLimits returns the limits of the plan, if they have a say.
@@ -76,23 +88,26 @@ func (q *question) charge(d *Decision, t *tally, limits []*limit) error {
 			}
 			d.ticketed = true
 		}
-		by := q.shadow(d, l)
-		c.Shadow = by != NotShadow
+		by, away := q.shadow(d, l), l.away
+		if c.Shadow = by != NotShadow; c.Shadow {
+			away = policy.Open // it refuses nothing
+		}
 		i, err := t.batch.Add(c)
 		if err != nil {
 			return err
 		}
+		q.quota = q.quota || p.Algorithm == headgate.Quota
 		s := &t.limits[i]
 		if i == t.n { // else merged with the same budget in a wider scope
 			t.n++
-			*s = LimitState{ID: l.id, Limit: p, Owner: owner, Unit: l.unit, ShadowBy: by, Numbers: from, Override: over}
+			*s = LimitState{ID: l.id, Limit: p, Owner: owner, Unit: l.unit, ShadowBy: by, Numbers: from, Override: over, away: away}
 		}
 		merged := &t.batch.Charges()[i]
 		s.Cost, s.Shadow = merged.Cost, merged.Shadow
 		if !s.Shadow {
 			s.ShadowBy = NotShadow
 		}
-		d.open = d.open && (l.open || c.Shadow) // a shadow refuses nothing
+		s.away = stricter(s.away, away)
 	}
 	return nil
 }
@@ -203,7 +218,7 @@ func (q *question) banned(d *Decision, l *limit) error {
 		return err
 	}
 	d.n++
-	d.limits[i] = LimitState{ID: l.id, Limit: l.prepared, Owner: "subject", Unit: l.unit, Shadow: by != NotShadow, ShadowBy: by}
+	d.limits[i] = LimitState{ID: l.id, Limit: l.prepared, Owner: "subject", Unit: l.unit, Shadow: by != NotShadow, ShadowBy: by, away: l.away}
 	return nil
 }
 

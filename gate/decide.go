@@ -23,7 +23,8 @@ const MaxSubject = 512
 // is an *headgate.Error and means that nothing was decided: InvalidRequest with
 // the field at fault, NotFound for an unknown application, Closed. A store that
 // cannot decide is no error: the policy says what happens then, and d.Degraded
-// that it did.
+// that it did. If ctx is canceled before the store has answered, the error is its
+// cause.
 func (g *Gate) Take(ctx context.Context, r *Request, d *Decision) error {
 	q := question{gate: g, op: headgate.Take, request: r}
 	return q.decide(ctx, d)
@@ -49,6 +50,7 @@ type question struct {
 	query   string
 
 	asked   bool // the decision's input is filled in
+	quota   bool // a quota is charged
 	instant int64
 	holdFor time.Duration    // > 0 for a reservation
 	place   int              // of the subject among all, 1 to 100; 0 before it was asked for

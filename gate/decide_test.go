@@ -5,13 +5,26 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/gatetest"
+	"github.com/headgate/headgate/store/memstore"
 )
 
 func TestContract(t *testing.T) {
 	gatetest.Run(t, func(t *testing.T, policy string) gatetest.Holder {
 		return gatetest.Local(open(t, policy))
+	})
+}
+
+func TestContractAway(t *testing.T) {
+	gatetest.RunAway(t, func(t *testing.T, policy string, wrap func(headgate.Store) headgate.Store) gatetest.Holder {
+		memory := func() headgate.Store { return memstore.New(memstore.Config{Origin: origin}) }
+		g, err := gate.Open(t.Context(), gate.Config{Policy: []byte(policy), Store: wrap(memory()), Local: memory()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return gatetest.Local(g)
 	})
 }
 

@@ -29,8 +29,9 @@ type Decision struct {
 	// WouldDeny is the reason for which limits in shadow mode would have
 	// refused; NoReason if none would have.
 	WouldDeny headgate.Reason
-	// Degraded says how the decision was made without the store: "", "local",
-	// "open" or "closed".
+	// Degraded says how the decision was made without the store: "local" by this
+	// node's share of the limits that Limits names, "open" without limits, or
+	// "closed"; "" if the store decided.
 	Degraded string
 	// Replayed is true if the request was allowed before under the same
 	// idempotency key, and charged nothing this time.
@@ -50,13 +51,14 @@ type Decision struct {
 
 	tally
 	costs     []UnitCost
-	open      bool     // every limit lets requests pass when the store is away
 	buf       [64]byte // subjects that are made of the request
 	used      int
-	input     expr.Input // what expressions saw, if there were any
-	candidate *candidate // kept for reuse
-	candidacy bool       // candidate holds the answer of candidate limits
-	ticketed  bool       // the batch holds what a ticket can release
+	input     expr.Input      // what expressions saw, if there were any
+	candidate *candidate      // kept for reuse
+	candidacy bool            // candidate holds the answer of candidate limits
+	fallback  *headgate.Batch // for Config.Local, kept for reuse
+	charged   int             // limits, of which Local decided the first n
+	ticketed  bool            // the batch holds what a ticket can release
 }
 
 // tally is limits that are decided together, and their states. An idempotency
@@ -148,6 +150,8 @@ type LimitState struct {
 	// force if they are from an override.
 	Numbers  NumbersSource
 	Override *policy.Override
+
+	away policy.StoreErrorMode // never Inherit
 	// Outcome is the state after the decision.
 	headgate.Outcome
 }

@@ -397,7 +397,7 @@ func (x *explainer) wait() {
 	}
 	then := "It has nothing to wait for."
 	switch {
-	case x.d.Degraded != "":
+	case x.d.Degraded != "" && x.d.Degraded != degradedLocal:
 		then = "Nobody waits for the store."
 	case x.d.Allowed && x.d.Delay > 0:
 		then = fmt.Sprintf("A take waits %s for its turn.", saySpan(x.d.Delay))
@@ -415,7 +415,7 @@ func (x *explainer) wait() {
 // waits reports whether a Take that is refused now would wait in line.
 func (x *explainer) waits() bool {
 	longest, _ := x.q.wait()
-	return !x.d.Allowed && x.d.Retryable && x.d.Degraded == "" && x.d.BoundBy >= 0 && x.q.request.waits() &&
+	return !x.d.Allowed && x.d.Retryable && x.d.Degraded != degradedClosed && x.d.BoundBy >= 0 && x.q.request.waits() &&
 		x.d.RetryAfter <= longest && x.d.startsAfter() <= longest
 }
 
@@ -424,7 +424,7 @@ func (x *explainer) retry() {
 	d := x.d
 	switch {
 	case d.Allowed:
-	case d.Degraded != "":
+	case d.Degraded == degradedClosed:
 		x.add("retry", "Ask again in %s.", saySpan(d.RetryAfter))
 	case d.BoundBy < 0:
 		x.add("retry", "Asking again does not help as long as the policy stays as it is.")

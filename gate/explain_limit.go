@@ -22,16 +22,25 @@ func (x *explainer) limits(list []*limit, states []LimitState, charges []headgat
 		}
 		s, c := &states[i], &charges[i]
 		parts := []string{sayNumbers(s), x.numbersFrom(s), x.budget(l, s, c)}
-		if x.d.Degraded == "" {
+		known := x.known(i)
+		if known && x.d.Degraded != "" {
+			parts = append(parts, "The store cannot be asked: this node counts its share of it (on_store_error: local)")
+		}
+		if known {
 			if s.Shared {
 				parts = append(parts, "The "+x.sharing(s, c))
 			}
 			parts = append(parts, sayUse(s), x.passes(s, c), x.fullAgain(s))
 		}
-		parts = append(parts, x.shadow(l.percent, s), x.away(l, s))
+		parts = append(parts, x.shadow(l.percent, s), x.away(s, known))
 		parts = slices.DeleteFunc(parts, func(p string) bool { return p == "" })
 		x.add("limit:"+l.id, "%s.", strings.Join(parts, ". "))
 	}
+}
+
+// known reports whether there is an answer of the limit at i.
+func (x *explainer) known(i int) bool {
+	return x.d.Degraded == "" || x.d.Degraded == degradedLocal && i < x.d.n
 }
 
 // uncharged says why a limit has no say.
@@ -262,22 +271,26 @@ func (x *explainer) shadow(percent int, s *LimitState) string {
 }
 
 // away says what becomes of the limit when the store cannot be asked.
-func (x *explainer) away(l *limit, s *LimitState) string {
+func (x *explainer) away(s *LimitState, known bool) string {
 	when := "If the store is away"
-	if x.d.Degraded != "" {
+	if !known {
 		when = "Its state is not known, as the store cannot be asked; then"
 	}
 	switch {
+	case known && x.d.Degraded != "":
+		return "" // that was said
 	case x.d.Reason == headgate.OverloadedReason:
 		return "Its state is not known, as the store has no room; on_store_error does not count then"
 	case strings.Contains(s.ID, "/candidate/"):
 		return ""
 	case s.Shadow:
 		return when + " it refuses nothing"
-	case l.open:
+	case s.away == policy.Open:
 		return when + " it lets requests pass (on_store_error: open)"
-	default:
+	case x.closed(s):
 		return when + " it refuses requests (closed)"
+	default:
+		return when + " each node admits its share of it (on_store_error: local)"
 	}
 }
 
@@ -300,12 +313,15 @@ func (x *explainer) ban(l *limit) {
 	s := &x.states[i]
 	parts := []string{terms, "It counts refusals by limits that are the subject's own and not in shadow"}
 	switch {
-	case x.d.Degraded != "":
+	case !x.known(i):
 		parts = append(parts, "Its state is not known, as the store did not answer for it")
 	case !s.Allowed:
 		parts = append(parts, fmt.Sprintf("%s is banned until %s", x.subjectName(), x.when(s.RetryAfter, x.zone(p))))
 	default:
 		parts = append(parts, fmt.Sprintf("%d of %d are counted: %s is not banned", s.Used, s.Outcome.Limit, x.subjectName()))
+	}
+	if x.known(i) && x.d.Degraded != "" {
+		parts = append(parts, "That is what this node knows, as the store cannot be asked")
 	}
 	if cause := x.shadow(l.percent, s); cause != "" {
 		parts = append(parts, cause)

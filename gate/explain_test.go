@@ -43,7 +43,9 @@ type explained struct {
 		Shadow    bool
 		For       string
 	}
-	Store string // away, full or crowded from here on
+	// Store is away, full or crowded from here on; alone is away, and Local decides
+	// by memory of its own; unmet is away, and it does not.
+	Store string
 }
 
 // stoppedStore decides at the instant that its test says.
@@ -112,11 +114,17 @@ func scene(t testing.TB, input string) (*gate.Gate, *gate.Request) {
 	if !ok {
 		t.Fatal("no requests")
 	}
-	store := &stoppedStore{Store: memstore.New(memstore.Config{Origin: origin}), now: origin}
-	g, err := gate.Open(t.Context(), gate.Config{Policy: []byte(policy), Store: store})
+	memory := memstore.Config{Origin: origin}
+	store, local := &stoppedStore{Store: memstore.New(memory), now: origin}, &stoppedStore{Store: memstore.New(memory), now: origin}
+	c := gate.Config{Policy: []byte(policy), Store: store}
+	if strings.Contains(lines, `"alone"`) || strings.Contains(lines, `"unmet"`) {
+		c.Local = local
+	}
+	g, err := gate.Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	away := &headgate.Error{Code: headgate.Unavailable, Err: errors.New("connection refused")}
 	decoder := json.NewDecoder(strings.NewReader(lines))
 	decoder.DisallowUnknownFields()
 	for {
@@ -128,10 +136,15 @@ func scene(t testing.TB, input string) (*gate.Gate, *gate.Request) {
 		}
 		if l.At != "" {
 			store.now = origin + after(t, l.At).Microseconds()
+			local.now = store.now
 		}
 		switch l.Store {
-		case "away":
-			store.err = &headgate.Error{Code: headgate.Unavailable, Err: errors.New("connection refused")}
+		case "away", "alone":
+			store.err = away
+		case "unmet":
+			store.err, local.err = away, away
+		case "back":
+			store.err = nil
 		case "full":
 			store.err = &headgate.Error{Code: headgate.Overloaded, Err: errors.New("no room")}
 		case "crowded":
@@ -357,7 +370,8 @@ func FuzzExplain(f *testing.F) {
 		f.Fatal(err)
 	}
 	store := &stoppedStore{Store: memstore.New(memstore.Config{Origin: origin}), now: origin}
-	g, err := gate.Open(f.Context(), gate.Config{Policy: policy, Store: store})
+	local := &stoppedStore{Store: memstore.New(memstore.Config{Origin: origin}), now: origin}
+	g, err := gate.Open(f.Context(), gate.Config{Policy: policy, Store: store, Local: local})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -2,11 +2,11 @@ package gate
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/gate/policy"
 )
 
 // verdict is the answer in one sentence. Of a refusal it names every limit that
@@ -36,24 +36,41 @@ func (x *explainer) withoutStore() string {
 	switch {
 	case x.d.Reason == headgate.OverloadedReason:
 		return "Refused: the store has no room for the state of another client; ask again in " + saySpan(x.d.RetryAfter)
+	case x.d.Degraded == degradedLocal:
+		says := x.refused
+		if x.d.Allowed {
+			says = x.allowed
+		}
+		answer, why, _ := strings.Cut(says(), ": ")
+		return answer + " by this node's share, as the store that counts cannot be asked: " + why
 	case x.d.Allowed:
 		return "Allowed without a check: the store cannot be asked, and every limit of the request lets requests pass then"
-	default:
-		return fmt.Sprintf("Refused: the store that counts cannot be asked, and without it %s refuses every request; ask again in %s",
-			sayFew(x.closed()), saySpan(x.d.RetryAfter))
 	}
+	then := "without it %s refuses every request"
+	ids := x.ids(func(s *LimitState) bool { return x.closed(s) && s.Limit.Algorithm != headgate.Ban })
+	if len(ids) == 0 {
+		ids = x.ids(x.closed)
+	}
+	if len(ids) == 0 {
+		then, ids = "this node has no share of %s to decide by", x.ids(func(s *LimitState) bool { return s.away == policy.Local })
+	}
+	return fmt.Sprintf("Refused: the store that counts cannot be asked, and "+then+"; ask again in %s", sayFew(ids), saySpan(x.d.RetryAfter))
 }
 
-// closed returns the ids of the limits that refuse without the store.
-func (x *explainer) closed() []string {
+// ids returns the ids of the limits that were charged for which that holds.
+func (x *explainer) ids(holds func(*LimitState) bool) []string {
 	var ids []string
-	for _, l := range x.applying() {
-		charged := slices.ContainsFunc(x.states, func(s LimitState) bool { return s.ID == l.id && !s.Shadow })
-		if charged && !l.open {
-			ids = append(ids, l.id)
+	for i := range x.states {
+		if holds(&x.states[i]) {
+			ids = append(ids, x.states[i].ID)
 		}
 	}
 	return ids
+}
+
+// closed reports whether a limit refuses without the store.
+func (x *explainer) closed(s *LimitState) bool {
+	return s.away == policy.ClosedMode || s.away == policy.Local && x.q.gate.config.Local == nil
 }
 
 func (x *explainer) allowed() string {

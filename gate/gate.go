@@ -7,6 +7,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,9 +33,23 @@ type Config struct {
 	Policy []byte
 	// Store keeps the state. The gate does not close it.
 	Store headgate.Store
+	// Local decides while Store cannot be asked, for limits with on_store_error:
+	// local. nil refuses what these limits have a say in. The gate does not close
+	// it.
+	Local headgate.Store
+	// Patience is how long Store may take to decide, and QuotaPatience how long
+	// where a quota is charged, as its charge is worth more. 0 means
+	// DefaultPatience and DefaultQuotaPatience. Stores in memory take no time.
+	Patience, QuotaPatience time.Duration
 	// Logger takes reports of reloads; nil discards them.
 	Logger *slog.Logger
 }
+
+// How long a store may take to decide.
+const (
+	DefaultPatience      = 25 * time.Millisecond
+	DefaultQuotaPatience = 250 * time.Millisecond
+)
 
 // Gate decides requests by a policy. It is safe for concurrent use.
 type Gate struct {
@@ -81,6 +96,7 @@ func Open(ctx context.Context, c Config) (*Gate, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Patience, c.QuotaPatience = cmp.Or(c.Patience, DefaultPatience), cmp.Or(c.QuotaPatience, DefaultQuotaPatience)
 	g := &Gate{config: c, store: c.Store, env: env, log: c.Logger}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)

@@ -43,13 +43,16 @@ func (q *question) put(ctx context.Context, d *Decision, passed headgate.Reason)
 		return nil
 	}
 	b.HoldFor = d.batch.HoldFor
-	if err := q.gate.store.Apply(ctx, &b); err != nil {
-		return q.gate.degrade(d, passed, err)
+	if err := q.gate.keeper(d).Apply(ctx, &b); err != nil {
+		return q.gate.degrade(ctx, d, passed, err)
 	}
 	if anyAllowed(&b) {
 		return nil
 	}
 	d.batch.Key, d.batch.Hold = headgate.RequestKey{}, newHold()
+	if d.Degraded == degradedLocal {
+		return q.gate.askLocal(ctx, d, passed)
+	}
 	return q.gate.ask(ctx, d, passed)
 }
 
@@ -60,7 +63,7 @@ func anyAllowed(b *headgate.Batch) bool {
 // holding fills b with what d holds, at no cost.
 func (d *Decision) holding(b *headgate.Batch, op headgate.Op) {
 	b.Reset(op)
-	b.Hold, b.Now = d.batch.Hold, d.batch.Now
+	b.Hold, b.Now, b.Patience = d.batch.Hold, d.batch.Now, d.batch.Patience
 	for i, c := range d.batch.Charges()[:d.n] {
 		if d.limits[i].held(&d.batch) {
 			c.Cost, c.Shadow = 0, false
@@ -99,7 +102,8 @@ type Claim struct {
 // of the limits, and Held says whether the ticket was still open: settling again
 // or after it has expired changes nothing. A ticket of [Gate.Take] is released.
 // Errors are as those of Take, and NotFound for another application's ticket; a
-// store that cannot answer is an error here.
+// store that cannot answer is an error here, unless what the ticket holds was
+// taken without it.
 func (g *Gate) Settle(ctx context.Context, c *Claim, d *Decision) error {
 	return g.claim(ctx, headgate.Settle, c, d)
 }
@@ -169,8 +173,15 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 	if d.n == 0 {
 		return nil // nothing of it is left in the policy
 	}
-	if err := g.store.Apply(ctx, &d.batch); err != nil {
+	d.batch.Patience = q.patience(q.quota)
+	err = g.store.Apply(ctx, &d.batch)
+	if err != nil {
 		g.reportStore(err)
+	}
+	if (err != nil || !anyAllowed(&d.batch)) && g.claimLocal(ctx, d) {
+		err = nil
+	}
+	if err != nil {
 		return err
 	}
 	d.fill()
@@ -182,6 +193,26 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 	}
 	d.tightest()
 	return nil
+}
+
+// claimLocal reports whether Config.Local held what the store does not, or
+// cannot tell of: it was taken while the store was away.
+func (g *Gate) claimLocal(ctx context.Context, d *Decision) bool {
+	if g.config.Local == nil {
+		return false
+	}
+	b := d.spare()
+	b.Reset(d.batch.Op)
+	b.Hold, b.HoldFor, b.Now = d.batch.Hold, d.batch.HoldFor, d.batch.Now
+	for _, c := range d.batch.Charges() {
+		_, _ = b.Add(c) // it was in a batch before
+	}
+	if err := g.config.Local.Apply(ctx, b); err != nil || !anyAllowed(b) {
+		return false
+	}
+	copy(d.batch.Outcomes(), b.Outcomes())
+	d.batch.Allowed, d.batch.At, d.Degraded = b.Allowed, b.At, degradedLocal
+	return true
 }
 
 // reclaim adds the charge of a budget, if the policy still has it.
@@ -200,6 +231,7 @@ func (q *question) reclaim(d *Decision, t *ticket, held *ticketCharge, c *Claim)
 	if p == nil || err != nil {
 		return err
 	}
+	q.quota = q.quota || p.Algorithm == headgate.Quota
 	cost := held.cost
 	switch {
 	case q.op == headgate.Release:

@@ -241,7 +241,7 @@ func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate
 			leave() // a leaky bucket has its own order
 			return q.rest(ctx, d)
 		}
-		if !d.Retryable || d.Degraded != "" {
+		if !d.Retryable || d.Degraded != "" && d.Degraded != degradedLocal {
 			return nil
 		}
 		if last {
@@ -290,7 +290,7 @@ func (d *Decision) startsAfter() time.Duration {
 func (q *question) turnAway(ctx context.Context, d *Decision, passed headgate.Reason, began time.Time, waited bool) error {
 	d.batch.Op = headgate.Peek
 	d.ticketed = false
-	if err := q.gate.ask(ctx, d, passed); err != nil || d.Degraded != "" {
+	if err := q.gate.ask(ctx, d, passed); err != nil || d.Degraded == degradedOpen || d.Degraded == degradedClosed {
 		return err
 	}
 	if waited {

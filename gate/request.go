@@ -50,6 +50,10 @@ type Request struct {
 	// WaitCap bounds either of them, for doors behind which nobody waits so
 	// long; 0 is no bound.
 	WaitCap time.Duration
+	// Patience is how long the store may take to decide, if that is less than
+	// the gate's Config allows: for doors behind which nobody waits so long. 0 is
+	// no less.
+	Patience time.Duration
 	// Releases says that the caller gets the decision's ticket and releases what
 	// it holds. Limits whose slots must be released are an error without it.
 	Releases bool

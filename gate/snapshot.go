@@ -92,10 +92,10 @@ type limit struct {
 	unit      string
 	skip      bool // when_missing: skip
 	shadow    bool
-	percent   int           // refuses that share of the subjects; 0 is everybody
-	open      bool          // on_store_error: open
-	held      bool          // slots that must be released
-	written   *policy.Limit // as the file has it; nil for a ban
+	percent   int                   // refuses that share of the subjects; 0 is everybody
+	held      bool                  // slots that must be released
+	away      policy.StoreErrorMode // never Inherit
+	written   *policy.Limit         // as the file has it; nil for a ban
 }
 
 type variant struct{ prepared *headgate.Prepared } // nil if unlimited
@@ -236,6 +236,7 @@ func (c *compiler) ban(b *policy.Ban, in scope, where, id string) *limit {
 	l := headgate.Limit{Name: "ban", Algorithm: headgate.Ban, Count: b.After, Period: b.Within, TTL: b.For}
 	return &limit{
 		id: id + "ban", owner: policy.OwnerSubject, unit: policy.Requests, shadow: in.shadow, percent: in.percent,
+		away:     awayMode(l.Algorithm, in.onStoreError),
 		prepared: c.prepare(l, where+"/ban", "", false, b.Pos, c.path+".ban"),
 	}
 }
@@ -280,7 +281,7 @@ func (c *compiler) limits(list []policy.Limit, in scope, plans map[string]*plan)
 		o := &limit{
 			id: in.id + l.Name, owner: l.Owner, across: l.Across, unit: cmp.Or(l.Unit, policy.Requests), skip: l.SkipWhenMissing,
 			shadow: here.shadow, percent: here.percent,
-			open:      inherit(l.OnStoreError, in.onStoreError) == policy.Open,
+			away:      awayMode(l.Algorithm, inherit(l.OnStoreError, in.onStoreError)),
 			held:      l.Algorithm == headgate.Concurrency && !l.ReleasedByTTL,
 			ownerExpr: c.program(l.OwnerExpr, expr.String, l.Pos, path),
 			written:   l,

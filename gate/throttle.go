@@ -55,8 +55,8 @@ func (g *Gate) Throttle(ctx context.Context, t *Throttle, d *Decision) error {
 	if _, err := d.batch.Add(headgate.Charge{Limit: p, Owner: t.Key, Cost: t.Cost}); err != nil {
 		return err
 	}
-	d.limits[0] = LimitState{ID: "throttle", Limit: p, Owner: "subject", Unit: policy.Requests, Cost: t.Cost}
-	d.n, d.open = 1, false
+	d.limits[0] = LimitState{ID: "throttle", Limit: p, Owner: "subject", Unit: policy.Requests, Cost: t.Cost, away: policy.Local}
+	d.n, d.batch.Patience = 1, g.config.Patience.Microseconds()
 	err = g.ask(ctx, d, headgate.OK)
 	limit.used.Store(d.batch.At)
 	return err

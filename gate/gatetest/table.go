@@ -26,6 +26,7 @@ type scenario struct {
 type step struct {
 	at   time.Duration // since Start
 	peek bool
+	away bool // the store is
 	ask  gate.Request
 	want want
 	err  *failure
@@ -68,6 +69,7 @@ type want struct {
 	wouldDeny           string
 	replayed            bool
 	ticket, held        bool
+	degraded            string
 	candidate           *trial
 	limits              []state
 	// retry is for answers without a limit that bound.
@@ -134,7 +136,7 @@ func (w want) answer(at time.Time) Answer {
 	a := Answer{
 		Allowed: !w.denied, Reason: w.reason, Retryable: !w.never, BoundBy: w.bound,
 		Rule: w.rule, Plan: w.plan, Subject: w.subject, Cost: w.cost, Costs: w.costs,
-		Shadow: w.wouldDeny != "", WouldDeny: w.wouldDeny, RetryAfter: w.retry,
+		Shadow: w.wouldDeny != "", WouldDeny: w.wouldDeny, RetryAfter: w.retry, Degraded: w.degraded,
 		Replayed: w.replayed, Held: w.held, Limits: written(w.limits, at),
 	}
 	if a.Reason == "" {
@@ -180,24 +182,28 @@ func written(limits []state, at time.Time) []State {
 	return out
 }
 
-// Run puts the whole table to holders. open returns one that decides by the
-// policy and has no state yet; what it opens it closes with t.Cleanup.
+// Run puts the whole table to holders, but for what [RunAway] does. open returns
+// one that decides by the policy and has no state yet; what it opens it closes
+// with t.Cleanup.
 func Run(t *testing.T, open func(t *testing.T, policy string) Holder) {
 	for _, sc := range slices.Concat(
 		plans(), matches(), owners(), identities(), costs(), units(), modes(), lists(), bans(), overrides(), candidates(),
 		algorithms(), retries(), retriedTrials(), holds(), slots(), atomic(), faults(),
 	) {
-		t.Run(sc.name, func(t *testing.T) {
-			r := run{T: t, holder: open(t, sc.policy), tickets: make(map[string]string)}
-			defer func() {
-				if t.Failed() {
-					t.Logf("the contract: %s", sc.why)
-				}
-			}()
-			for i := range sc.steps {
-				r.step(i, &sc.steps[i])
-			}
-		})
+		t.Run(sc.name, func(t *testing.T) { play(t, &sc, open(t, sc.policy), nil) })
+	}
+}
+
+// play puts one scenario to a holder. away, if not nil, takes its store away.
+func play(t *testing.T, sc *scenario, h Holder, away *absence) {
+	r := run{T: t, holder: h, tickets: make(map[string]string), store: away}
+	defer func() {
+		if t.Failed() {
+			t.Logf("the contract: %s", sc.why)
+		}
+	}()
+	for i := range sc.steps {
+		r.step(i, &sc.steps[i])
 	}
 }
 
@@ -206,10 +212,14 @@ type run struct {
 	*testing.T
 	holder  Holder
 	tickets map[string]string
+	store   *absence
 }
 
 func (r *run) step(i int, s *step) {
 	r.Helper()
+	if r.store != nil {
+		r.store.away.Store(s.away)
+	}
 	at := Start.Add(s.at)
 	call := Call{At: at, Peek: s.peek, Request: s.ask}
 	var got Answer

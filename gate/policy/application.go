@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"net/textproto"
 	"slices"
 	"strings"
@@ -47,6 +48,13 @@ func (r *reader) application(e entry) Application {
 	a.OnStoreError = r.onStoreError(o.at("on_store_error"))
 	a.Mode = r.mode(o)
 	a.Rules = r.rules(o.at("rules"), &a)
+	id := inheriting("app/", a.Limits)
+	for i := range a.Rules {
+		if rule := &a.Rules[i]; rule.OnStoreError == Inherit {
+			id = cmp.Or(id, inheriting(rule.Name+"/", rule.Limits))
+		}
+	}
+	o.at("on_store_error").warnLocal(a.OnStoreError, cmp.Or(id, r.closedPlans))
 	if len(a.Identity) > 0 {
 		r.warnKept()
 	}

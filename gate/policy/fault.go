@@ -75,8 +75,11 @@ type reader struct {
 	maxWait   time.Duration             // of the rule being read
 	kept      []value                   // concurrency limits whose slots somebody must release, of the application being read
 	keptPlans []value                   // those of plans, until they were warned of
-	periods   map[string]planPeriod     // by limit of plans
-	targets   targets
+	// closedPlans is a limit of a plan that is closed while the store is away,
+	// unless the application says otherwise; "" if there is none.
+	closedPlans string
+	periods     map[string]planPeriod // by limit of plans
+	targets     targets
 }
 
 // largestPlan is the plan with the most limits.

@@ -130,7 +130,13 @@ func (r *reader) limit(v value, in place) Limit {
 			r.kept = append(r.kept, o.value)
 		}
 	}
-	l.OnStoreError = r.onStoreError(o.at("on_store_error"))
+	away := o.at("on_store_error")
+	if l.OnStoreError = r.onStoreError(away); closedUnlessSaid(l.Algorithm) {
+		away.warnLocal(l.OnStoreError, l.Name)
+	}
+	if away.is("local") && l.Count == 1 && l.Burst <= 1 {
+		away.warn("local is closed for a limit of 1: a node's share of it is less than one, even if there is one node")
+	}
 	l.Mode = r.mode(o)
 	return l
 }

@@ -27,18 +27,41 @@ func (r *reader) mode(o object) Mode {
 	return m
 }
 
+// onStoreError reads what happens while the store cannot decide.
 func (r *reader) onStoreError(v value) StoreErrorMode {
 	if !v.present() {
 		return Inherit
 	}
 	mode := []StoreErrorMode{Local, ClosedMode, Open}[v.word("local", "closed", "open")]
-	switch {
-	case v.is("local"):
-		v.warn("local counts as closed as long as the only store is in memory: there is nothing else to count in")
-	case mode == Open:
+	if mode == Open {
 		v.warn("open lets every request pass while the store is away: nothing is limited then")
 	}
 	return mode
+}
+
+// closedUnlessSaid reports whether limits with the algorithm are closed while the
+// store is away, unless something is said of them.
+func closedUnlessSaid(a headgate.Algorithm) bool {
+	return a == headgate.Quota || a == headgate.Concurrency
+}
+
+// inheriting returns the id of the first limit with such an algorithm that takes
+// its mode from where it stands, "" if there is none.
+func inheriting(prefix string, limits []Limit) string {
+	for i := range limits {
+		if l := &limits[i]; l.OnStoreError == Inherit && closedUnlessSaid(l.Algorithm) && countLimits(limits[i:i+1]) > 0 {
+			return prefix + l.Name
+		}
+	}
+	return ""
+}
+
+// warnLocal warns at v, where mode is written, if that makes the limit with the
+// id local, which would be closed without it.
+func (v value) warnLocal(mode StoreErrorMode, id string) {
+	if v.is("local") && mode == Local && id != "" {
+		v.warn("local lets every node admit its share of %s while the store is away, beside what was used before: about 1.8 times the limit in all, more where nodes were cut off; closed never goes over", id)
+	}
 }
 
 var banKeys = keys{allowed: []string{"after", "within", "for"}}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -104,6 +105,10 @@ func (r *reader) plan(e entry) Plan {
 	o := e.object(planKeys)
 	p.Limits = r.limits(o.at("limits"), inPlan)
 	p.OnStoreError = r.onStoreError(o.at("on_store_error"))
+	id := inheriting("plan/", p.Limits)
+	if o.at("on_store_error").warnLocal(p.OnStoreError, id); p.OnStoreError == Inherit {
+		r.closedPlans = cmp.Or(r.closedPlans, id)
+	}
 	addUnits(r.planUnits, p.Limits)
 	r.comparePeriods(o.at("limits"), &p)
 	n := countLimits(p.Limits)

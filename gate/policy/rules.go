@@ -136,6 +136,7 @@ func (r *reader) rule(v value, units map[string]bool) (Rule, match) {
 	rule.Ban = r.ban(o.at("ban"))
 	r.clashWithBan(o.at("limits"), rule.Limits, rule.Ban)
 	rule.OnStoreError = r.onStoreError(o.at("on_store_error"))
+	o.at("on_store_error").warnLocal(rule.OnStoreError, inheriting(rule.Name+"/", rule.Limits))
 	rule.Mode = r.mode(o)
 	if message := o.at("message"); message.present() {
 		rule.Message, _ = message.text(wantText)
