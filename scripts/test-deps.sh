@@ -10,6 +10,7 @@ need() { # need COMMAND PACKAGE
 need gcc gcc          # the race detector
 need nginx nginx-light # examples/nginx
 need wrk wrk          # examples/nginx
+need redis-server redis-server # store/redisstore
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 [ -n "$missing" ] || exit 0
 

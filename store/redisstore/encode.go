@@ -1,0 +1,275 @@
+package redisstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/algo"
+)
+
+// validate refuses what no store could decide.
+func validate(b *headgate.Batch) error {
+	switch {
+	case b.HoldFor < 0 || b.HoldFor > headgate.MaxHold.Microseconds():
+		return &headgate.Error{Code: headgate.InvalidRequest, Field: "ttl", Err: fmt.Errorf("hold for %d µs: must be 0 to %d", b.HoldFor, headgate.MaxHold.Microseconds())}
+	case b.HoldFor > 0 && b.Hold == 0 && b.Op != headgate.Peek:
+		return &headgate.Error{Code: headgate.InvalidRequest, Field: "ttl", Err: errors.New("hold without a name")}
+	case b.MaxDelay < 0:
+		return &headgate.Error{Code: headgate.InvalidRequest, Field: "max_delay", Err: fmt.Errorf("%d µs: must not be negative", b.MaxDelay)}
+	}
+	return nil
+}
+
+// header returns the first argument of a group: the epoch under which it is asked,
+// and the instant at which it is to be decided, 0 for the server's clock.
+func header(e headgate.Epoch, now int64, group ...*payload) []byte {
+	buf := make([]byte, 0, 1+7+8+8)
+	buf = append(buf, mode(group))
+	buf = appendEpoch(buf, e.ID)
+	buf = appendNumber(buf, e.Since)
+	return appendNumber(buf, now)
+}
+
+func mode(group []*payload) byte {
+	for _, p := range group {
+		if !p.fast {
+			return modeGeneral
+		}
+	}
+	if len(group) == 1 {
+		return modeDistinct // a call has every key once
+	}
+	seen := make(map[string]struct{}, 2*len(group))
+	for _, p := range group {
+		for _, k := range p.keys {
+			if _, ok := seen[k]; ok {
+				return modeRepeated
+			}
+			seen[k] = struct{}{}
+		}
+	}
+	return modeDistinct
+}
+
+// batch makes p the call that asks op of the charges of b with the indices which,
+// nil for all; they must be in one partition. A Take with a trial that is not 0
+// and no reservation of its own holds what it charges for two seconds under that id,
+// so that it can be undone. To undo, say op, trial and batch again; b.At is then the
+// instant at which the Take was decided, and it must not have been a replay.
+func (p *payload) batch(s *scheme, op scriptOp, b *headgate.Batch, which []int, trial uint64) {
+	n := len(which)
+	if which == nil {
+		n = len(b.Charges())
+	}
+	p.keys, p.blob = p.keys[:0], p.blob[:0]
+	p.fast = fits(op, b, which, trial)
+	form := byte(formGeneral)
+	if p.fast {
+		form = formFast
+	}
+	p.blob = append(p.blob, form, byte(op), byte(n), byte(n>>8), 0, 0)
+	if !p.fast {
+		p.general(b, trial)
+	}
+	owners := owners{p: p, s: s}
+	for i := range n {
+		if which != nil {
+			i = which[i]
+		}
+		c := &b.Charges()[i]
+		p.charge(s, &owners, c, p.flags(op, b, c))
+		if p.fast {
+			p.level(c)
+		}
+	}
+	binary.LittleEndian.PutUint16(p.blob[4:], uint16(len(p.keys)))
+}
+
+// leases makes p the call that does the requests, which must be in one partition.
+func (p *payload) leases(s *scheme, requests []headgate.LeaseRequest) {
+	n := len(requests)
+	p.keys, p.blob, p.fast = p.keys[:0], p.blob[:0], false
+	p.blob = append(p.blob, formGeneral, byte(opAcquire), byte(n), byte(n>>8), 0, 0)
+	p.general(new(headgate.Batch), 0)
+	owners := owners{p: p, s: s}
+	for i := range requests {
+		r := &requests[i]
+		p.charge(s, &owners, &headgate.Charge{Limit: r.Limit, Owner: r.Owner}, 0)
+		p.request(r)
+	}
+	binary.LittleEndian.PutUint16(p.blob[4:], uint16(len(p.keys)))
+}
+
+// fits reports whether fast.lua can decide the batch: token buckets, beside bans and
+// request ids of which it finds nothing.
+func fits(op scriptOp, b *headgate.Batch, which []int, trial uint64) bool {
+	charges := b.Charges()
+	n := len(which)
+	if which == nil {
+		n = len(charges)
+	}
+	if n < 1 || n > headgate.MaxCharges || scriptOp(headgate.Peek) < op || b.HoldFor != 0 || trial != 0 {
+		return false
+	}
+	for i := range n {
+		if which != nil {
+			i = which[i]
+		}
+		switch charges[i].Limit.Algorithm {
+		case headgate.TokenBucket, headgate.Ban:
+		case headgate.Idempotency:
+			if b.Key != (headgate.RequestKey{}) && op == scriptOp(headgate.Take) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// The flags of a charge.
+const (
+	flagShadow = 1 << iota
+	flagParent
+	flagAbsent
+	flagCounts
+)
+
+func (p *payload) flags(op scriptOp, b *headgate.Batch, c *headgate.Charge) (flags byte) {
+	if c.Shadow {
+		flags |= flagShadow
+	}
+	if c.Parent {
+		flags |= flagParent
+	}
+	if p.fast && c.Limit.Algorithm != headgate.TokenBucket {
+		flags |= flagAbsent
+		if c.Limit.Algorithm == headgate.Ban && op == scriptOp(headgate.Take) && !b.Again {
+			flags |= flagCounts
+		}
+	}
+	return flags
+}
+
+func (p *payload) general(b *headgate.Batch, trial uint64) {
+	buf := binary.BigEndian.AppendUint64(p.blob, b.Hold)
+	buf = appendNumber(buf, b.HoldFor)
+	buf = appendNumber(buf, min(b.MaxDelay, headgate.MaxInt))
+	bits := byte(0)
+	if b.Again {
+		bits |= 1
+	}
+	if b.Key != (headgate.RequestKey{}) {
+		bits |= 2
+	}
+	buf = append(buf, bits)
+	buf = binary.BigEndian.AppendUint64(buf, b.Key.ID[0])
+	buf = binary.BigEndian.AppendUint64(buf, b.Key.ID[1])
+	buf = binary.BigEndian.AppendUint64(buf, b.Key.Print)
+	buf = binary.BigEndian.AppendUint64(buf, trial)
+	p.blob = appendNumber(buf, b.At)
+}
+
+func (p *payload) charge(s *scheme, owners *owners, c *headgate.Charge, flags byte) {
+	l := c.Limit
+	key, owner := owners.place(c)
+	buf := binary.LittleEndian.AppendUint16(p.blob, key)
+	buf = binary.BigEndian.AppendUint64(buf, l.ID[0])
+	buf = binary.BigEndian.AppendUint64(buf, l.ID[1])
+	buf = append(buf, flags, 0, 0)
+	from := len(buf)
+	buf = appendNumbers(buf, l)
+	binary.LittleEndian.PutUint16(buf[from-2:], uint16(len(buf)-from))
+	buf = appendNumber(buf, c.Cost)
+	buf = binary.LittleEndian.AppendUint16(buf, owner)
+	calendar := ""
+	if l.Algorithm == headgate.Quota {
+		at := p.around
+		if at == 0 {
+			at = s.now()
+		}
+		calendar = s.calendars.around(l.Calendar, at)
+	}
+	buf = binary.LittleEndian.AppendUint16(buf, uint16(len(calendar)))
+	p.blob = append(buf, calendar...)
+}
+
+// level appends what fast.lua needs to know of a bucket. A cost that never fits is more
+// than the capacity.
+func (p *payload) level(c *headgate.Charge) {
+	var n, capacity, need int64
+	if l := c.Limit; l.Algorithm == headgate.TokenBucket {
+		n, capacity, need = l.N, l.Cap, l.Cap+1
+		if c.Cost <= l.Burst {
+			need = c.Cost * l.P
+		}
+	}
+	p.blob = appendNumber(appendNumber(appendNumber(p.blob, n), capacity), need)
+}
+
+func (p *payload) request(r *headgate.LeaseRequest) {
+	buf := binary.BigEndian.AppendUint64(p.blob, r.Holder[0])
+	buf = binary.BigEndian.AppendUint64(buf, r.Holder[1])
+	buf = appendEpoch(buf, r.Epoch)
+	for _, n := range [...]int64{r.Window, r.Granted, r.Settled, r.Returned, r.Want, r.Min, r.Floor, r.FloorWindow} {
+		buf = appendNumber(buf, max(-headgate.MaxInt, min(headgate.MaxInt, n)))
+	}
+	t := &algo.DefaultTerms
+	for _, n := range [...]int64{t.TTL, t.Grace, t.Least, t.Floor, t.PerHolder, t.Out, int64(t.Holders)} {
+		buf = appendNumber(buf, n)
+	}
+	p.blob = buf
+}
+
+// owners numbers the owners of a call's charges and the keys where their budgets
+// stand, which are one for each owner that is not empty.
+type owners struct {
+	p      *payload
+	s      *scheme
+	last   string
+	number uint16
+	known  map[string]uint16 // from the second owner on
+}
+
+// place returns the number of the charge's key, from 1, and that of its owner: 0 for the
+// owner that is empty.
+func (o *owners) place(c *headgate.Charge) (key, owner uint16) {
+	if c.Owner == "" {
+		return o.add(c), 0
+	}
+	if c.Owner != o.last {
+		if o.last != "" {
+			if o.known == nil {
+				o.known = make(map[string]uint16)
+			}
+			o.known[o.last] = o.number
+		}
+		o.last = c.Owner
+		n, ok := o.known[c.Owner]
+		if !ok {
+			n = o.add(c)
+		}
+		o.number = n
+	}
+	return o.number, o.number
+}
+
+func (o *owners) add(c *headgate.Charge) uint16 {
+	o.p.keys = append(o.p.keys, o.s.key(c.Owner, c.Limit))
+	return uint16(len(o.p.keys))
+}
+
+// appendNumber appends n, which is within ±2^53, as a double.
+func appendNumber(buf []byte, n int64) []byte {
+	return binary.LittleEndian.AppendUint64(buf, math.Float64bits(float64(n)))
+}
+
+func appendEpoch(buf []byte, id uint64) []byte {
+	var eight [8]byte
+	binary.LittleEndian.PutUint64(eight[:], id)
+	return append(buf, eight[:7]...)
+}

@@ -1,0 +1,561 @@
+-- Decides a group of calls, one after the other. A hash that a call needs is read once;
+-- calls that follow see what those before have made of it; everything is written at
+-- the end. So whatever goes wrong before, such as a key that is no hash, leaves all as
+-- it was. Redis checks whether it may write (memory, role, replicas, disk) before the
+-- first write of a script only, and answers alike for those that follow: if the first
+-- HSET passes, all do.
+--
+-- For the forms of arguments, records and answers see codec.go.
+local pack, read, sub = struct.pack, struct.unpack, string.sub
+local UNDO, ACQUIRE = 8, 9
+local NONE, LEASE = ('\0'):rep(8), ('\255'):rep(8)
+local _, EPOCH, SINCE, NOW = read('<Bc7dd', ARGV[1])
+local REAL = NOW == 0
+if REAL then
+  local t = redis.call('TIME')
+  NOW = t[1] * 1000000 + t[2]
+end
+local limits, hashes, touched = {}, {}, {}
+
+-- limit returns the limit whose numbers are written in num.
+local function limit(num)
+  local l = limits[num]
+  if l then return l end
+  local a, count, x, y, z = cmsgpack.unpack(num)
+  l = { a = a, count = count }
+  if a < 2 then
+    l.n, l.p, l.cap, l.burst = x, y, z, z / y
+  elseif a == 3 then
+    l.w, l.k, l.slice = x, y, x / y
+  elseif a == 5 then
+    l.roll, l.soft, l.zone = x, y == 1, z
+  elseif a == 6 or a == 8 then
+    l.ttl = x
+  elseif a == 7 then
+    l.w, l.ttl, l.slice = x, y, floor((x + 5) / 6)
+  else
+    l.w = x
+  end
+  limits[num] = l
+  return l
+end
+
+-- A budget is a record that was read: num and l, s, keep, epoch, leases, and, of how it
+-- is kept: field, hash, and noted, the second before which its hash does not expire,
+-- -1 if there was no record. l is false if there is none. Here and below tables are made
+-- with all their fields at once, or they would be made anew several times.
+local function budget(field, hash, noted, epoch, num, l, s, keep, leases)
+  return { field = field, hash = hash, noted = noted, epoch = epoch, num = num, l = l, s = s, keep = keep, leases = leases, dirty = false }
+end
+
+local function decode(rec, field, hash)
+  if not rec then return budget(field, hash, -1, EPOCH, false, false, false, 0, false) end
+  local kind, epoch, noted = read('<Bc7I5', rec)
+  if kind == 0 then
+    local v, at = read('<dd', rec, 14)
+    local num = sub(rec, 30)
+    return budget(field, hash, noted, epoch, num, limit(num), { v, at }, 0, false)
+  end
+  local num, pos = read('<I2c0', rec, 14)
+  local l, keep, h, leases = limit(num), 0, nil, false
+  if kind > 16 then
+    if kind % 2 == 1 then keep, pos = read('<d', rec, pos) end
+    if floor(kind / 2) % 2 == 1 then
+      local n, sum
+      n, sum, pos = read('<I4d', rec, pos)
+      h = { b = sub(rec, pos, pos + 32 * n - 1), n = n, sum = sum }
+      pos = pos + 32 * n
+    end
+    if floor(kind / 4) % 2 == 1 then
+      local n
+      n, pos = read('<I2', rec, pos)
+      leases = {}
+      for i = 1, n do
+        local holder, granted, settled, returned, seen
+        holder, granted, settled, returned, seen, pos = read('<c16dddd', rec, pos)
+        leases[i] = { holder = holder, granted = granted, settled = settled, returned = returned, seen = seen }
+      end
+    end
+  end
+  local m, body = algorithm(l), sub(rec, pos)
+  local s = m.unpack and m.unpack(body) or cmsgpack.unpack(body)
+  s.h = h
+  return budget(field, hash, noted, epoch, num, l, s, keep, leases)
+end
+
+local function encode(e, noted)
+  local s, h, keep, leases = e.s, e.s.h, e.keep, e.leases
+  if h and h.n == 0 then h = nil end
+  if keep <= NOW then keep = 0 end
+  if e.l.a < 2 and not h and not leases and keep == 0 then
+    return pack('<Bc7I5dd', 0, EPOCH, noted, s[1], s[2]) .. e.num
+  end
+  local kind, rest = 16, ''
+  if keep > 0 then kind, rest = kind + 1, pack('<d', keep) end
+  if h then kind, rest = kind + 2, rest .. pack('<I4d', h.n, h.sum) .. h.b end
+  if leases then
+    kind, rest = kind + 4, rest .. pack('<I2', #leases)
+    for i = 1, #leases do
+      local x = leases[i]
+      rest = rest .. pack('<c16dddd', x.holder, x.granted, x.settled, x.returned, x.seen)
+    end
+  end
+  local m = algorithm(e.l)
+  s.h = nil
+  local body = m.pack and m.pack(s) or cmsgpack.pack(s)
+  return pack('<Bc7I5I2c0', kind, EPOCH, noted, #e.num, e.num) .. rest .. body
+end
+
+-- fetch reads what is not known yet of the charges.
+local function fetch(charges)
+  local asks
+  for i = 1, #charges do
+    local x = charges[i]
+    local hash = hashes[x.key]
+    if not hash then
+      hash = { key = x.key, known = {}, ask = false, dirty = false }
+      hashes[x.key] = hash
+    end
+    x.hash = hash
+    if not hash.known[x.field] then
+      local ask = hash.ask
+      if not ask then
+        ask = { 'HMGET', x.key }
+        hash.ask = ask
+        asks = asks or {}
+        asks[#asks + 1] = hash
+      end
+      ask[#ask + 1] = x.field
+    end
+  end
+  for i = 1, asks and #asks or 0 do
+    local hash = asks[i]
+    local ask = hash.ask
+    hash.ask = false
+    if #ask == 3 then
+      hash.known[ask[3]] = decode(redis.call('HGET', ask[2], ask[3]), ask[3], hash)
+    else
+      local found = {}
+      for from = 3, #ask, 1000 do -- a function takes a few thousand arguments
+        local part = redis.call('HMGET', ask[2], unpack(ask, from, min(from + 999, #ask)))
+        for j = 1, #part do found[from + j - 1] = part[j] end
+      end
+      for j = 3, #ask do hash.known[ask[j]] = decode(found[j], ask[j], hash) end
+    end
+  end
+end
+
+local function absent(e) return max(e.keep, algorithm(e.l).absent(e.l, e.s)) end
+
+local function forget_leases(b)
+  if not b.leases then return end
+  b.leases = false
+  local holds, h = use('holds'), b.s.h
+  local i = holds.find(h, LEASE, -HUGE)
+  if i then holds.remove(h, i) end
+  if b.l.a == 0 then b.s[3] = nil end
+end
+
+-- recover makes a budget what can be relied on after writes may have been lost. It
+-- follows from the record and the epoch alone, so it need not be written.
+local function recover(e)
+  e.epoch = EPOCH
+  forget_leases(e)
+  if e.l.a < 2 then
+    e.s[2] = max(e.s[2], SINCE)
+    use('bucket').below(e.l, e.s, e.l.burst)
+  end
+end
+
+local function calendar(x, l, at)
+  if l.a ~= 5 then return nil end
+  local quota = use('quota')
+  if l.cal and quota.covers(l, at) then return nil end
+  local cal, pos = {}, 1
+  while pos < #x.cal do
+    local p = {}
+    p[1], p[2], p[3], pos = read('<ddd', x.cal, pos)
+    cal[#cal + 1] = p
+  end
+  l.cal = cal
+  if quota.covers(l, at) then return nil end
+  return at
+end
+
+local function unseen(l, now)
+  local s = algorithm(l).init(l, now)
+  if SINCE > 0 and l.a < 2 then s[1], s[2] = 0, SINCE end
+  return s
+end
+
+-- load finds the budget b of a charge under its numbers. fresh says that there was none,
+-- other that it was kept under other numbers; else b is the record itself, and what is
+-- done to it must be written. It returns the instant for which a calendar is missing.
+local function load(x)
+  local e, l = x.hash.known[x.field], limit(x.num)
+  x.e, x.fresh, x.other = e, false, false
+  local missing = calendar(x, l, NOW)
+  if missing then return missing end
+  if not e.l or NOW >= absent(e) then
+    x.fresh, x.b = true, { num = x.num, l = l, s = unseen(l, NOW), keep = 0, leases = false }
+    return nil
+  end
+  if e.epoch ~= EPOCH then recover(e) end
+  if e.num == x.num then
+    x.b = e
+    return calendar(x, l, max(NOW, algorithm(l).seen(l, e.s)))
+  end
+  local convert = use('convert')
+  local at = convert.at(e.l, e.s, NOW)
+  missing = calendar(x, l, at)
+  if missing then return missing end
+  local b = { num = x.num, l = l, s = convert.convert(e.l, l, e.s, at), keep = absent(e), leases = e.leases }
+  if b.leases and l.a ~= 0 and not convert.same_tags(e.l, l) then forget_leases(b) end
+  if b.leases then
+    local copy = {}
+    for i = 1, #b.leases do
+      local y = b.leases[i]
+      copy[i] = { holder = y.holder, granted = y.granted, settled = y.settled, returned = y.returned, seen = y.seen }
+    end
+    b.leases = copy
+  end
+  x.other, x.b = true, b
+  return nil
+end
+
+local function mark(e)
+  if e.dirty then return end
+  e.dirty = true
+  local hash = e.hash
+  if not hash.dirty then
+    hash.dirty = {}
+    touched[#touched + 1] = hash
+  end
+  hash.dirty[#hash.dirty + 1] = e
+end
+
+-- commit makes what was decided of a charge's budget its record.
+local function commit(x)
+  local e, b = x.e, x.b
+  if b ~= e then
+    e.num, e.l, e.s, e.keep, e.leases, e.epoch = b.num, b.l, b.s, b.keep, b.leases, EPOCH
+  end
+  mark(e)
+end
+
+-- leased reports whether anything is out.
+local function leased(b)
+  local holds = use('holds')
+  local i = holds.find(b.s.h, LEASE, max(NOW, algorithm(b.l).seen(b.l, b.s)))
+  if not i then return false end
+  local _, _, amount = holds.at(b.s.h, i)
+  return amount > 0
+end
+
+-- closed reports whether the budget refuses the call because what of it was lost may
+-- still be spent.
+local function closed(c, l)
+  local a = l.a
+  return NOW < SINCE and c.cost > 0 and c.op <= PEEK and a >= 2 and a <= 5 and not l.soft
+end
+
+-- run does the call on a budget and returns the outcome.
+local function run(c, b)
+  local l = b.l
+  local o = outcome(l)
+  if closed(c, l) then
+    local op = c.op
+    c.op = PEEK
+    algorithm(l).apply(c, l, b.s, o)
+    c.op, o.ok = op, false
+    if not o.never then o.retry = max(o.retry, SINCE - NOW) end
+  else
+    algorithm(l).apply(c, l, b.s, o)
+  end
+  o.leased = b.leases and leased(b)
+  return o
+end
+
+local function look(c, b, cost)
+  local op, was = c.op, c.cost
+  c.op, c.cost = PEEK, cost
+  local o = run(c, b)
+  c.op, c.cost = op, was
+  return o
+end
+
+local function reserves(c, l) return c.op == TAKE and c.holdfor > 0 and c.hold and l.a < 6 end
+
+-- full reports whether a budget has as many reservations as may be open at once.
+local function full(b)
+  local h = b.s.h
+  if not h or h.n < 10000 then return false end
+  return use('holds').ended(h, max(NOW, algorithm(b.l).seen(b.l, b.s))) == 0
+end
+
+local function tell(o)
+  local flags = (o.ok and 1 or 0) + (o.never and 2 or 0) + (o.leased and 4 or 0)
+  return pack('<Bdddddddd', flags, o.limit, o.used, o.remaining, o.overage, o.retry, o.reset, o.delay, o.resets)
+end
+
+local function answer(charges, allowed, replayed, hold)
+  local parts = { pack('<BBdc8', 0, (allowed and 1 or 0) + (replayed and 2 or 0), NOW, hold) }
+  for i = 1, #charges do parts[i + 1] = tell(charges[i].o) end
+  return table.concat(parts)
+end
+
+-- deny counts a refused batch towards the bans of those whose own limits have refused.
+local function deny(charges, c)
+  local banned, counts = {}, {}
+  for i = 1, #charges do
+    local x = charges[i]
+    if not x.o.ok and not x.shadow then
+      if x.b.l.a == 7 then banned[x.owner] = true end
+      if not x.parent and not x.o.never then counts[x.owner] = true end
+    end
+  end
+  for i = 1, #charges do
+    local x = charges[i]
+    if x.b.l.a == 7 and counts[x.owner] and not banned[x.owner] then
+      use('ban').deny(x.b.l, x.b.s, NOW)
+      x.o = look(c, x.b, 0)
+      commit(x)
+    end
+  end
+end
+
+-- take looks at every limit first, and charges them only if all pass.
+local function take(q, charges, c)
+  local keys
+  if q.keyed then
+    for i = 1, #charges do
+      if not keys and charges[i].b.l.a == 8 then keys = charges[i] end
+    end
+  end
+  if keys then
+    local print, hold = use('idempotency').recall(keys.b.s, q.id, NOW)
+    if print then
+      if print ~= q.print then return pack('<Bd', 3, NOW) end
+      for i = 1, #charges do charges[i].o = look(c, charges[i].b, 0) end
+      return answer(charges, true, true, hold or NONE)
+    end
+  end
+  local allowed, crowded = true, false
+  for i = 1, #charges do
+    local x = charges[i]
+    q.name(c, x)
+    x.o = look(c, x.b, x.cost)
+    if not x.o.ok then
+      allowed = allowed and x.shadow
+    elseif reserves(c, x.b.l) and full(x.b) then
+      crowded = true
+    end
+  end
+  if allowed and crowded then return pack('<Bd', 4, NOW) end
+  for i = 1, #charges do
+    local x = charges[i]
+    local l, o = x.b.l, x.o
+    if x == keys and allowed then
+      if use('idempotency').remember(l, x.b.s, NOW, q.id, q.print, q.hold) then commit(x) end
+      q.name(c, x)
+      x.o = look(c, x.b, 0)
+    elseif allowed and o.ok and l.a ~= 7 then
+      q.name(c, x)
+      c.cost = x.cost
+      x.o = run(c, x.b)
+      if x.cost > 0 or reserves(c, l) then commit(x) end
+    elseif x.other and not o.ok and not o.never and x.cost > 0 and l.a ~= 7 then
+      commit(x) -- refused under these numbers: it goes on under them
+    end
+  end
+  if not allowed and not q.again then deny(charges, c) end
+  return answer(charges, allowed, false, q.hold)
+end
+
+-- visit does the operations that ask each limit for itself.
+local function visit(q, charges, c)
+  local allowed, op = true, c.op
+  for i = 1, #charges do
+    local x = charges[i]
+    c.cost = x.cost
+    local o = run(c, x.b)
+    x.o = o
+    allowed = allowed and (o.ok or x.shadow)
+    local moved = true
+    if op == PEEK or op == DEBIT and (x.cost == 0 or x.b.l.a >= 7) then
+      moved = false
+    elseif op == SETTLE or op == RENEW then
+      moved = o.ok
+    elseif op == RELEASE and x.b.l.a ~= 6 then
+      moved = x.other
+    end
+    if moved and (not x.fresh or op == DEBIT) then commit(x) end
+  end
+  return answer(charges, allowed, false, q.hold)
+end
+
+local function reset(q, charges, c)
+  for i = 1, #charges do
+    local x = charges[i]
+    if x.b.leases and use('lease').reset(x.b, NOW, unseen, forget_leases) then
+      commit(x)
+    else
+      local l = x.b.l
+      x.e.l = false
+      mark(x.e)
+      x.b = { l = l, s = unseen(l, NOW), keep = 0, leases = false }
+    end
+    x.o = look(c, x.b, 0)
+  end
+  return answer(charges, true, false, q.hold)
+end
+
+-- undo gives back what an earlier take charged that was allowed: by the name under which
+-- it is held, or where the window, slot or entry of its instant still stands.
+local function undo(q, charges, c)
+  for i = 1, #charges do
+    local x = charges[i]
+    local a, m, moved = x.b.l.a, algorithm(x.b.l), false
+    if x.fresh then
+      moved = false
+    elseif a == 8 then
+      if q.keyed then
+        m.forget(x.b.s, q.id, NOW)
+        moved = true
+      end
+    elseif a == 6 then
+      c.op, c.cost, c.hold = RELEASE, 0, q.held or q.trial
+      if c.hold then
+        run(c, x.b)
+        moved = true
+      end
+    elseif a < 6 and q.trial and (x.cost > 0 or q.holdfor > 0) then
+      c.op, c.cost, c.hold = SETTLE, 0, q.trial
+      moved = run(c, x.b).ok
+    elseif a >= 2 and a < 6 and x.cost > 0 and not x.other then
+      local tag = m.tag(x.b.l, x.b.s, q.at)
+      if tag ~= -HUGE then
+        m.credit(x.b.l, x.b.s, NOW, tag, x.cost)
+        moved = true
+      end
+    end
+    if moved then commit(x) end
+  end
+  return pack('<B', 5)
+end
+
+-- question reads the head of a call, and where its charges begin. trial is the name
+-- under which a take that may be undone is held: that of the batch's own reservation,
+-- or one that it has for a moment.
+local TRIAL_FOR = 2000000
+local function question(p)
+  local form, op, n, own, pos = read('<BBI2I2', p)
+  local q = {
+    form = form, op = op, n = n, own = own, hold = NONE, held = false, holdfor = 0, maxdelay = 0, trial = false, at = 0,
+    again = false, keyed = false, id = false, print = false, name = false,
+  }
+  if form == 0 then
+    local bits
+    q.hold, q.holdfor, q.maxdelay, bits, q.id, q.print, q.trial, q.at, pos = read('<c8ddBc16c8c8d', p, pos)
+    q.again, q.keyed = bits % 2 == 1, bits >= 2
+    q.held = q.hold ~= NONE and q.hold ~= LEASE and q.hold
+    if q.holdfor > 0 then q.trial = q.held elseif q.trial == NONE then q.trial = false end
+  end
+  return q, pos
+end
+
+-- name gives the call the name and the time for which the charge is held.
+local function name(q)
+  if not q.trial or q.holdfor > 0 then
+    return function(c) c.hold, c.holdfor = q.held, q.holdfor end
+  end
+  return function(c, x)
+    if x.b.l.a == 6 then
+      c.hold, c.holdfor = q.held or q.trial, 0
+    elseif x.cost > 0 then
+      c.hold, c.holdfor = q.trial, TRIAL_FOR
+    else
+      c.hold, c.holdfor = false, 0
+    end
+  end
+end
+
+local base = 0 -- the keys of the calls before
+local function decide(p)
+  local q, pos = question(p)
+  local charges = {}
+  for i = 1, q.n do
+    local k, field, flags, num, cost, owner, cal, r
+    k, field, flags, num, cost, owner, cal, pos = read('<I2c16BI2c0dI2I2c0', p, pos)
+    if q.form == 1 then pos = pos + 24 end
+    if q.op == ACQUIRE then r, pos = use('lease').request(p, pos) end
+    charges[i] = {
+      key = KEYS[base + k], field = field, shadow = flags % 2 == 1, parent = floor(flags / 2) % 2 == 1, num = num, cost = cost,
+      owner = owner, cal = cal, r = r, hash = false, e = false, b = false, fresh = false, other = false, o = false,
+    }
+  end
+  base = base + q.own
+  fetch(charges)
+  for i = 1, #charges do
+    local missing = load(charges[i])
+    if missing then return pack('<Bd', 2, missing) end
+  end
+  local c = call(q.op, NOW)
+  c.hold, c.holdfor, c.maxdelay = q.held, q.holdfor, q.maxdelay
+  if q.op == TAKE then
+    q.name = name(q)
+    return take(q, charges, c)
+  elseif q.op == RESET then
+    return reset(q, charges, c)
+  elseif q.op == UNDO then
+    return undo(q, charges, c)
+  elseif q.op == ACQUIRE then
+    local lease, parts = use('lease'), { pack('<Bd', 6, NOW) }
+    for i = 1, #charges do
+      local x = charges[i]
+      load(x) -- once more: another request may have changed it
+      local head, moved = lease.acquire(x.b, x.r, EPOCH, NOW, SINCE, forget_leases)
+      if moved then commit(x) end
+      x.o = look(c, x.b, max(0, x.r.least))
+      parts[2 * i], parts[2 * i + 1] = head, tell(x.o)
+    end
+    return table.concat(parts)
+  end
+  return visit(q, charges, c)
+end
+
+-- save writes what has changed of a hash. Its expiry moves only if a record needs it,
+-- and then further than it needs, so that an active budget rarely pays for it.
+local function save(hash)
+  local dirty, drop, expires, new = hash.dirty, nil, 0, true
+  local write, n = {}, 0
+  for i = 1, #dirty do
+    local e = dirty[i]
+    local gone = e.l and absent(e) or -HUGE
+    if e.noted >= 0 then new = false end
+    if gone > NOW then
+      local noted, need = max(0, e.noted), floor(gone / 1000000) + 1
+      if REAL and need > noted then
+        noted = need + floor(min(max((gone - NOW) / 1000000, 1), 600))
+        expires = max(expires, noted)
+      end
+      write[n + 1], write[n + 2] = e.field, encode(e, noted)
+      n = n + 2
+    elseif e.noted >= 0 then
+      drop = drop or {}
+      drop[#drop + 1] = e.field
+    end
+  end
+  for from = 1, n, 2000 do redis.call('HSET', hash.key, unpack(write, from, min(from + 1999, n))) end
+  if drop then
+    for from = 1, #drop, 1000 do redis.call('HDEL', hash.key, unpack(drop, from, min(from + 999, #drop))) end
+  end
+  if expires > 0 and not (new and redis.call('EXPIREAT', hash.key, expires, 'NX') == 1) then
+    redis.call('EXPIREAT', hash.key, expires, 'GT')
+  end
+end
+
+local answers = {}
+for i = 2, #ARGV do answers[i - 1] = decide(ARGV[i]) end
+for i = 1, #touched do save(touched[i]) end
+return answers

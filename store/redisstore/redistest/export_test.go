@@ -1,0 +1,3 @@
+package redistest
+
+var AwaitForTest = await
