@@ -15,6 +15,8 @@ require (
 	github.com/spf13/cobra v1.10.2
 )
 
+require github.com/redis/rueidis v1.0.79 // indirect
+
 require (
 	cel.dev/cel-go v0.33.2 // indirect
 	cel.dev/expr v0.25.1 // indirect
@@ -23,6 +25,7 @@ require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/go-openapi/jsonpointer v0.22.5 // indirect
 	github.com/go-openapi/swag/jsonname v0.25.5 // indirect
+	github.com/headgate/headgate/store/redisstore v0.0.0
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/kr/pretty v0.3.1 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
@@ -45,3 +48,5 @@ require (
 replace github.com/headgate/headgate => ../
 
 replace github.com/headgate/headgate/gate => ../gate
+
+replace github.com/headgate/headgate/store/redisstore => ../store/redisstore

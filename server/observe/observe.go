@@ -61,6 +61,8 @@ type Metrics struct {
 	replayed  *family
 	errors    *family
 	failOpen  prometheus.Counter
+	store     *prometheus.HistogramVec
+	failures  *prometheus.CounterVec
 	panics    prometheus.Counter
 	reloads   prometheus.Counter
 
@@ -100,6 +102,13 @@ func New(b Build, state func() State) *Metrics {
 			Name: "headgate_decision_duration_seconds", Help: "Time from the decoded request to the encoded answer.",
 			Buckets: []float64{1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 5e-3, 15e-3, 25e-3, 0.1, 0.5},
 		}, []string{"door"}),
+		store: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "headgate_store_duration_seconds", Help: "Time that calls to a shared store took.",
+			Buckets: []float64{1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 25e-3, 5e-2, 0.1, 0.25, 1},
+		}, []string{"store", "op"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "headgate_store_errors_total", Help: "Calls to a shared store that failed, by kind.",
+		}, []string{"store", "kind"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "headgate_panics_total", Help: "Requests that ended in a panic.",
 		}),
@@ -111,7 +120,7 @@ func New(b Build, state func() State) *Metrics {
 	for _, f := range []*family{m.cost, m.candidate, m.shadow, m.degraded, m.replayed, m.errors} {
 		m.registry.MustRegister(f.vec)
 	}
-	m.registry.MustRegister(m.decisions, m.seconds, m.failOpen, m.panics, m.reloads, newStateCollector(b, state),
+	m.registry.MustRegister(m.decisions, m.seconds, m.failOpen, m.store, m.failures, m.panics, m.reloads, newStateCollector(b, state),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -126,6 +135,15 @@ func (m *Metrics) Panicked() { m.panics.Inc() }
 
 // ReloadFailed counts a reload that left the old policy in force.
 func (m *Metrics) ReloadFailed() { m.reloads.Inc() }
+
+// StoreCalled counts a call to a shared store that took so long. kind is of the
+// failure, "" for none; store, op and kind are from small fixed sets.
+func (m *Metrics) StoreCalled(store, op string, took time.Duration, kind string) {
+	m.store.WithLabelValues(store, op).Observe(took.Seconds())
+	if kind != "" {
+		m.failures.WithLabelValues(store, kind).Inc()
+	}
+}
 
 // Failed counts a request that a door answered with a problem.
 func (m *Metrics) Failed(door, code string) { m.errors.of(key{code, door}).Inc() }

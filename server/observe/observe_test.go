@@ -33,7 +33,8 @@ func wantLines(t *testing.T, got string, want ...string) {
 func TestSeries(t *testing.T) {
 	m := New(Build{"v1", "abc", "go1"}, func() State {
 		return State{
-			Keys: 3, OverflowCells: 2, MemoryBytes: 100, MemoryLimit: 200, StoreUp: true, UnknownPlans: 5, Waiting: 4,
+			Memory: &Memory{Keys: 3, OverflowCells: 2, Bytes: 100, Limit: 200}, StoreUp: true, UnknownPlans: 5, Waiting: 4,
+			Shared:   &Shared{Breaker: 1, Nodes: 3, LeaseTokens: 640, Leases: 10, LeaseDecisions: 12},
 			Modes:    []Mode{{"a", "r", "shadow"}, {Mode: "enforce"}},
 			Revision: 7, ReloadOK: true, ReloadAt: time.UnixMilli(1500),
 		}
@@ -50,6 +51,8 @@ func TestSeries(t *testing.T) {
 	m.Decided(&Decision{Application: "c", Rule: "r", Allowed: true, Reason: headgate.OK, Door: "http", Degraded: "open", WouldDeny: true, Tried: true}, 0)
 	m.Decided(&Decision{Application: "c", Rule: "r", Reason: headgate.StoreUnavailable, Door: "http", Degraded: "closed", Tried: true, TriedAllowed: true}, 0)
 	m.Failed("http", "invalid_request")
+	m.StoreCalled("redis", "apply", 300*time.Microsecond, "")
+	m.StoreCalled("redis", "apply", 30*time.Millisecond, "timeout")
 	m.Panicked()
 	m.ReloadFailed()
 	wantLines(t, scrape(t, m),
@@ -73,6 +76,9 @@ func TestSeries(t *testing.T) {
 		`headgate_keys 3`, `headgate_store_up 1`, `headgate_unknown_plans_total 5`, `headgate_policy_revision 7`,
 		`headgate_policy_last_reload_successful 1`, `headgate_policy_last_reload_timestamp_seconds 1.5`,
 		`headgate_build_info{commit="abc",go="go1",version="v1"} 1`,
+		`headgate_breaker_state 1`, `headgate_nodes 3`, `headgate_lease_outstanding 640`, `headgate_leases 10`, `headgate_lease_decisions_total 12`,
+		`headgate_store_duration_seconds_count{op="apply",store="redis"} 2`, `headgate_store_duration_seconds_bucket{op="apply",store="redis",le="0.0005"} 1`,
+		`headgate_store_errors_total{kind="timeout",store="redis"} 1`,
 		`headgate_panics_total 1`, `headgate_policy_reload_failures_total 1`,
 	)
 }

@@ -8,11 +8,12 @@ import (
 
 // State is what a server shows of itself at a scrape.
 type State struct {
-	// Keys is the number of keys of which the store has state, OverflowCells
-	// that of the cells that keys share for want of memory.
-	Keys, OverflowCells int64
-	// MemoryBytes is the memory that holds state, MemoryLimit its cap.
-	MemoryBytes, MemoryLimit int64
+	// Memory is what the store of this process holds; nil where state lives
+	// elsewhere.
+	Memory *Memory
+	// Shared is what this node sees of a store that others share; nil where
+	// state lives in this process.
+	Shared *Shared
 	// StoreUp is whether the store can decide.
 	StoreUp bool
 	// UnknownPlans is the number of requests that named a plan that does not
@@ -29,6 +30,29 @@ type State struct {
 	ReloadAt time.Time
 }
 
+// Memory is the state in memory.
+type Memory struct {
+	// Keys is the number of keys of which there is state, OverflowCells that
+	// of the cells that keys share for want of memory.
+	Keys, OverflowCells int64
+	// Bytes is the memory that holds state, Limit its cap.
+	Bytes, Limit int64
+}
+
+// Shared is one node's view of a shared store.
+type Shared struct {
+	// Breaker is 0 while it lets calls through, 1 while it tries, 2 while it
+	// lets none through.
+	Breaker int
+	// Nodes is how many nodes shared the store when it was last heard from.
+	Nodes int
+	// LeaseTokens are granted to this node and not spent, Leases the budgets
+	// of which it holds any.
+	LeaseTokens, Leases int64
+	// LeaseDecisions were made from leases, without asking the store.
+	LeaseDecisions uint64
+}
+
 // Mode is an override in force. Application and Rule are empty where it holds
 // for all; Mode is "shadow" or "enforce".
 type Mode struct{ Application, Rule, Mode string }
@@ -40,6 +64,7 @@ type stateCollector struct {
 	build prometheus.Metric
 
 	keys, overflow, bytes, limit, up, plans, waiting, mode, revision, ok, at *prometheus.Desc
+	breaker, nodes, leaseTokens, leases, leaseDecisions                      *prometheus.Desc
 }
 
 func newStateCollector(b Build, state func() State) *stateCollector {
@@ -59,7 +84,14 @@ func newStateCollector(b Build, state func() State) *stateCollector {
 		plans:    desc("headgate_unknown_plans_total", "Requests that named an unknown plan and were decided by the default plan."),
 		revision: desc("headgate_policy_revision", "Revision of the policy in force."),
 		ok:       desc("headgate_policy_last_reload_successful", "1 if the policy was read without fault when it was last read."),
-		at:       desc("headgate_policy_last_reload_timestamp_seconds", "When the policy was last read."),
+
+		breaker:        desc("headgate_breaker_state", "Whether calls to the store are let through: 0 closed, they are; 1 half-open, one now and then; 2 open, none."),
+		nodes:          desc("headgate_nodes", "Nodes that shared the store when it was last heard from."),
+		leaseTokens:    desc("headgate_lease_outstanding", "Tokens that the store granted to this node and that are not spent."),
+		leases:         desc("headgate_leases", "Budgets of which this node holds tokens."),
+		leaseDecisions: desc("headgate_lease_decisions_total", "Decisions made from leases, without asking the store."),
+
+		at: desc("headgate_policy_last_reload_timestamp_seconds", "When the policy was last read."),
 	}
 }
 
@@ -67,6 +99,7 @@ func newStateCollector(b Build, state func() State) *stateCollector {
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.keys, c.overflow, c.bytes, c.limit, c.up, c.plans, c.waiting, c.mode, c.revision, c.ok, c.at, c.build.Desc(),
+		c.breaker, c.nodes, c.leaseTokens, c.leases, c.leaseDecisions,
 	} {
 		ch <- d
 	}
@@ -76,10 +109,19 @@ func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	s := c.state()
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
-	gauge(c.keys, float64(s.Keys))
-	gauge(c.overflow, float64(s.OverflowCells))
-	gauge(c.bytes, float64(s.MemoryBytes))
-	gauge(c.limit, float64(s.MemoryLimit))
+	if m := s.Memory; m != nil {
+		gauge(c.keys, float64(m.Keys))
+		gauge(c.overflow, float64(m.OverflowCells))
+		gauge(c.bytes, float64(m.Bytes))
+		gauge(c.limit, float64(m.Limit))
+	}
+	if h := s.Shared; h != nil {
+		gauge(c.breaker, float64(h.Breaker))
+		gauge(c.nodes, float64(h.Nodes))
+		gauge(c.leaseTokens, float64(h.LeaseTokens))
+		gauge(c.leases, float64(h.Leases))
+		ch <- prometheus.MustNewConstMetric(c.leaseDecisions, prometheus.CounterValue, float64(h.LeaseDecisions))
+	}
 	gauge(c.waiting, float64(s.Waiting))
 	for _, m := range s.Modes[:min(len(s.Modes), MaxSets)] {
 		ch <- prometheus.MustNewConstMetric(c.mode, prometheus.GaugeValue, 1, m.Application, m.Rule, m.Mode)

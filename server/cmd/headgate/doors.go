@@ -27,30 +27,33 @@ import (
 // house is what the doors lead into.
 type house struct {
 	gate    *gate.Gate
-	store   *memstore.Store
+	backend *backend
 	metrics *observe.Metrics
 	journal *journal.Journal        // nil where nobody can read it
 	admin   map[string]http.Handler // nil where it is turned off
 	log     *slog.Logger
 }
 
-func newMetrics(g *gate.Gate, store *memstore.Store) *observe.Metrics {
+// newMetrics makes metrics that show h's gate and backend. Both must be there when
+// somebody looks.
+func newMetrics(h *house) *observe.Metrics {
 	name, commit := buildVersion()
 	return observe.New(observe.Build{Version: name, Commit: commit, GoVersion: runtime.Version()}, func() observe.State {
-		st, mem := g.Status(), store.Stats()
+		st := h.gate.Status()
 		var modes []observe.Mode
-		for _, m := range g.Modes() {
+		for _, m := range h.gate.Modes() {
 			name := "enforce"
 			if m.Shadow {
 				name = "shadow"
 			}
 			modes = append(modes, observe.Mode{Application: m.Application, Rule: m.Rule, Mode: name})
 		}
-		return observe.State{
-			Keys: mem.Keys, OverflowCells: mem.Overflow, MemoryBytes: mem.Bytes, MemoryLimit: mem.MaxBytes,
-			StoreUp: g.Ready() == nil, UnknownPlans: g.UnknownPlans(), Waiting: g.Waiting(), Modes: modes,
+		s := observe.State{
+			StoreUp: h.gate.Ready() == nil, UnknownPlans: h.gate.UnknownPlans(), Waiting: h.gate.Waiting(), Modes: modes,
 			Revision: st.Revision, ReloadOK: st.LastReloadOK, ReloadAt: st.LastReloadAt,
 		}
+		h.backend.observe(&s)
+		return s
 	})
 }
 

@@ -23,7 +23,14 @@ func newHouse(t *testing.T, policy string) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &house{gate: g, store: store, metrics: newMetrics(g, store), journal: journal.New(journal.Config{}), log: slog.New(slog.DiscardHandler)}
+	return houseOf(g, store)
+}
+
+// houseOf is what serve makes of a gate and a store in memory.
+func houseOf(g *gate.Gate, store *memstore.Store) *house {
+	h := &house{gate: g, backend: &backend{store: store, memory: store}, journal: journal.New(journal.Config{}), log: slog.New(slog.DiscardHandler)}
+	h.metrics = newMetrics(h)
+	return h
 }
 
 func (h *house) scrape() string {
@@ -118,7 +125,7 @@ func BenchmarkDecided(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	h := &house{gate: g, store: store, metrics: newMetrics(g, store), journal: journal.New(journal.Config{})}
+	h := houseOf(g, store)
 	decided := h.decided("http")
 	for _, cost := range []int64{0, 11} {
 		name := map[int64]string{0: "allowed", 11: "refused"}[cost]

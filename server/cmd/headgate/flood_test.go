@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/binary"
 	"flag"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -112,7 +111,8 @@ func TestFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer g.Close()
-	h := &house{gate: g, store: store, metrics: newMetrics(g, store), log: slog.New(slog.DiscardHandler)}
+	h := houseOf(g, store)
+	h.journal = nil
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

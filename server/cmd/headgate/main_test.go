@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -52,7 +51,8 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			h := &house{gate: g, store: store, metrics: newMetrics(g, store), log: slog.New(slog.DiscardHandler)}
+			h := houseOf(g, store)
+			h.journal = nil // openAdmin makes one
 			var end func()
 			if h.admin, end, err = h.openAdmin(&settings{data: env.WorkDir + "/" + defaultData}); err != nil {
 				return err
@@ -138,10 +138,10 @@ func TestSettingsPrecedence(t *testing.T) {
 	}
 	t.Setenv("HEADGATE_HTTP", "unix:x")
 	t.Setenv("HEADGATE_STORE_FILE", dir+"/store")
-	if err := os.WriteFile(dir+"/store", []byte("redis://:password@host\n"), 0o600); err != nil {
+	if err := os.WriteFile(dir+"/store", []byte("postgres://:password@host\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := read(); got != "--store: not supported yet: anything but memory" {
+	if got := read(); got != "--store: not supported yet: embedded, postgres:// and dynamodb://" {
 		t.Errorf("secret from a file: %s", got)
 	}
 	t.Setenv("HEADGATE_STORE", "memory")

@@ -53,9 +53,15 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) error {
 		return err
 	}
 	defer ls.close()
-	store := memstore.New(memstore.Config{MaxBytes: s.memory})
-	defer store.Close()
-	g, err := gate.Open(ctx, gate.Config{PolicyFile: s.policy, Store: store, Logger: log})
+	h := &house{log: log}
+	h.metrics = newMetrics(h)
+	b, err := openBackend(ctx, s, h.metrics.StoreCalled, log)
+	if err != nil {
+		return err
+	}
+	defer b.store.Close()
+	h.backend = b
+	g, err := gate.Open(ctx, gate.Config{PolicyFile: s.policy, Store: b.store, Local: b.local, Logger: log})
 	if err != nil {
 		if faults, ok := errors.AsType[policy.Faults](err); ok {
 			return fmt.Errorf("the policy has %s:\n%w", count(len(faults), "fault"), faults)
@@ -63,7 +69,7 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) error {
 		return err
 	}
 	defer g.Close()
-	h := &house{gate: g, store: store, metrics: newMetrics(g, store), log: log}
+	h.gate = g
 	if s.admin != "" {
 		routes, end, err := h.openAdmin(s)
 		if err != nil {
@@ -72,7 +78,6 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) error {
 		defer end()
 		h.admin = routes
 	}
-	log.Warn("store memory: state is lost at stop", "budget_bytes", s.memory)
 
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
@@ -93,7 +98,9 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) error {
 			}
 		})
 	}
-	tasks.Go(func() { sweep(background, store, log) })
+	if b.memory != nil {
+		tasks.Go(func() { sweep(background, b.memory, log) })
+	}
 	return serveUntil(ctx, h.doors(ls), drain, log)
 }
 

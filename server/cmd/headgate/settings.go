@@ -29,6 +29,7 @@ type settings struct {
 	admin  string // "" for none, autoAdmin for the usual
 	data   string
 	token  string // of the administration, "" for that of the data directory
+	store  string // "memory" or a URL, which may hold a password
 	memory int64
 	open   bool // --decision-auth=open was said
 	log    configFile
@@ -59,7 +60,7 @@ var serveSettings = []setting{
 	{name: "policy", usage: "policy `FILE`, read again when it changes and on SIGHUP (default: built-in policy)"},
 	{name: "config", usage: "configuration `FILE`"},
 	{name: "data", value: defaultData, usage: "`DIR` for the admin token, made at the first start"},
-	{name: "store", value: "memory", usage: "`STORE` of state: memory, which is lost at stop", key: "store", secret: true},
+	{name: "store", value: "memory", usage: "`STORE` of state: memory, which is lost at stop, or redis://[USER:PASSWORD@]HOST:PORT, shared by all nodes that name it (rediss:// for TLS)", key: "store", secret: true},
 	{name: "records", usage: "`URL` of the records (not supported yet)", later: true, secret: true},
 	{name: "http", value: "127.0.0.1:8080", usage: "`ADDRESS` of the HTTP door: HOST:PORT, unix:PATH, or empty for none", key: "listen.http"},
 	{name: "grpc", usage: "`ADDRESS` of the gRPC door (not supported yet)", later: true},
@@ -129,9 +130,9 @@ func readSettings(cmd *cobra.Command) (*settings, error) {
 // check turns the values into settings.
 func check(v map[string]string, config configFile) (*settings, error) {
 	s := &settings{policy: v["policy"], http: v["http"], admin: v["admin"], data: v["data"], log: config}
-	if v["store"] != "memory" {
-		// The value may hold a password.
-		return nil, errors.New("--store: not supported yet: anything but memory")
+	var err error
+	if s.store, err = checkStore(v["store"]); err != nil {
+		return nil, err
 	}
 	switch v["decision-auth"] {
 	case "":
@@ -142,7 +143,6 @@ func check(v map[string]string, config configFile) (*settings, error) {
 	default:
 		return nil, usageError{fmt.Errorf("--decision-auth %q: must be open or token", v["decision-auth"])}
 	}
-	var err error
 	if s.memory, err = parseSize(v["memory"]); err != nil {
 		return nil, usageError{fmt.Errorf("--memory %q: %w", v["memory"], err)}
 	}
@@ -161,6 +161,21 @@ func check(v map[string]string, config configFile) (*settings, error) {
 		return nil, usageError{errors.New("nothing to serve: --http is empty and there is no other door yet")}
 	}
 	return s, nil
+}
+
+// checkStore looks at which store is meant. No error repeats the value: it may
+// hold a password.
+func checkStore(value string) (string, error) {
+	if value == "memory" {
+		return value, nil
+	}
+	switch scheme, _, found := strings.Cut(value, "://"); {
+	case found && (scheme == "redis" || scheme == "rediss"):
+		return value, nil
+	case value == "embedded", found && (scheme == "postgres" || scheme == "postgresql" || scheme == "dynamodb"):
+		return "", errors.New("--store: not supported yet: embedded, postgres:// and dynamodb://")
+	}
+	return "", usageError{errors.New("--store: must be memory, or a URL that begins with redis:// or rediss://")}
 }
 
 // checkAddress looks at how an address is written; whether it can be had shows

@@ -85,6 +85,21 @@ func TestContract(t *testing.T) {
 	})
 }
 
+// TestContractAway: and so is every one without the store.
+func TestContractAway(t *testing.T) {
+	gatetest.RunAway(t, func(t *testing.T, policy string, wrap func(headgate.Store) headgate.Store) gatetest.Holder {
+		memory := func() headgate.Store {
+			return memstore.New(memstore.Config{MaxBytes: 1 << 20, Origin: gatetest.Start.UnixMicro()})
+		}
+		g, err := gate.Open(t.Context(), gate.Config{Policy: []byte(policy), Store: wrap(memory()), Local: memory()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &clocked{Gate: g}
+		return overHTTP{c, New(Config{Gate: c})}
+	})
+}
+
 func (o overHTTP) Decide(ctx context.Context, c gatetest.Call) (gatetest.Answer, error) {
 	o.gate.now = c.At.UnixMicro()
 	path := "/v1/take"

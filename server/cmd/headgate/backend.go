@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/server/observe"
+	"github.com/headgate/headgate/store/memstore"
+)
+
+// backend is where the state of limits lives.
+type backend struct {
+	// store is what the gate asks.
+	store headgate.Store
+	// local decides while store is away; nil where it cannot be.
+	local headgate.Store
+	// memory is nil where state is shared, shared where it is not.
+	memory *memstore.Store
+	shared *shared
+}
+
+// openBackend opens the store that was asked for. called is told of every call of
+// one that is not in this process.
+func openBackend(ctx context.Context, s *settings, called func(store, op string, took time.Duration, kind string), log *slog.Logger) (*backend, error) {
+	if s.store == "memory" {
+		m := memstore.New(memstore.Config{MaxBytes: s.memory})
+		log.Warn("store memory: state is lost at stop", "budget_bytes", s.memory)
+		return &backend{store: m, memory: m}, nil
+	}
+	b, err := openRedis(ctx, s.store, s.memory, func(op string, took time.Duration, kind string) { called("redis", op, took, kind) }, log)
+	if err != nil {
+		return nil, fmt.Errorf("--store: %w", err)
+	}
+	return b, nil
+}
+
+// observe fills in what the backend shows of itself.
+func (b *backend) observe(s *observe.State) {
+	if b.memory != nil {
+		st := b.memory.Stats()
+		s.Memory = &observe.Memory{Keys: st.Keys, OverflowCells: st.Overflow, Bytes: st.Bytes, Limit: st.MaxBytes}
+	}
+	if b.shared != nil {
+		b.shared.observe(s)
+	}
+}
