@@ -50,7 +50,9 @@ var layers = map[string]struct {
 		"server/journal", "server/admin", "server/openapi", "internal/clientip",
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/fsnotify/fsnotify", "github.com/goccy/go-yaml",
 	}, "wires everything; the only room that reads flags and the environment"},
-	"examples/nginx": {nil, "runs other programs"},
+	"examples/stage":   {nil, "starts other programs"},
+	"examples/nginx":   {[]string{"examples/stage"}, "runs other programs"},
+	"examples/cluster": {[]string{"examples/stage"}, "runs other programs"},
 }
 
 // packages parses the imports of every Go file of the repository but those of

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/headgate/headgate/examples/stage"
 )
 
 //go:embed count.lua
@@ -97,7 +99,7 @@ func (s *stack) driveOne(ctx context.Context, c client, script string, d time.Du
 	if c.key != "" {
 		args = append(args, "--header", "X-Api-Key: "+c.key)
 	}
-	wrk, err := find("wrk")
+	wrk, err := stage.Find("wrk", "nginx-light wrk")
 	if err != nil {
 		return o, err
 	}

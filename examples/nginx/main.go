@@ -65,7 +65,7 @@ func run(ctx context.Context, w io.Writer, headgate string, d time.Duration) (er
 		}
 	}
 	fmt.Fprintf(w, "\nHeadgate is stopped. / stays up, /api/ is closed, as nginx.conf says:\n\n")
-	if err := s.headgate.stop(); err != nil {
+	if err := s.headgate.Stop(); err != nil {
 		return err
 	}
 	return errors.Join(s.show(ctx, w, "/", 200), s.show(ctx, w, "/api/orders", 503))

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -340,22 +339,17 @@ func testAway(t *testing.T, bin string) {
 		}
 	}
 
-	pid := s.headgate.cmd.Process.Pid
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+	if err := s.headgate.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.headgate.cmd.Process.Signal(syscall.SIGCONT) }) // or it could not be ended
-	// The kill returns at once, the wait when the last thread has halted.
-	if _, err := syscall.Wait4(pid, nil, syscall.WUNTRACED, nil); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() { s.headgate.Resume() }) // or it could not be ended
 	away("hanging")
-	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+	if err := s.headgate.Resume(); err != nil {
 		t.Fatal(err)
 	}
 	s.mustRefuse(t, from, "GET", "/login", "")
 
-	if err := s.headgate.stop(); err != nil {
+	if err := s.headgate.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	away("stopped")
