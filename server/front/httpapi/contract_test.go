@@ -225,7 +225,7 @@ func failure(w *httptest.ResponseRecorder) error {
 	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
 		return fmt.Errorf("status %d: %w", w.Code, err)
 	}
-	code := map[int]headgate.Code{400: headgate.InvalidRequest, 404: headgate.NotFound, 422: headgate.Conflict}[w.Code]
+	code := map[int]headgate.Code{400: headgate.InvalidRequest, 404: headgate.NotFound, 422: headgate.Conflict, 503: headgate.Unavailable}[w.Code]
 	return &headgate.Error{Code: code, Field: p.Field, Err: errors.New(strings.TrimPrefix(p.Detail, p.Field+": "))}
 }
 

@@ -191,7 +191,7 @@ func appendLimit(b []byte, l *gate.LimitState) []byte {
 	b = append(b, `,"mode":"`...)
 	b = append(b, mode(l.Shadow)...)
 	b = append(b, `","exact":`...)
-	b = strconv.AppendBool(b, !l.Shared)
+	b = strconv.AppendBool(b, !l.Shared && !l.Leased)
 	return append(b, '}')
 }
 
