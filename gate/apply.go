@@ -119,10 +119,13 @@ func (q *question) applyCandidate(ctx context.Context, d *Decision) {
 	c.sum, d.candidacy = c.batch.Decision(), true
 }
 
-// reportStore logs that the store could not decide, at most once a second.
+// reportEvery is how often it is logged that the store cannot decide, in seconds.
+const reportEvery = 60
+
+// reportStore logs that the store could not decide, now and then.
 func (g *Gate) reportStore(err error) {
 	n, now := g.storeFailures.Add(1), time.Now().Unix()
-	if last := g.storeReported.Load(); now != last && g.storeReported.CompareAndSwap(last, now) {
+	if last := g.storeReported.Load(); now-last >= reportEvery && g.storeReported.CompareAndSwap(last, now) {
 		g.log.Warn("store could not decide", "error", err, "so far", n)
 	}
 }

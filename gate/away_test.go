@@ -1,9 +1,12 @@
 package gate_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -405,6 +408,31 @@ applications:
 		<-time.After(time.Second)
 		if n, by := second("quota"); n != 900 || by[""] != 900 {
 			t.Errorf("back: %d passed, %v", n, by)
+		}
+	})
+}
+
+// While the store is away that is logged once a minute, not for every request.
+func TestReportsStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged bytes.Buffer
+		g, err := gate.Open(t.Context(), gate.Config{
+			Policy: []byte("version: 1\napplications: {a: {limits: [{name: all, rate: 9/h}]}}"),
+			Store:  broken{&headgate.Error{Code: headgate.Unavailable, Err: errors.New("connection refused")}},
+			Logger: slog.New(slog.NewTextHandler(&logged, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d gate.Decision
+		for range 180 {
+			if err := g.Take(t.Context(), &gate.Request{Application: "a", Operation: "x"}, &d); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(time.Second)
+		}
+		if n := strings.Count(logged.String(), "connection refused"); n != 3 || !strings.Contains(logged.String(), `"so far"=121`) {
+			t.Errorf("%d lines in three minutes:\n%s", n, logged.String())
 		}
 	})
 }

@@ -25,7 +25,7 @@ const acquirePatience = 250 * time.Millisecond
 // Acquire passes the requests on to the authority behind a; see
 // [headgate.Authority].
 func (a *Authority) Acquire(ctx context.Context, requests []headgate.LeaseRequest, replies []headgate.LeaseReply) error {
-	err := a.do(ctx, acquirePatience, a.config.MaxInFlight, func(ctx context.Context) error {
+	err := a.doWithin(ctx, acquirePatience, a.config.MaxInFlight, func(ctx context.Context) error {
 		return a.inner.Acquire(ctx, requests, replies)
 	})
 	if err == nil {

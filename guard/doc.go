@@ -3,8 +3,8 @@
 //
 // # Calls
 //
-// A [Store] passes every batch on to the store behind it, for no longer than
-// Batch.Patience. It fails calls at once, with code Unavailable, while its
+// A [Store] passes every batch on to the store behind it, which gives up when
+// Batch.Patience ends. It fails calls at once, with code Unavailable, while its
 // breaker is open, while as many calls are in flight as may be, and while it
 // lets calls back in after the store was away. An answer that came is passed on
 // as it is, however late: nothing here makes an allowance of a refusal.
@@ -28,10 +28,11 @@
 // # Share
 //
 // Every 2 s a node tells a store that is a [headgate.Census] that it lives, and
-// learns how many do. While the store is away it goes on by the number that it
-// learned last: [Local] then admits 0.8 / nodes of each limit, its share, for
-// the requests whose limits ask for that. A node that never met the store has
-// no share.
+// learns how many do. It believes in fewer only after 6 s of contact, as a store
+// that comes back has forgotten those that will beat in a moment. While the store
+// is away it goes on by the number that it believed last: [Local] then admits
+// 0.8 / nodes of each limit, its share, for the requests whose limits ask for
+// that. A node that never met the store has no share.
 //
 // Local starts a key at its last level that this node knows of, if that is below
 // the share, else at the share of the capacity; levels that are not below the

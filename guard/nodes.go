@@ -92,20 +92,23 @@ func (s *Store) nextBeat() time.Duration {
 // is one more: nodes that are busy are not gone.
 func (s *Store) beat(ctx context.Context) error {
 	var nodes int
-	err := s.do(ctx, beatPatience, math.MaxInt, func(ctx context.Context) (err error) {
+	err := s.doWithin(ctx, beatPatience, math.MaxInt, func(ctx context.Context) (err error) {
 		nodes, err = s.census.of.Nodes(ctx, s.census.node, beatTTL)
 		return err
 	})
-	now := time.Since(s.start)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err != nil {
 		s.population.lost()
-		return err
+	} else {
+		s.population.saw(nodes, time.Since(s.start))
 	}
-	s.population.saw(nodes, now)
-	s.local.nodes.Store(int32(s.population.nodes))
-	return nil
+	nodes = s.population.nodes
+	before := s.local.nodes.Swap(int32(nodes))
+	s.mu.Unlock()
+	if int(before) != nodes {
+		s.log.Info("nodes share the store", "nodes", nodes)
+	}
+	return err
 }
 
 // population is how many nodes there are, as far as is known. More are believed
@@ -178,6 +181,6 @@ func (b Bound) String() string {
 	if b.Nodes == 0 {
 		return "this node has not met the store: while that is away it admits nothing of limits with on_store_error: local"
 	}
-	return fmt.Sprintf("while the store is away each of %d nodes admits %.3g of a limit with on_store_error: local: together with what the store admitted %.3g x the limit, and never more than %.3g x",
+	return fmt.Sprintf("while the store is away each node, of %d, admits %.3g of a limit with on_store_error: local: together with what the store admitted %.3g x the limit, and never more than %.3g x",
 		b.Nodes, b.Share, b.Usual, b.Most)
 }

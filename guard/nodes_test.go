@@ -131,7 +131,7 @@ func TestBound(t *testing.T) {
 		if b.Nodes != 4 || b.Share != 0.2 || b.Usual != 1.8 || b.Most != 4.2 {
 			t.Errorf("%+v", b)
 		}
-		if got := b.String(); got != "while the store is away each of 4 nodes admits 0.2 of a limit with on_store_error: local: together with what the store admitted 1.8 x the limit, and never more than 4.2 x" {
+		if got := b.String(); got != "while the store is away each node, of 4, admits 0.2 of a limit with on_store_error: local: together with what the store admitted 1.8 x the limit, and never more than 4.2 x" {
 			t.Error(got)
 		}
 	})

@@ -29,7 +29,10 @@ func newRemote() *remote {
 	return &remote{inner: memstore.New(memstore.Config{}), members: make(map[[2]uint64]time.Time)}
 }
 
-var errRefused = &headgate.Error{Code: headgate.Unavailable, Err: errors.New("connection refused")}
+var (
+	errRefused = &headgate.Error{Code: headgate.Unavailable, Err: errors.New("connection refused")}
+	errLate    = &headgate.Error{Code: headgate.Unavailable, Err: errors.New("no answer in time")}
+)
 
 // pass lets so much of a bubble's time go by.
 func pass(d time.Duration) { <-time.After(d) }
@@ -41,14 +44,19 @@ func (r *remote) set(change func(r *remote)) {
 	change(r)
 }
 
-// travel waits as a call does, and returns the error that it ends with.
-func (r *remote) travel(ctx context.Context) error {
+// travel waits as a call does, for no longer than patience if that is not 0, and
+// returns the error that it ends with.
+func (r *remote) travel(ctx context.Context, patience time.Duration) error {
 	r.mu.Lock()
 	took, err := r.took, r.err
 	if r.lost {
 		took = 1 << 62
 	}
 	r.mu.Unlock()
+	late := patience > 0 && took > patience
+	if late {
+		took = patience
+	}
 	if took > 0 {
 		select {
 		case <-ctx.Done():
@@ -56,12 +64,15 @@ func (r *remote) travel(ctx context.Context) error {
 		case <-time.After(took):
 		}
 	}
+	if late {
+		return errLate
+	}
 	return err
 }
 
 func (r *remote) Apply(ctx context.Context, b *headgate.Batch) error {
 	r.set(func(r *remote) { r.calls++ })
-	if err := r.travel(ctx); err != nil {
+	if err := r.travel(ctx, time.Duration(b.Patience)*time.Microsecond); err != nil {
 		return err
 	}
 	return r.inner.Apply(ctx, b)
@@ -69,7 +80,7 @@ func (r *remote) Apply(ctx context.Context, b *headgate.Batch) error {
 
 func (r *remote) Acquire(ctx context.Context, requests []headgate.LeaseRequest, replies []headgate.LeaseReply) error {
 	r.set(func(r *remote) { r.calls++ })
-	if err := r.travel(ctx); err != nil {
+	if err := r.travel(ctx, 0); err != nil {
 		return err
 	}
 	for i := range requests {
@@ -79,7 +90,7 @@ func (r *remote) Acquire(ctx context.Context, requests []headgate.LeaseRequest, 
 }
 
 func (r *remote) Nodes(ctx context.Context, node [2]uint64, ttl time.Duration) (int, error) {
-	if err := r.travel(ctx); err != nil {
+	if err := r.travel(ctx, 0); err != nil {
 		return 0, err
 	}
 	r.mu.Lock()

@@ -115,8 +115,9 @@ func TestScaleAnyBucket(t *testing.T) {
 func TestSharesKept(t *testing.T) {
 	var s shares
 	l := prepare(t, headgate.PerSecond(100))
-	first := s.of(l, 2)
-	if s.of(l, 2) != first || s.of(l, 4) == first || s.of(l, 4) != s.of(l, 4) {
+	first, again := s.of(l, 2), s.of(l, 2)
+	other, same := s.of(l, 4), s.of(l, 4)
+	if first != again || first == other || other != same {
 		t.Error("not one share for a limit and a number of nodes")
 	}
 	for range maxScaled + 10 {

@@ -29,6 +29,7 @@ type Config struct {
 const (
 	defaultInFlight   = 1024
 	defaultLocalBytes = 64 << 20
+	leastLocalBytes   = 1 << 20
 )
 
 // Store is a [headgate.Store] in front of one that can be away: it bounds how
@@ -54,10 +55,14 @@ type Store struct {
 }
 
 // New returns a guard of inner, which it closes when it is closed. If inner is a
-// [headgate.Census] it begins to count nodes.
+// [headgate.Census] it begins to count nodes. Panics if c.MaxInFlight is negative,
+// or c.LocalBytes neither 0 nor at least 1 MiB.
 func New(inner headgate.Store, c Config) *Store {
 	c.MaxInFlight = cmp.Or(c.MaxInFlight, defaultInFlight)
 	c.LocalBytes = cmp.Or(c.LocalBytes, defaultLocalBytes)
+	if c.MaxInFlight < 0 || c.LocalBytes < leastLocalBytes {
+		panic(fmt.Sprintf("guard: MaxInFlight %d, LocalBytes %d: must be positive, and at least %d", c.MaxInFlight, c.LocalBytes, leastLocalBytes))
+	}
 	s := &Store{inner: inner, config: c, log: c.Logger, start: time.Now(), local: newLocal(c.LocalBytes)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -81,19 +86,26 @@ var (
 	errPatience = errors.New("guard: the store took longer than the caller can wait")
 )
 
-// Apply passes b on to the store behind s, for at most b.Patience.
+// Apply passes b on to the store behind s, which keeps to b.Patience by itself.
 func (s *Store) Apply(ctx context.Context, b *headgate.Batch) error {
 	patience := time.Duration(b.Patience) * time.Microsecond
-	err := s.do(ctx, patience, s.config.MaxInFlight, func(ctx context.Context) error { return s.inner.Apply(ctx, b) })
+	err := s.do(ctx, patience, s.config.MaxInFlight, func() error { return s.inner.Apply(ctx, b) })
 	if err == nil {
 		s.local.see(b)
 	}
 	return err
 }
 
+// doWithin makes a call that has no patience of its own.
+func (s *Store) doWithin(ctx context.Context, patience time.Duration, most int, what func(context.Context) error) error {
+	inner, cancel := context.WithTimeoutCause(ctx, patience, errPatience)
+	defer cancel()
+	return s.do(ctx, patience, most, func() error { return what(inner) })
+}
+
 // do makes a call that may take as long as patience, 0 for as long as ctx, if
 // fewer than most are in flight.
-func (s *Store) do(ctx context.Context, patience time.Duration, most int, what func(context.Context) error) error {
+func (s *Store) do(ctx context.Context, patience time.Duration, most int, what func() error) error {
 	began := time.Since(s.start)
 	l, err := s.enter(began, most)
 	if err != nil {
@@ -101,14 +113,8 @@ func (s *Store) do(ctx context.Context, patience time.Duration, most int, what f
 	}
 	r := void // unless it panics
 	defer func() { s.exit(l, r, err) }()
-	inner := ctx
-	if patience > 0 {
-		var cancel context.CancelFunc
-		inner, cancel = context.WithTimeoutCause(ctx, patience, errPatience)
-		defer cancel()
-	}
-	err = what(inner)
-	r, err = s.judge(ctx, inner, err, time.Since(s.start)-began, patience)
+	err = what()
+	r, err = s.judge(ctx, err, time.Since(s.start)-began, patience)
 	return err
 }
 
@@ -155,7 +161,7 @@ func (s *Store) exit(l leave, r result, err error) {
 
 // judge says what a call tells of the store. The error is that of the call, with
 // code Unavailable where patience ended it.
-func (s *Store) judge(ctx, inner context.Context, err error, took, patience time.Duration) (result, error) {
+func (s *Store) judge(ctx context.Context, err error, took, patience time.Duration) (result, error) {
 	if err == nil {
 		if slow(took, patience) {
 			s.counts.slow.Add(1)
@@ -173,13 +179,13 @@ func (s *Store) judge(ctx, inner context.Context, err error, took, patience time
 	switch {
 	case ctx.Err() != nil && took < worthWaiting(patience):
 		return void, err // the caller did not wait for it
-	case inner.Err() != nil || patience > 0 && took >= patience:
+	case ctx.Err() != nil || patience > 0 && took >= patience:
 		s.counts.timeouts.Add(1)
-		if headgate.CodeOf(err) == headgate.Unknown {
-			err = &headgate.Error{Code: headgate.Unavailable, Err: fmt.Errorf("%w after %v: %w", errPatience, took.Round(time.Millisecond), err)}
-		}
 	default:
 		s.counts.errors.Add(1)
+	}
+	if headgate.CodeOf(err) == headgate.Unknown {
+		err = &headgate.Error{Code: headgate.Unavailable, Err: err}
 	}
 	return failed, err
 }

@@ -21,7 +21,7 @@ var (
 	_ headgate.Authority = (*Authority)(nil)
 )
 
-// A call ends when the caller's patience does, and not before.
+// How long a call took is judged by the caller's patience.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRemote()
@@ -52,7 +52,7 @@ func TestPatience(t *testing.T) {
 			if took := time.Since(began); took != c.want || (err == nil) != c.ok {
 				t.Errorf("%+v: %v after %v", c, err, took)
 			}
-			if c.ctx == 0 && err != nil && headgate.CodeOf(err) != headgate.Unavailable {
+			if err != nil && headgate.CodeOf(err) != headgate.Unavailable && c.ctx == 0 {
 				t.Errorf("%+v: %v of code %v", c, err, headgate.CodeOf(err))
 			}
 		}
@@ -96,7 +96,7 @@ func TestOpenAndBack(t *testing.T) {
 		if ok, _ := take(t, s, l, "a", 1); !ok {
 			t.Error("refused")
 		}
-		if got := logged.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "connection refused") || !strings.Contains(got, "is back") {
+		if got := logged.String(); strings.Count(got, "\n") != 3 || !strings.Contains(got, "nodes=1") || !strings.Contains(got, "connection refused") || !strings.Contains(got, "is back") {
 			t.Errorf("logged\n%s", got)
 		}
 	})
@@ -301,4 +301,34 @@ func TestAcquire(t *testing.T) {
 			t.Errorf("%d are admitted where the authority had 1 left", n)
 		}
 	})
+}
+
+func TestNewPanics(t *testing.T) {
+	for _, c := range []Config{{MaxInFlight: -1}, {LocalBytes: 1<<20 - 1}, {LocalBytes: -1}} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%+v is taken", c)
+				}
+			}()
+			New(panics{}, c)
+		}()
+	}
+}
+
+// BenchmarkApply is what the guard adds to a call.
+func BenchmarkApply(b *testing.B) {
+	l := prepare(b, headgate.PerSecond(headgate.MaxInt/2_000_000))
+	for name, s := range map[string]headgate.Store{"without": newRemote().inner, "guarded": New(struct{ headgate.Store }{newRemote().inner}, Config{})} {
+		b.Run(name, func(b *testing.B) {
+			q := batch(b, l, "a", 1)
+			q.Patience = 25_000
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := s.Apply(b.Context(), q); err != nil || !q.Allowed {
+					b.Fatal(err, q.Allowed)
+				}
+			}
+		})
+	}
 }

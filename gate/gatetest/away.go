@@ -272,8 +272,8 @@ applications:
 					return w
 				}()},
 				{away: true, claim: releasing("one"), want: held(alone(costs(0, passes("slots", "s", mine("slots/w", 1, 2, m)))))},
-				{away: true, claim: releasing("one"), err: &failure{headgate.Unavailable, "", "away"}},
-				{away: true, claim: settling("before", 1), err: &failure{headgate.Unavailable, "", "away"}},
+				{away: true, claim: releasing("one"), err: &failure{headgate.Unavailable, "", ""}},
+				{away: true, claim: settling("before", 1), err: &failure{headgate.Unavailable, "", ""}},
 				{away: true, ask: costing(3, by("a", "rate", "s")), reserve: m, keep: "three", want: ticket(alone(costs(3, passes("rate", "s", mine("rate/w", 3, 3, 4*m)))))},
 				{away: true, claim: settling("three", 1), want: held(alone(costs(1, passes("rate", "s", mine("rate/w", 1, 3, m)))))},
 				{at: s, claim: renewing("two", m), want: held(alone(passes("slots", "s", mine("slots/w", 1, 2, m))))},
