@@ -87,7 +87,7 @@ func (s *stack) shareLimit(ctx context.Context, w io.Writer) error {
 
 // shareBan shows that every instance knows who was banned, and nobody else is.
 func (s *stack) shareBan(ctx context.Context, w io.Writer) error {
-	fmt.Fprintf(w, "\nThat were more than %d refusals. The key is banned, whichever instance it asks; another is not:\n\n", banAfter)
+	fmt.Fprintf(w, "\nThose were more than %d refusals. The key is banned, whichever instance it asks; another is not:\n\n", banAfter)
 	seen := map[string]bool{}
 	for range 2 * instances {
 		a, err := s.get(ctx, "/api/orders", "key-bob")
