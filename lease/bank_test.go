@@ -1,6 +1,7 @@
 package lease_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -63,7 +64,7 @@ func (k *bank) Apply(ctx context.Context, b *headgate.Batch) error {
 		return errAway
 	}
 	k.batches++
-	now := k.now()
+	now := cmp.Or(b.Now, k.now())
 	b.At, b.Allowed = now, true
 	charges, outcomes := b.Charges(), b.Outcomes()
 	loaded := make([]*algo.Budget, len(charges))

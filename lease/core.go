@@ -11,8 +11,8 @@ import (
 // three ways and never back: they are spent, they are given back to the
 // authority, or they are void because the authority has begun anew.
 //
-// All its methods are safe for concurrent use with everything. All instants are microseconds on the holder's own clock, which
-// never goes back.
+// All its methods are safe for concurrent use. All instants are microseconds on
+// the holder's own clock, above 0, from whatever origin.
 type Lease struct {
 	// left are the tokens that may be spent before the deadline. They only rise
 	// by a grant, so that what is settled (granted less left) never falls.

@@ -167,6 +167,29 @@ func TestEpochChange(t *testing.T) {
 	})
 }
 
+// What the authority was asked of a window directly is told as its floor too.
+func TestFloorKnowsDirectAnswers(t *testing.T) {
+	play(t, func(s *scene) {
+		c := s.charge(headgate.Window(1_000_000, 24*time.Hour), 1)
+		s.heat(c)
+		var floor int64
+		s.change(func() {
+			s.before = func(_ context.Context, requests []headgate.LeaseRequest) error {
+				floor = requests[0].Floor
+				return errAway
+			}
+		})
+		c.Cost = 10_000
+		if s.locally(c) {
+			t.Fatal("more was spent than is leased")
+		}
+		pass(100 * time.Millisecond)
+		if used := s.peek(c.Limit, c.Owner).Used; floor != used || used < 10_000 {
+			t.Errorf("floor %d, used %d", floor, used)
+		}
+	})
+}
+
 // No window's tokens are spent in another one.
 func TestWindowsRoll(t *testing.T) {
 	for _, l := range []headgate.Limit{headgate.Window(2000, 500*time.Millisecond), headgate.Sliding(2000, 500*time.Millisecond)} {
@@ -323,18 +346,27 @@ func TestReset(t *testing.T) {
 }
 
 // The authority has no more to lease: it is asked ever more rarely, and decides
-// every request.
+// every request. A window that begins has more.
 func TestBacksOff(t *testing.T) {
 	play(t, func(s *scene) {
-		c := s.charge(headgate.Per(5000, headgate.MaxPeriod), 1)
-		s.every(time.Millisecond, 10_000, c)
-		calls := s.calls
-		s.every(time.Millisecond, 10_000, c)
-		if n := s.calls - calls; n > 20 {
-			t.Errorf("asked %d times in 10 s for what there is not", n)
+		c := s.charge(headgate.PerSecond(1000), 1)
+		s.every(500*time.Microsecond, 6000, c)
+		calls, batches := s.calls, s.batches
+		if n := s.every(500*time.Microsecond, 10_000, c); n < 4999 || n > 5001 {
+			t.Errorf("%d passed in 5 s of 1,000 a second", n)
 		}
-		if st := s.store.Stats(); st.Outstanding != 0 {
-			t.Errorf("%+v", st)
+		if s.calls-calls > 12 || s.batches-batches < 9900 {
+			t.Errorf("asked %d times in 5 s for what there is not, and for %d decisions", s.calls-calls, s.batches-batches)
+		}
+		c = s.charge(headgate.Window(1000, time.Second), 1)
+		before := s.store.Stats().Local
+		for i := range 10 {
+			s.every(500*time.Microsecond, 2000, c)
+			after := s.store.Stats().Local
+			if after-before < 600 {
+				t.Errorf("%d of 1,000 decided locally in window %d", after-before, i)
+			}
+			before = after
 		}
 	})
 }

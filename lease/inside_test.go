@@ -172,6 +172,57 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// What is asked for a budget in use, with a lease of a second that is filled up to
+// 150 tokens when 50 are left.
+func TestSize(t *testing.T) {
+	const now = 10 * second
+	for _, row := range []struct {
+		name                 string
+		left, deadline, ends int64 // from now on
+		hold, cost           int64
+		want, least          int64
+		ask                  bool
+		low, keeps           int64
+	}{
+		{"enough", 60, second, 0, 0, 1, 0, 0, false, 30, 60},
+		{"low", 50, second, 0, 0, 1, 100, 16, true, 25, 50},
+		{"none", 0, second, 0, 0, 1, 150, 16, true, 0, 0},
+		{"large requests", 0, second, 0, 0, 5, 150, 37, true, 0, 0},
+		{"one very large request", 0, second, 0, 0, 1_000_000, 500, 125, true, 0, 0},
+		{"past the deadline", 60, -1, 0, 0, 1, 150, 16, true, 0, 60},
+		{"near the deadline", 60, second / 2, 0, 0, 1, 90, 16, true, 30, 60},
+		{"near the deadline, and full", 200, second / 2, 0, 0, 1, 0, 0, true, 50, 200},
+		{"too much", 301, second, 0, 0, 1, 0, 0, true, 50, 150},
+		{"low, on hold", 50, second, 0, 1000, 1, 0, 0, false, 25, 50},
+		{"near the deadline, on hold", 50, second / 2, 0, 1000, 1, 0, 0, true, 25, 50},
+		{"too little, on hold", 9, second, 0, 1000, 10, 0, 0, true, 0, 0},
+		{"the window goes on", 50, second, 2 * second, 0, 1, 100, 16, true, 25, 50},
+		{"the window ends soon", 20, 90_000, 90_000, 0, 1, 70, 16, true, 10, 20},
+		{"the window ends sooner", 20, 20_000, 20_000, 0, 1, 0, 0, false, 10, 20},
+		{"the window is over", 20, -1, -1, 0, 1, 150, 16, true, 0, 20},
+	} {
+		k := &keeper{Store: &Store{horizon: 100_000}}
+		c := &cell{kept: newKept(now, 0.001, second)}
+		c.holder.begin([2]uint64{1, 1})
+		l := c.holder.Lease()
+		l.left.Store(row.left)
+		l.deadline.Store(now + row.deadline)
+		if row.ends != 0 {
+			l.ends.Store(now + row.ends)
+		}
+		c.hold = now + row.hold
+		c.cost.Store(row.cost)
+		want, least, ask := k.size(c, l, now)
+		if want != row.want || least != row.least || ask != row.ask || c.low.Load() != row.low || l.Left() != row.keeps {
+			t.Errorf("%s: want %d, at least %d, ask %v, low %d, keeps %d; want %d, %d, %v, %d, %d", row.name,
+				want, least, ask, c.low.Load(), l.Left(), row.want, row.least, row.ask, row.low, row.keeps)
+		}
+		if c.called.Load() != (!ask && row.hold != 0 || ask && want == 0 && row.hold != 0) {
+			t.Errorf("%s: called %v", row.name, c.called.Load())
+		}
+	}
+}
+
 // The table finds what is in it, while others come and go.
 func TestTable(t *testing.T) {
 	var tab table

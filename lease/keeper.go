@@ -245,7 +245,11 @@ func (k *keeper) size(c *cell, l *Lease, now int64) (want, least int64, ask bool
 			full = min(full, whole(c.demand.rate*float64(ends-now)))
 		}
 	}
-	if left > 2*full {
+	keep := 2 * full
+	if now < c.hold && left < cost { // of no use, and no more is to be had
+		full, keep = 0, 0
+	}
+	if left > keep {
 		l.Keep(full)
 		left, ask = full, true
 	}

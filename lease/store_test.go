@@ -186,6 +186,14 @@ func TestOnlyPlainTakesAreLocal(t *testing.T) {
 		if !s.locally(c) {
 			t.Error("a plain take was not decided locally")
 		}
+		past := &headgate.Batch{Op: headgate.Peek, Now: 1}
+		past.Add(c)
+		if err := s.store.Apply(t.Context(), past); err != nil || past.At != 1 {
+			t.Errorf("%v; at %d", err, past.At)
+		}
+		if b := ask(t, s.store, c); !b.Outcomes()[0].Leased || b.At < s.now()-1 {
+			t.Errorf("an instant that was given set the authority's clock to %d", b.At)
+		}
 	})
 }
 

@@ -314,13 +314,17 @@ func (l *ledger) verdict(label int64, what string, sum, allowed, excused int64) 
 	}
 }
 
-// carried is what the period before may have left to that of the label.
+// carried is what the period before may have left to that of the label. Nobody
+// knows what that was before the store was new: a failover may bring it back.
 func (l *ledger) carried(label int64, of func(*window) int64) int64 {
 	limit := l.w.limits[l.i][0]
 	for i := range l.windows {
 		if x := &l.windows[i]; x.label == label-60 { // hours are named by minutes
 			return min(limit.Rollover, max(0, x.kept+l.carried(x.label, of)+x.permitted-of(x)+x.excuse()))
 		}
+	}
+	if l.age > 1 {
+		return limit.Rollover
 	}
 	return 0
 }

@@ -20,6 +20,7 @@ type message struct {
 	holdFor int64
 	later   bool // a reservation's work is admitted when it is settled
 	allowed bool
+	again   bool // a settlement that was made before
 }
 
 type report struct {

@@ -190,6 +190,9 @@ func (s *partition) receive(m *message) {
 			return
 		}
 	}
+	if s.clock() >= s.calm { // and stays so, should the clock go back
+		s.calm = 0
+	}
 	switch {
 	case len(m.reports) > 0:
 		m.replies = append(m.replies[:0], make([]headgate.LeaseReply, len(m.reports))...)
@@ -208,13 +211,10 @@ func (s *partition) receive(m *message) {
 func (s *partition) acquire(i int, request *headgate.LeaseRequest, reply *headgate.LeaseReply) {
 	w, r := s.w, *request
 	now, e, b := s.clock(), s.mark.epoch(), &s.budgets[i]
-	if now >= s.calm { // and stays so, should the clock go back
-		s.calm = 0
-	}
 	l := w.budgets[i]
 	b.Load(r.Limit, now, e)
-	w.mutant.beforeAcquire(s, b, &r, now, e)
 	l.floored(&r, now)
+	w.mutant.beforeAcquire(s, b, &r, now, e)
 	terms := w.terms
 	before := s.used(b, now, e) + l.raise(b, &r, now)
 	w.mutant.acquire(s, b, &r, now, e, &terms, reply)
@@ -294,10 +294,9 @@ func (s *partition) take(m *message) {
 }
 
 // settle ends a reservation with what the work took. It comes from any node, and
-// arrives.
+// arrives, perhaps twice.
 func (s *partition) settle(m *message) {
 	w := s.w
-	defer w.drop(m)
 	s.visit()
 	now, e := s.clock(), s.mark.epoch()
 	for i := range m.charges {
@@ -315,10 +314,16 @@ func (s *partition) settle(m *message) {
 		w.count.Settled++
 		s.budgets[c.budget] = b
 		l.charge(&b, after-before, c.label)
-		if m.later && l.kind == headgate.TokenBucket {
+		if m.later && l.kind == headgate.TokenBucket && !m.again {
 			l.admit(c.took, c.label, nil)
 		}
 	}
+	if w.has(repeats) && !m.again && chance(w.load, 0.5) {
+		m.again = true
+		w.push(event{at: w.now + between(w.load, 0, 4*w.terms.TTL), kind: settle, msg: m})
+		return
+	}
+	w.drop(m)
 }
 
 // visit is a handshake of somebody who knows no more than the mark says.
