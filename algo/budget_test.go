@@ -310,6 +310,16 @@ func TestBudgetReset(t *testing.T) {
 			t.Errorf("%s: reset with nothing out: %+v", name, a.b)
 		}
 	}
+	// A clock that went back takes no window nor refill back.
+	for _, limit := range []headgate.Limit{headgate.Window(1000, time.Minute), headgate.Per(1000, sec).WithBurst(1000)} {
+		a := newAuthority(t, limit)
+		a.acquire(epoch+micros(time.Minute), headgate.LeaseRequest{Want: 100})
+		a.reset(epoch + micros(59*sec))
+		expect(t, "reset after the clock went back", a.do(take, time.Minute, 900), true, 0, 0)
+		if o := a.do(peek, time.Minute, 0); !o.Leased {
+			t.Errorf("%v: %s", limit.Algorithm, show(o))
+		}
+	}
 	// What nobody leases is forgotten whole, reservations too.
 	a := newAuthority(t, headgate.Sliding(10, time.Minute).WithSlices(1))
 	a.call(algo.Call{Now: epoch, Cost: 6, Hold: 1, HoldFor: 1000})

@@ -1,7 +1,7 @@
 // Package algo is the arithmetic of limits: state, limit, cost and instant in,
-// new state and outcome out. It does no I/O, reads no clock, allocates nothing
-// and rounds nothing: all quantities are integers and every wait is exact to
-// the microsecond.
+// new state and outcome out. It does no I/O, reads no clock and rounds nothing:
+// all quantities are integers and every wait is exact to the microsecond. But for
+// [Budget] it allocates nothing.
 //
 // The state of one budget is a slice of int64 words. [Words] says how many a
 // budget that was never seen needs, [Need] how many its next charge needs;
@@ -16,6 +16,11 @@
 // settling. A state that never had a reservation has no words for any.
 //
 // A token bucket may also be kept in a single word: see [PackedLevel].
+//
+// [Budget] is one budget as a store keeps it that several processes share: its
+// state, its numbers, the incarnation of the store, and the accounts of those that
+// lease tokens of it. [Budget.Acquire] is the authority's side of that. What is
+// leased out is in escrow like what is reserved: see [LeaseHold].
 //
 // Instants are microseconds since the Unix epoch. An instant before one already
 // seen is no error: budgets refill no further and no window comes back.

@@ -62,8 +62,10 @@ type market struct {
 	now, ids int64
 	spenders [3]spender
 	wire     []message
+	spare    []message     // where wire was
 	past     []algo.Budget // what a failover may go back to
 	lossy    bool
+	quiet    bool // nobody spends, and everything refills
 	// passed has admissions; of reservations those that are charged and settled.
 	passed []admission
 	open   []ticket
@@ -131,51 +133,60 @@ func (m *market) direct(c algo.Call) headgate.Outcome {
 func (m *market) step() {
 	r, ttl := m.r, m.a.terms.TTL
 	unit, whole := scales(m.limits[0])
-	switch r.IntN(12) {
+	switch r.IntN(40) {
 	case 0:
 		m.now += r.Int64N(min(whole, 4*ttl) + 2)
-	case 1, 2:
+	case 1, 2, 3, 4:
 		m.now += r.Int64N(min(2*unit, ttl) + 2)
-	case 3, 4, 5:
-		m.now += r.Int64N(ttl/4 + 2)
+	case 5, 6, 7, 8, 9, 10, 11, 12:
+		m.now += r.Int64N(ttl/6 + 2)
 	}
 	m.deliver()
 	m.expire()
+	if r.IntN(25) == 0 {
+		m.quiet = !m.quiet
+	}
 	i := r.IntN(len(m.spenders))
 	s := &m.spenders[i]
 	switch n := r.IntN(24); {
-	case n < 9:
+	case n < 9 && !m.quiet:
 		m.spend(s)
 	case n < 15:
 		m.ask(i)
 	case n < 16:
 		m.giveBack(s)
-	case n < 17:
+	case n < 17 && r.IntN(6) == 0:
 		m.anew(i) // a crash
-	case n < 19:
-		o := m.direct(algo.Call{Op: peek})
-		if cost := 1 + r.Int64N(max(1, o.Remaining)); m.direct(algo.Call{Cost: cost}).Allowed {
-			m.counts["direct"]++
-			m.admit(cost)
+	case n < 19 && !m.quiet:
+		if left := m.direct(algo.Call{Op: peek}).Remaining; left > 0 {
+			cost := left
+			if r.IntN(3) == 0 {
+				cost = 1 + r.Int64N(left)
+			}
+			if m.direct(algo.Call{Cost: cost}).Allowed {
+				m.counts["direct"]++
+				m.admit(cost)
+			}
 		}
-	case n < 21:
+	case n < 21 && !m.quiet:
 		m.reserve()
-	case n < 22 && r.IntN(3) == 0:
+	case n < 22 && r.IntN(10) == 0:
 		m.failover()
-	case n < 23 && r.IntN(6) == 0:
+	case n < 23 && r.IntN(10) == 0:
 		m.reset()
 	}
-	m.past = append(m.past, m.a.b.Clone())
-	m.past = m.past[max(0, len(m.past)-10):]
+	if m.lossy {
+		m.past = append(m.past[max(0, len(m.past)-9):], m.a.b.Clone())
+	}
 }
 
 func (m *market) spend(s *spender) {
 	if m.now >= s.deadline || s.left == 0 {
 		return
 	}
-	n := 1 + m.r.Int64N(s.left)
+	n := s.left
 	if m.r.IntN(3) == 0 {
-		n = s.left
+		n = 1 + m.r.Int64N(s.left)
 	}
 	s.left, s.settled = s.left-n, s.settled+n
 	m.counts["leased"]++
@@ -207,7 +218,11 @@ func (m *market) expire() {
 // ask sends a request, now and then twice, and some of them very late.
 func (m *market) ask(i int) {
 	s, r := &m.spenders[i], m.r
-	m.wire = append(m.wire, message{m.now + r.Int64N(m.a.terms.TTL/2+1), i, m.now, headgate.LeaseRequest{
+	delay := r.Int64N(m.a.terms.TTL/10 + 1)
+	if r.IntN(6) == 0 {
+		delay *= 8
+	}
+	m.wire = append(m.wire, message{m.now + delay, i, m.now, headgate.LeaseRequest{
 		Holder: s.id, Epoch: s.epoch, Window: s.window, Granted: s.granted, Settled: min(s.granted, s.settled), Returned: min(s.granted, s.returned),
 		Want: 1 + r.Int64N(20), Min: 1, Floor: s.floor, FloorWindow: s.floorWindow,
 	}, nil})
@@ -222,7 +237,7 @@ func (m *market) ask(i int) {
 func (m *market) deliver() {
 	m.r.Shuffle(len(m.wire), func(i, j int) { m.wire[i], m.wire[j] = m.wire[j], m.wire[i] })
 	wire := m.wire
-	m.wire = nil
+	m.wire, m.spare = m.spare[:0], wire
 	for _, x := range wire {
 		switch {
 		case x.at > m.now:
@@ -241,7 +256,7 @@ func (m *market) deliver() {
 				ans.TTL *= 2
 				m.a.terms.Grace = m.a.terms.TTL / 2
 			}
-			x.ans, x.at = &ans, m.now+m.r.Int64N(m.a.terms.TTL/3+1)
+			x.ans, x.at = &ans, m.now+m.r.Int64N(m.a.terms.TTL/8+1)
 			m.wire = append(m.wire, x)
 			if m.r.IntN(6) == 0 {
 				x.at += m.r.Int64N(3 * m.a.terms.TTL)
@@ -399,7 +414,7 @@ func (m *market) run(law int) string {
 		}
 		return ""
 	}
-	for range 400 {
+	for range 600 {
 		resets, before := m.counts["reset"], m.passed
 		m.step()
 		if m.counts["reset"] > resets {
@@ -422,7 +437,7 @@ func TestLeasesKeepTheLaw(t *testing.T) {
 	for law, k := range leaseLaws {
 		t.Run(k.a.String(), func(t *testing.T) {
 			counts := map[string]int{}
-			for i := range uint64(400) {
+			for i := range uint64(200) {
 				m := newMarket(t, rand.New(rand.NewPCG(51, i)), k.a, breach{})
 				if broken := m.run(law); broken != "" {
 					t.Fatalf("market %d: %s", i, broken)
@@ -432,7 +447,7 @@ func TestLeasesKeepTheLaw(t *testing.T) {
 				}
 			}
 			t.Log(counts)
-			for what, least := range map[string]int{"leased": 400, "direct": 2000, "granted": 2000, "failover": 500, "status 1": 500, "status 2": 200, "full": 1000, "reset": 500} {
+			for what, least := range map[string]int{"leased": 500, "direct": 1500, "granted": 2000, "failover": 500, "status 1": 500, "status 2": 200, "full": 1000, "reset": 500} {
 				if counts[what] < least {
 					t.Errorf("%s: only %d", what, counts[what])
 				}
@@ -460,7 +475,7 @@ func TestLeaseLawIsSharp(t *testing.T) {
 		{1, breach{name: "a reset forgets what is out", forgets: true}},
 	} {
 		t.Run(leaseLaws[k.law].a.String()+" "+k.name, func(t *testing.T) {
-			for i := range uint64(3000) {
+			for i := range uint64(1000) {
 				m := newMarket(t, rand.New(rand.NewPCG(52, i)), leaseLaws[k.law].a, k.breach)
 				if broken := m.run(k.law); broken != "" {
 					t.Logf("market %d: %s", i, broken)

@@ -340,19 +340,20 @@ func TestLeaseOutlivesNumbers(t *testing.T) {
 		from, to headgate.Limit
 		status   headgate.LeaseStatus
 		used     int64 // after 300 of 400 were returned, of 1000 used
+		out      bool  // before that, to whoever looks
 	}{
-		{headgate.PerSecond(1).WithBurst(5000), headgate.PerSecond(2).WithBurst(2000), 0, 100}, // full but for what is out
-		{headgate.PerSecond(1).WithBurst(5000), headgate.PerSecond(1).WithBurst(500), 0, 100},  // too small to lease
-		{headgate.Window(5000, time.Minute), headgate.Window(3000, time.Minute), 0, 700},
-		{headgate.Window(5000, time.Minute), headgate.Window(5000, time.Hour), stale, 1000},
-		{headgate.Sliding(5000, time.Minute), headgate.Sliding(9000, time.Minute), 0, 700},
-		{headgate.Sliding(5000, time.Minute), headgate.Sliding(5000, time.Minute).WithSlices(6), stale, 1000},
-		{headgate.QuotaPer(5000, headgate.Day), headgate.QuotaPer(2000, headgate.Day), 0, 700},
-		{headgate.QuotaPer(5000, headgate.Day), week, stale, 1000},
-		{headgate.Window(5000, time.Minute), headgate.PerSecond(1).WithBurst(5000), stale, 1000},
-		{headgate.PerSecond(1).WithBurst(5000), headgate.Window(5000, time.Minute), stale, 1000},
-		{headgate.PerSecond(1).WithBurst(5000), headgate.Limit{Algorithm: headgate.LeakyBucket, Count: 1, Period: sec, Burst: 5000}, unknown, 1000},
-		{headgate.Window(5000, time.Minute), headgate.Log(5000, time.Minute), stale, 1000},
+		{headgate.PerSecond(1).WithBurst(5000), headgate.PerSecond(2).WithBurst(2000), 0, 100, true}, // full but for what is out
+		{headgate.PerSecond(1).WithBurst(5000), headgate.PerSecond(1).WithBurst(500), 0, 100, true},  // too small to lease
+		{headgate.Window(5000, time.Minute), headgate.Window(3000, time.Minute), 0, 700, true},
+		{headgate.Window(5000, time.Minute), headgate.Window(5000, time.Hour), stale, 1000, false},
+		{headgate.Sliding(5000, time.Minute), headgate.Sliding(9000, time.Minute), 0, 700, true},
+		{headgate.Sliding(5000, time.Minute), headgate.Sliding(5000, time.Minute).WithSlices(6), stale, 1000, false},
+		{headgate.QuotaPer(5000, headgate.Day), headgate.QuotaPer(2000, headgate.Day), 0, 700, true},
+		{headgate.QuotaPer(5000, headgate.Day), week, stale, 1000, false},
+		{headgate.Window(5000, time.Minute), headgate.PerSecond(1).WithBurst(5000), stale, 1000, true},
+		{headgate.PerSecond(1).WithBurst(5000), headgate.Window(5000, time.Minute), stale, 1000, false},
+		{headgate.PerSecond(1).WithBurst(5000), headgate.Limit{Algorithm: headgate.LeakyBucket, Count: 1, Period: sec, Burst: 5000}, unknown, 1000, false},
+		{headgate.Window(5000, time.Minute), headgate.Log(5000, time.Minute), stale, 1000, false},
 	} {
 		a := newAuthority(t, k.from.WithName("same"))
 		a.do(take, 0, 600)
@@ -361,6 +362,9 @@ func TestLeaseOutlivesNumbers(t *testing.T) {
 			t.Fatalf("%+v", first)
 		}
 		a.l = prepare(t, k.to.WithName("same"))
+		if o := a.do(peek, 1*time.Microsecond, 0); o.Leased != k.out {
+			t.Errorf("%s to %s: leased %v", describe(prepare(t, k.from)), describe(a.l), o.Leased)
+		}
 		got := a.acquire(epoch+1, report(holder(1), first, 400, 300, 1))
 		if k.status == 0 {
 			k.used += min(1, got.Granted-400)

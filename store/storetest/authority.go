@@ -43,8 +43,8 @@ func (h *lessee) report(settled, returned, want int64) headgate.LeaseRequest {
 // acquire sends requests, at the instant of the next batch.
 func (w *world) acquire(requests ...headgate.LeaseRequest) []headgate.LeaseReply {
 	w.Helper()
-	if w.now != 0 {
-		w.do(headgate.Peek)
+	if w.now != 0 && len(requests) > 0 {
+		w.do(headgate.Peek, theirs(requests[0].Owner, requests[0].Limit, 0))
 	}
 	replies := make([]headgate.LeaseReply, len(requests))
 	if err := w.store.(headgate.Authority).Acquire(w.Context(), requests, replies); err != nil {

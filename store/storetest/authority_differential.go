@@ -128,6 +128,9 @@ func (d *lender) stroll() {
 func (d *lender) acquire(requests []headgate.LeaseRequest) []headgate.LeaseReply {
 	d.pace()
 	tell := &headgate.Batch{Op: headgate.Peek, Now: d.most}
+	if _, err := tell.Add(theirs(requests[0].Owner, requests[0].Limit, 0)); err != nil {
+		d.Fatal(err)
+	}
 	if err := d.store.Apply(d.Context(), tell); err != nil {
 		d.Fatal(err)
 	}

@@ -100,7 +100,7 @@ func Differential(t *testing.T, open func(t *testing.T) headgate.Store, c Capabi
 
 func newDiffer(t *testing.T, s headgate.Store, all []family, c Capabilities, rng *rand.Rand) *differ {
 	d := &differ{
-		T: t, store: s, families: all, keys: &all[len(all)-2], unit: 1, manual: c.ManualClock,
+		T: t, store: s, families: all, keys: &all[len(all)-2], unit: 1, manual: c.ManualClock, apart: c.Apart,
 		rng: rng, model: newModel(headgate.Epoch{ID: 1}), latest: make(map[string]int64),
 	}
 	d.pace = d.travel
@@ -118,7 +118,7 @@ type differ struct {
 	keys             *family // of idempotency limits
 	unit             int64   // what costs are counted in
 	pace             func()  // moves the instant before each batch
-	manual           bool
+	manual, apart    bool
 	rng              *rand.Rand
 	model            model
 	latest           map[string]int64 // instant of each owner's last decision
@@ -332,6 +332,7 @@ func (d *differ) add(b *headgate.Batch, f *family, cost int64) {
 		Shadow: d.rng.IntN(12) == 0,
 		Parent: d.rng.IntN(8) == 0,
 	}
+	c.Parent = c.Parent || d.apart && c.Owner == ""
 	if d.rng.IntN(10) == 0 || f.mixed {
 		c.Limit = f.limits[d.rng.IntN(len(f.limits))]
 	}

@@ -18,6 +18,12 @@ type Capabilities struct {
 	// what an Authority is asked at the latest of these instants. Rules that
 	// travel in time need it.
 	ManualClock bool
+	// Apart says that budgets of several owners may not be decided at one instant.
+	// A batch that another one crosses may then be refused though it would have
+	// passed alone, and a leaky bucket, which gives nothing back, may keep what such
+	// a batch had taken. Limits of the owner that is empty are nobody's own: their
+	// refusals need not count towards a ban.
+	Apart bool
 	// Footprint returns how many keys the store holds and the bytes that they
 	// take. nil if the store cannot tell.
 	Footprint func(headgate.Store) (keys, bytes int64)
