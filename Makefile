@@ -2,10 +2,10 @@
 # make test   passes every test; installs what they need, as root
 # The rest is for those who work on Headgate.
 
-MODULES := . gate store/redisstore server
+MODULES := . gate store/lintest store/redisstore server
 GO      ?= go
 
-.PHONY: run build test test-go test-bench test-examples check fmt tidy bench model fuzz flood deps clean
+.PHONY: run build test test-go test-bench test-examples test-valkey check fmt tidy lin sim bench bench-stores model fuzz flood deps clean
 
 run: build
 	bin/headgate serve $(ARGS)
@@ -44,9 +44,33 @@ tidy:
 	for m in $(MODULES); do (cd $$m && $(GO) mod tidy) || exit 1; done
 	for m in bench tools; do (cd $$m && GOWORK=off $(GO) mod tidy) || exit 1; done
 
+# The tests of the Redis store, on a Valkey server.
+test-valkey: .bin/valkey-server
+	REDISTEST_SERVER=$(CURDIR)/.bin/valkey-server $(GO) test -count=1 ./store/redisstore/... ./store/lintest
+
+.bin/valkey-server: scripts/valkey.sh
+	scripts/valkey.sh $@
+	@touch $@
+
+# Histories of 16 clients, HISTORIES of each kind, checked by porcupine; about 15
+# minutes for 500.
+HISTORIES ?= 500
+lin:
+	$(GO) test ./store/lintest -run '^TestLinearizable$$' -count=1 -v -timeout 3h -lin.histories=$(HISTORIES)
+
+# Schedules of leases in a world where all that can fails; about 10 minutes for a
+# million. A violation says how to see it again.
+SIM_SCHEDULES ?= 1000000
+sim:
+	$(GO) test ./lease/leasesim -run '^TestSimulation$$' -count=1 -v -timeout 6h -sim.schedules=$(SIM_SCHEDULES)
+
 # Beside the rivals, in one run; about 8 minutes.
 bench:
 	cd bench && GOWORK=off $(GO) run ./cmd/bench $(ARGS)
+
+# The shared stores alone; about 2 minutes.
+bench-stores:
+	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^Redis' -time 500ms $(ARGS)
 
 # 20 million random operations against the big-integer model; minutes to an hour.
 MODEL_OPS ?= 20000000

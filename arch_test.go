@@ -33,6 +33,7 @@ var layers = map[string]struct {
 	"store/redisstore":           {[]string{".", "algo", "github.com/redis/rueidis"}, "the only room that knows Redis"},
 	"store/redisstore/redistest": {nil, "starts real servers for tests"},
 	"store/storetest":            {[]string{".", "algo"}, "the suite for stores: it compares them with algo"},
+	"store/lintest":              {[]string{".", "github.com/anishathalye/porcupine", "github.com/Shopify/toxiproxy", "github.com/rs/zerolog"}, "checks that stores are linearizable, with faults on the way"},
 	"middleware/httplimit":       {[]string{".", "internal/clientip", "internal/ratefield"}, "a Limiter in front of net/http"},
 	"gate/policy":                {[]string{".", "github.com/goccy/go-yaml"}, "the only room that knows YAML policies"},
 	"gate/expr":                  {[]string{"cel.dev/cel-go"}, "the only room that knows CEL"},

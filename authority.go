@@ -100,7 +100,8 @@ type LeaseReply struct {
 
 // Census is implemented by stores that can count the nodes that share them.
 type Census interface {
-	// Nodes notes that node lives for another ttl, and returns how many nodes
-	// live by the store's clock, this one included.
+	// Nodes notes that node lives for another ttl, at most a minute, and returns
+	// how many nodes live by the store's clock, this one included. With a ttl of
+	// 0 the node is gone, and the others are counted.
 	Nodes(ctx context.Context, node [2]uint64, ttl time.Duration) (int, error)
 }

@@ -17,6 +17,15 @@
 // benchmark read their keys from memory in order, so that the cost of fetching
 // a key is small and the same for all.
 //
+// Contestants in Redis share the machine with the server, which redistest starts
+// for each of them anew. 64 calls are in flight, all keys are known beforehand,
+// and nothing comes back within a run. redis_rate has a connection for each call
+// in flight, with which it is fastest; for three limits it is asked three times,
+// and is not atomic. Before it is measured, each contestant must let exactly the
+// burst of a small limit pass to 64 goroutines that ask for twice as much (with
+// leases at least 98 % of it, and not one more), and after it, exactly what was
+// allowed must be used at the server.
+//
 // A benchmark runs each contestant in a process of its own, and fails unless
 // what it allowed is what the limit says for exactly the calls that were made.
 package bench

@@ -125,7 +125,8 @@ const reportEvery = 60
 // reportStore logs that the store could not decide, now and then.
 func (g *Gate) reportStore(err error) {
 	n, now := g.storeFailures.Add(1), time.Now().Unix()
-	if last := g.storeReported.Load(); now-last >= reportEvery && g.storeReported.CompareAndSwap(last, now) {
+	// A clock that was set back may not silence it.
+	if last := g.storeReported.Load(); (now-last >= reportEvery || now < last) && g.storeReported.CompareAndSwap(last, now) {
 		g.log.Warn("store could not decide", "error", err, "so far", n)
 	}
 }

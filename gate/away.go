@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/headgate/headgate"
@@ -46,6 +47,12 @@ func (d *Decision) away() policy.StoreErrorMode {
 	return mode
 }
 
+// enforced reports whether there is a limit that may refuse: who is in shadow alone
+// is not refused by a store that has no room either.
+func (d *Decision) enforced() bool {
+	return slices.ContainsFunc(d.limits[:d.n], func(s LimitState) bool { return !s.Shadow })
+}
+
 // storeRetry is when to ask again after the store could not decide.
 const storeRetry = time.Second
 
@@ -71,7 +78,7 @@ func (g *Gate) degrade(ctx context.Context, d *Decision, passed headgate.Reason,
 	g.reportStore(err)
 	d.whole()
 	switch mode := d.away(); {
-	case code == headgate.Overloaded:
+	case code == headgate.Overloaded && d.enforced():
 		d.shut(headgate.OverloadedReason)
 	case mode == policy.Local:
 		return g.askLocal(ctx, d, passed)
@@ -109,7 +116,7 @@ func (g *Gate) askLocal(ctx context.Context, d *Decision, passed headgate.Reason
 	switch code := headgate.CodeOf(err); {
 	case err == nil:
 		d.n = n
-		d.sumLocal(b, passed)
+		g.sumLocal(d, b, passed)
 	case code == headgate.Conflict:
 		return err
 	case code == headgate.Overloaded:
@@ -181,12 +188,23 @@ func (d *Decision) localFirst() (n int) {
 	return n
 }
 
+// sharer is a Config.Local that decides by shares of limits.
+type sharer interface {
+	// Share returns the share of l, nil for nothing of it.
+	Share(l *headgate.Prepared) *headgate.Prepared
+}
+
 // sumLocal makes the answer of what Local says of the first charges of d.
-func (d *Decision) sumLocal(b *headgate.Batch, passed headgate.Reason) {
+func (g *Gate) sumLocal(d *Decision, b *headgate.Batch, passed headgate.Reason) {
 	outcomes := d.batch.Outcomes()
 	copy(outcomes[:d.n], b.Outcomes())
 	d.batch.Allowed, d.batch.At, d.batch.Replayed, d.batch.Hold = b.Allowed, b.At, b.Replayed, b.Hold
 	d.fill()
+	if local, ok := g.config.Local.(sharer); ok {
+		for i := range d.n {
+			d.limits[i].Share = local.Share(d.limits[i].Limit)
+		}
+	}
 	d.Decision = b.Decision()
 	d.Replayed, d.Degraded = b.Replayed, degradedLocal
 	d.Shadow, d.WouldDeny = false, headgate.NoReason

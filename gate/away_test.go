@@ -324,13 +324,15 @@ func (n *network) Apply(ctx context.Context, b *headgate.Batch) error {
 	return n.Store.Apply(ctx, b)
 }
 
-func (n *network) Nodes(_ context.Context, node [2]uint64, _ time.Duration) (int, error) {
+func (n *network) Nodes(_ context.Context, node [2]uint64, ttl time.Duration) (int, error) {
 	if err := n.away(); err != nil {
 		return 0, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.nodes[node] = true
+	if n.nodes[node] = true; ttl == 0 {
+		delete(n.nodes, node)
+	}
 	return len(n.nodes), nil
 }
 

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate/policy"
@@ -141,7 +142,7 @@ func (t *together) degrade(ctx context.Context, err error) error {
 		mode = stricter(mode, d.away())
 	}
 	switch {
-	case code == headgate.Overloaded:
+	case code == headgate.Overloaded && slices.ContainsFunc(t.ds, (*Decision).enforced):
 		t.shut(headgate.OverloadedReason)
 	case mode == policy.Local:
 		t.askLocal(ctx)
@@ -200,7 +201,7 @@ func (t *together) askLocal(ctx context.Context) {
 		}
 		t.outcomes(i, all, b.Outcomes())
 		b.Allowed, b.At, d.n = allowed, all.At, n
-		d.sumLocal(b, t.qs[i].passed())
+		t.gate.sumLocal(d, b, t.qs[i].passed())
 	})
 }
 

@@ -81,7 +81,7 @@ func (t *tally) fill() (shadow bool) {
 	outcomes := t.batch.Outcomes()
 	for i := range t.n {
 		s := &t.limits[i]
-		s.Outcome = outcomes[i]
+		s.Outcome, s.Share = outcomes[i], nil
 		shadow = shadow || s.Shadow && !s.Allowed
 	}
 	return shadow
@@ -136,6 +136,9 @@ type LimitState struct {
 	ID string
 	// Limit is the limit with its numbers.
 	Limit *headgate.Prepared
+	// Share is this node's share of it by which Config.Local decided, whose state
+	// the Outcome is; nil if it was decided whole.
+	Share *headgate.Prepared
 	// Owner is whose budget it is: "subject", "application", "global" or
 	// "expression".
 	Owner string
@@ -186,6 +189,15 @@ const (
 // Limits returns the state of every limit that was charged, bans included, in
 // the order application, rule, plan.
 func (d *Decision) Limits() []LimitState { return d.limits[:d.n] }
+
+// At returns the instant of the decision by the clock of the store that made it: from
+// then ResetAfter and RetryAfter count. It is the zero Time if none did.
+func (d *Decision) At() time.Time {
+	if d.n == 0 || d.batch.At == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(d.batch.At)
+}
 
 // Costs returns what was asked for in other units than requests.
 func (d *Decision) Costs() []UnitCost { return d.costs }

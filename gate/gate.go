@@ -37,10 +37,18 @@ type Config struct {
 	// local. nil refuses what these limits have a say in. The gate does not close
 	// it.
 	Local headgate.Store
+	// Away reports whether Store cannot be asked at the moment; nil stands for
+	// never. Only [Gate.Ready] asks it.
+	Away func() bool
 	// Patience is how long Store may take to decide, and QuotaPatience how long
 	// where a quota is charged, as its charge is worth more. 0 means
 	// DefaultPatience and DefaultQuotaPatience. Stores in memory take no time.
 	Patience, QuotaPatience time.Duration
+	// Now returns what Store's clock shows, in microseconds since the Unix epoch,
+	// as well as is known: what holds for a time, such as an override, holds by
+	// it. nil means that of a Store which is a headgate.Clock, else the machine's,
+	// by which each node of several may begin and end it at another instant.
+	Now func() int64
 	// Logger takes reports of reloads; nil discards them.
 	Logger *slog.Logger
 }
@@ -199,22 +207,36 @@ func (g *Gate) TrustedProxies(application string) ([]netip.Prefix, bool) {
 	return a.trusted, true
 }
 
-// Now returns the instant by the store's clock if it is this process's, else by
-// the machine's, in microseconds since the Unix epoch.
+// Now returns the instant by which it is decided what holds for a time, in
+// microseconds since the Unix epoch; see Config.Now.
 func (g *Gate) Now() int64 {
+	if g.config.Now != nil {
+		return g.config.Now()
+	}
 	if c, ok := g.store.(headgate.Clock); ok {
 		return c.Now()
 	}
 	return time.Now().UnixMicro()
 }
 
-// Ready returns an error if the gate cannot decide: it was closed.
+// Ready returns an error if the gate cannot decide: it was closed, or Config.Away
+// says that the store is away and every limit of the policy is closed then.
 func (g *Gate) Ready() error {
-	if g.closed.Load() {
+	switch {
+	case g.closed.Load():
 		return errClosed
+	case g.config.Away != nil && g.config.Away() && g.current.Load().shut() && !g.shadowed():
+		return errShut
 	}
 	return nil
 }
+
+// shadowed reports whether an operator has put limits in shadow.
+func (g *Gate) shadowed() bool {
+	return slices.ContainsFunc(g.modesAt(g.Now()), func(o modeOverride) bool { return o.Shadow })
+}
+
+var errShut = &headgate.Error{Code: headgate.Unavailable, Err: errors.New("the store is away, and every limit is closed then")}
 
 var errClosed = &headgate.Error{Code: headgate.Closed, Err: errors.New("gate is closed")}
 

@@ -18,7 +18,8 @@ type Mode struct {
 	// Shadow stops all limits from refusing, while they go on counting; false
 	// makes all of them refuse, also those that the policy has in shadow.
 	Shadow bool
-	// Until is when it ends by itself; a time that is past ends it at once.
+	// Until is when it ends by itself, by [Gate.Now]; a time that is past ends it
+	// at once.
 	Until time.Time
 }
 

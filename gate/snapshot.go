@@ -21,6 +21,21 @@ type snapshot struct {
 	adjusted adjusted
 }
 
+// shut reports whether every limit refuses while the store is away, and there is
+// one.
+func (s *snapshot) shut() bool {
+	n := 0
+	for _, app := range s.applications {
+		for _, l := range app.budgets {
+			if l.away != policy.ClosedMode || l.shadow {
+				return false
+			}
+		}
+		n += len(app.budgets)
+	}
+	return n > 0
+}
+
 type application struct {
 	name        string
 	defaultPlan *plan

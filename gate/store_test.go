@@ -126,6 +126,83 @@ func TestStoreErrorCodes(t *testing.T) {
 	}
 }
 
+// Limits in shadow refuse nobody, also when the store has no room for their state.
+func TestShadowInFullStore(t *testing.T) {
+	const policy = `
+version: 1
+applications:
+  a:
+    rules:
+      - {name: trial, match: {operation: trial}, mode: shadow, limits: [{name: all, rate: 1/s}], ban: {after: 9, within: 1m, for: 1m}}
+      - {name: both, match: {operation: both}, limits: [{name: some, rate: 1/s, mode: shadow}, {name: all, rate: 1/s, on_store_error: open}]}
+`
+	full := broken{&headgate.Error{Code: headgate.Overloaded, Err: errors.New("no room")}}
+	g, err := gate.Open(t.Context(), gate.Config{Policy: []byte(policy), Store: full, Local: memstore.New(memstore.Config{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trial, both := &gate.Request{Application: "a", Operation: "trial", Subject: "s"}, &gate.Request{Application: "a", Operation: "both", Subject: "s"}
+	var d, e gate.Decision
+	want := func(what string, d *gate.Decision, allowed bool, reason headgate.Reason, degraded string) {
+		t.Helper()
+		if d.Allowed != allowed || d.Reason != reason || d.Degraded != degraded {
+			t.Errorf("%s: allowed %v, %v, degraded %q; want %v, %v, %q", what, d.Allowed, d.Reason, d.Degraded, allowed, reason, degraded)
+		}
+	}
+	for what, decide := range map[string]func(context.Context, *gate.Request, *gate.Decision) error{"take": g.Take, "peek": g.Peek} {
+		if err := errors.Join(decide(t.Context(), trial, &d), decide(t.Context(), both, &e)); err != nil {
+			t.Fatal(err)
+		}
+		want(what, &d, true, headgate.OK, "open")
+		want(what+" of an enforced limit too", &e, false, headgate.OverloadedReason, "closed")
+	}
+	if _, err := g.TakeAll(t.Context(), []*gate.Request{trial, trial}, []*gate.Decision{&d, &e}); err != nil {
+		t.Fatal(err)
+	}
+	want("first of two", &d, true, headgate.OK, "open")
+	want("second of two", &e, true, headgate.OK, "open")
+	if _, err := g.TakeAll(t.Context(), []*gate.Request{trial, both}, []*gate.Decision{&d, &e}); err != nil {
+		t.Fatal(err)
+	}
+	want("with an enforced one", &d, false, headgate.OverloadedReason, "closed")
+	want("the enforced one", &e, false, headgate.OverloadedReason, "closed")
+}
+
+// A node is ready without the store, unless all that it has are closed limits.
+func TestReadyAway(t *testing.T) {
+	const quota = "{name: q, algorithm: quota, rate: 9/day}"
+	for policy, want := range map[string]bool{
+		"a: {limits: [" + quota + "]}":                                                                                                  false,
+		"a: {limits: [" + quota + "], rules: [{name: r, match: {operation: x}}]}":                                                       false,
+		"a: {on_store_error: closed, limits: [{name: w, rate: 1/s}]}":                                                                   false,
+		"a: {limits: [" + quota + "]}, b: {limits: [{name: w, rate: 1/s}]}":                                                             true,
+		"a: {limits: [" + quota + "], rules: [{name: r, match: {operation: x}, limits: [{name: w, rate: 1/s, on_store_error: open}]}]}": true,
+		"a: {mode: shadow, limits: [" + quota + "]}":                                                                                    true,
+		"a: {}": true,
+	} {
+		away := false
+		g, err := gate.Open(t.Context(), gate.Config{
+			Policy: []byte("version: 1\napplications: {" + policy + "}"), Store: memstore.New(memstore.Config{}), Away: func() bool { return away },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Ready(); err != nil {
+			t.Errorf("%s: %v while the store is there", policy, err)
+		}
+		away = true
+		if err := g.Ready(); (err == nil) != want || err != nil && headgate.CodeOf(err) != headgate.Unavailable {
+			t.Errorf("%s: %v, want ready %v", policy, err, want)
+		}
+		if err := g.SetMode(gate.Mode{Shadow: true, Until: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Ready(); err != nil {
+			t.Errorf("%s: %v while nothing refuses", policy, err)
+		}
+	}
+}
+
 // watched keeps the charges of the last batch.
 type watched struct {
 	headgate.Store

@@ -46,7 +46,7 @@ func (g *Gate) Throttle(ctx context.Context, t *Throttle, d *Decision) error {
 	if err := checkOwner("key", t.Key); err != nil {
 		return err
 	}
-	limit, err := g.throttles.prepare(throttleLimit{t.Count, t.Period, t.Burst})
+	limit, err := g.throttles.prepare(throttleLimit{t.Count, t.Period, t.Burst}, g.Now)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (t *throttled) full() int64 { return t.used.Load() + t.prepared.Cap/t.prepa
 
 var errThrottles = &headgate.Error{Code: headgate.Overloaded, Err: fmt.Errorf("%d different limits said by callers are in use: at most that many", maxThrottles)}
 
-func (t *throttles) prepare(l throttleLimit) (*throttled, error) {
+func (t *throttles) prepare(l throttleLimit, clock func() int64) (*throttled, error) {
 	t.mu.RLock()
 	ready := t.ready[l]
 	t.mu.RUnlock()
@@ -100,7 +100,7 @@ func (t *throttles) prepare(l throttleLimit) (*throttled, error) {
 	if err != nil {
 		return nil, throttleFault(l, err)
 	}
-	now := time.Now().UnixMicro()
+	now := clock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if ready := t.ready[l]; ready != nil {

@@ -111,6 +111,16 @@ func (l *Local) Apply(ctx context.Context, b *headgate.Batch) error {
 	return nil
 }
 
+// Share returns this node's share of a limit, which is the limit itself where that is not shared
+// out, and nil where the node admits nothing of it.
+func (l *Local) Share(whole *headgate.Prepared) *headgate.Prepared {
+	nodes := int(l.nodes.Load())
+	if nodes == 0 {
+		return nil
+	}
+	return l.shares.of(whole, nodes)
+}
+
 // state returns the memory, which is made when it is first needed.
 func (l *Local) state(now int64) *memstore.Store {
 	l.make.Do(func() { l.memory.Store(memstore.New(memstore.Config{MaxBytes: l.bytes, Origin: now})) })

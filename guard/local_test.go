@@ -314,22 +314,34 @@ func TestLocalReset(t *testing.T) {
 }
 
 // Local counts by the clock of the store, not by that of its machine: windows
-// end for all nodes at once.
+// end for all nodes at once. It knows that clock though it never asked for a
+// decision, and learns within a beat that it was set.
 func TestLocalClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := open(t, newRemote(), Config{})
+		r := newRemote()
+		r.ahead = 30*time.Minute + 50*time.Second
+		s := open(t, r, Config{})
 		l := prepare(t, headgate.Window(10, time.Minute))
-		at := time.Now().Add(30*time.Minute + 50*time.Second).UnixMicro() // the store's clock is ahead
-		b := batch(t, l, "a", 1)
-		b.Now = at
-		if err := s.Apply(t.Context(), b); err != nil {
-			t.Fatal(err)
+		local := func(owner string, ends time.Duration) {
+			t.Helper()
+			now := time.Now().Add(r.ahead).UnixMicro()
+			b := batch(t, l, owner, 8)
+			if err := s.Local().Apply(t.Context(), b); err != nil || !b.Allowed || b.At != now || b.Outcomes()[0].ResetAfter != ends {
+				t.Errorf("%v, allowed %v at %d, want %d: %+v", err, b.Allowed, b.At, now, b.Outcomes()[0])
+			}
+			if got := s.StoreNow(); got != now {
+				t.Errorf("the store's clock shows %d, want %d", got, now)
+			}
 		}
+		local("a", 10*time.Second)
 		pass(4 * time.Second)
-		b = batch(t, l, "b", 8)
-		if err := s.Local().Apply(t.Context(), b); err != nil || b.At != at+4_000_000 || b.Outcomes()[0].ResetAfter != 6*time.Second {
-			t.Errorf("%v, at %d, want %d: %+v", err, b.At, at+4_000_000, b.Outcomes()[0])
-		}
+		local("b", 6*time.Second)
+		r.set(func(r *remote) { r.ahead += time.Hour + 30*time.Second })
+		pass(beatEvery)
+		local("c", 34*time.Second)
+		r.set(func(r *remote) { r.ahead += 10 * time.Second })
+		take(t, s, l, "d", 1)
+		local("e", 24*time.Second)
 	})
 }
 

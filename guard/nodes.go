@@ -41,12 +41,21 @@ func (c *census) begin(s *Store) {
 	go s.beats(ctx)
 }
 
-// end returns when no more beats will be.
-func (c *census) end() {
-	if c.of != nil {
-		c.stop()
-		<-c.done
+// end returns when no more beats will be, and the store was told that this node
+// is gone, if it is there: the shares of the others need not wait until it counts
+// no longer.
+func (s *Store) end() {
+	c := &s.census
+	if c.of == nil {
+		return
 	}
+	c.stop()
+	<-c.done
+	// The breaker has the error; what was not told runs out.
+	_ = s.doWithin(context.Background(), beatPatience, math.MaxInt, func(ctx context.Context) error {
+		_, err := c.of.Nodes(ctx, c.node, 0)
+		return err
+	})
 }
 
 // wake lets the next beat be planned anew.
@@ -57,7 +66,8 @@ func (c *census) wake() {
 	}
 }
 
-// beats beats until ctx ends.
+// beats beats until ctx ends. It does not break a beat off, which might come after
+// the word that this node is gone.
 func (s *Store) beats(ctx context.Context) {
 	defer close(s.census.done)
 	t := time.NewTimer(0)
@@ -68,7 +78,7 @@ func (s *Store) beats(ctx context.Context) {
 			return
 		case <-s.census.kick:
 		case <-t.C:
-			_ = s.beat(ctx) // the breaker and the counts have it
+			_ = s.beat(context.WithoutCancel(ctx)) // the breaker and the counts have it
 			if n++; n%sweepEvery == 0 {
 				s.local.sweep()
 			}
@@ -96,6 +106,9 @@ func (s *Store) beat(ctx context.Context) error {
 		nodes, err = s.census.of.Nodes(ctx, s.census.node, beatTTL)
 		return err
 	})
+	if err == nil {
+		s.readClock(ctx)
+	}
 	s.mu.Lock()
 	if err != nil {
 		s.population.lost()
@@ -109,6 +122,17 @@ func (s *Store) beat(ctx context.Context) error {
 		s.log.Info("nodes share the store", "nodes", nodes)
 	}
 	return err
+}
+
+// readClock asks the store what its clock shows: decisions say it, but there may
+// have been none since it was set, or ever.
+func (s *Store) readClock(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, beatPatience)
+	defer cancel()
+	b := &headgate.Batch{Op: headgate.Peek, Patience: beatPatience.Microseconds()}
+	if s.inner.Apply(ctx, b) == nil && b.At != 0 {
+		s.local.clock.set(b.At)
+	}
 }
 
 // population is how many nodes there are, as far as is known. More are believed

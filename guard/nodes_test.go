@@ -28,13 +28,27 @@ func TestNodes(t *testing.T) {
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
+		r.set(func(r *remote) {
+			if len(r.members) != 2 {
+				t.Errorf("the third has closed: %d members", len(r.members))
+			}
+		})
+		pass(beatTTL)
+		if nodes(a) != 3 || nodes(b) != 3 {
+			t.Errorf("the store may have forgotten it: %d, %d", nodes(a), nodes(b))
+		}
+		pass(2 * beatEvery)
+		if nodes(a) != 2 || nodes(b) != 2 {
+			t.Errorf("without the third: %d, %d", nodes(a), nodes(b))
+		}
+		r.set(func(r *remote) { r.members[[2]uint64{1}] = time.Now().Add(beatTTL) }) // it dies
 		pass(beatTTL + beatEvery)
 		if nodes(a) != 3 || nodes(b) != 3 {
 			t.Errorf("it may be back in a moment: %d, %d", nodes(a), nodes(b))
 		}
 		pass(beatTTL + beatEvery)
 		if nodes(a) != 2 || nodes(b) != 2 {
-			t.Errorf("without the third: %d, %d", nodes(a), nodes(b))
+			t.Errorf("without the dead one: %d, %d", nodes(a), nodes(b))
 		}
 		r.set(func(r *remote) { r.lost = true })
 		pass(time.Hour)
@@ -48,6 +62,37 @@ func TestNodes(t *testing.T) {
 		pass(probeEvery + probeSpread + beatPatience + beatEvery)
 		if nodes(a) != 3 || nodes(b) != 3 || !a.Stats().Up {
 			t.Errorf("back: %d, %d", nodes(a), nodes(b))
+		}
+	})
+}
+
+// Who closes waits no longer than half a second for a store that does not answer,
+// and not at all for one that is known to be away.
+func TestLeaving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRemote()
+		closing := func(s *Store) time.Duration {
+			began := time.Now()
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			return time.Since(began)
+		}
+		a, b := New(r, Config{}), New(r, Config{})
+		pass(time.Second)
+		r.set(func(r *remote) { r.lost = true })
+		if took := closing(a); took != beatPatience {
+			t.Errorf("closed in %v", took)
+		}
+		c := New(r, Config{})
+		synctest.Wait()
+		if took := closing(c); took != 2*beatPatience {
+			t.Errorf("closed in %v during a beat", took)
+		}
+		r.set(func(r *remote) { r.lost = false })
+		breakIt(t, b, r)
+		if took := closing(b); took != 0 {
+			t.Errorf("closed in %v while the store was away", took)
 		}
 	})
 }

@@ -20,6 +20,7 @@ type remote struct {
 	err     error         // that calls end with
 	took    time.Duration // by every call
 	lost    bool          // no call is ever answered
+	ahead   time.Duration // its clock is
 	calls   int
 	beats   int
 	members map[[2]uint64]time.Time // nodes, and until when they live
@@ -75,6 +76,14 @@ func (r *remote) Apply(ctx context.Context, b *headgate.Batch) error {
 	if err := r.travel(ctx, time.Duration(b.Patience)*time.Microsecond); err != nil {
 		return err
 	}
+	r.mu.Lock()
+	ahead := r.ahead
+	r.mu.Unlock()
+	if b.Now != 0 || ahead == 0 {
+		return r.inner.Apply(ctx, b)
+	}
+	b.Now = time.Now().Add(ahead).UnixMicro()
+	defer func() { b.Now = 0 }()
 	return r.inner.Apply(ctx, b)
 }
 
@@ -97,7 +106,11 @@ func (r *remote) Nodes(ctx context.Context, node [2]uint64, ttl time.Duration) (
 	defer r.mu.Unlock()
 	r.beats++
 	now := time.Now()
-	r.members[node] = now.Add(ttl)
+	if ttl > 0 {
+		r.members[node] = now.Add(ttl)
+	} else {
+		delete(r.members, node)
+	}
 	n := 0
 	for _, until := range r.members {
 		if until.After(now) {

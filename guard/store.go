@@ -74,9 +74,15 @@ func New(inner headgate.Store, c Config) *Store {
 // Local returns the store to ask while this one is away.
 func (s *Store) Local() *Local { return s.local }
 
-// Close stops counting nodes, and closes Local and the store behind s.
+// StoreNow returns what the clock of the store behind s shows, in microseconds since
+// the Unix epoch: as of its last word, and as much later as has passed since. Before
+// the first word it is the machine's.
+func (s *Store) StoreNow() int64 { return s.local.clock.now() }
+
+// Close tells the store that this node is gone, for which it waits no longer than
+// half a second, and closes Local and the store behind s.
 func (s *Store) Close() error {
-	s.census.end()
+	s.end()
 	return errors.Join(s.local.Close(), s.inner.Close())
 }
 

@@ -12,6 +12,7 @@ import (
 // time slept. A wall clock that is set forward makes leases end early, once; one
 // that is set back changes nothing.
 type clock struct {
+	wall   func() int64 // the machine's clock, nil for its real one
 	start  time.Time
 	origin int64
 	anchor atomic.Pointer[anchor]
@@ -23,21 +24,31 @@ type anchor struct{ slept, ahead int64 }
 
 func (c *clock) begin() {
 	c.start = time.Now()
-	c.origin = c.start.UnixMicro()
+	c.origin = c.read(c.start)
 	c.anchor.Store(&anchor{})
 }
 
-// now reads the clock.
-func (c *clock) now() int64 {
+// read returns what the machine's clock shows at t, which is now.
+func (c *clock) read(t time.Time) int64 {
+	if c.wall != nil {
+		return c.wall()
+	}
+	return t.UnixMicro()
+}
+
+// now reads the clock, and beside it the monotonic clock alone, which is not moved
+// by how the machine's clock is set: to estimate another clock by it.
+func (c *clock) now() (now, mono int64) {
 	t := time.Now()
-	return c.at(t.Sub(c.start).Microseconds(), t.UnixMicro()-c.origin)
+	mono = t.Sub(c.start).Microseconds()
+	return c.at(mono, c.read(t)-c.origin), mono
 }
 
 // stamp reads the clock to count from it, for one goroutine at a time. Every
 // later reading is later by at least the time that has passed.
 func (c *clock) stamp() int64 {
 	t := time.Now()
-	return c.mark(t.Sub(c.start).Microseconds(), t.UnixMicro()-c.origin)
+	return c.mark(t.Sub(c.start).Microseconds(), c.read(t)-c.origin)
 }
 
 func (c *clock) at(mono, wall int64) int64 {

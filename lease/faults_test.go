@@ -190,6 +190,36 @@ func TestFloorKnowsDirectAnswers(t *testing.T) {
 	})
 }
 
+// A direct answer on a sliding window tells what all its slices hold. That is no
+// floor for one slice: it would count there what the others count too.
+func TestFloorOfASliceIsItsOwn(t *testing.T) {
+	play(t, func(s *scene) {
+		c := s.charge(headgate.Sliding(1_000_000, 10*time.Second), 1)
+		s.heat(c)
+		c.Cost = 100_000
+		ask(s.T, s.store, c)
+		pass(time.Second - time.Duration(time.Now().UnixNano())%time.Second)
+		c.Cost = 1
+		s.heat(c)
+		c.Cost = 10_000
+		if s.locally(c) {
+			t.Fatal("more was spent than is leased")
+		}
+		var floor int64
+		s.change(func() {
+			s.before = func(_ context.Context, requests []headgate.LeaseRequest) error {
+				floor = max(floor, requests[0].Floor)
+				return errAway
+			}
+		})
+		c.Cost = 1
+		s.every(time.Millisecond, 200, c)
+		if floor == 0 || floor > 20_000 {
+			t.Errorf("floor %d, with some 10,000 in this slice and 100,000 in the one before", floor)
+		}
+	})
+}
+
 // No window's tokens are spent in another one.
 func TestWindowsRoll(t *testing.T) {
 	for _, l := range []headgate.Limit{headgate.Window(2000, 500*time.Millisecond), headgate.Sliding(2000, 500*time.Millisecond)} {

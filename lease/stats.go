@@ -34,7 +34,7 @@ func (s *Store) Stats() Stats {
 	for i := range n.stripes {
 		st.Local += n.stripes[i].n.Load()
 	}
-	now := s.clock.now()
+	now, _ := s.clock.now()
 	s.table.all(func(c *cell) {
 		st.Tracked++
 		if l := c.holder.Lease(); l.Live(now) {

@@ -32,6 +32,9 @@ type Config struct {
 	Timeout time.Duration
 	// Return is for how long Close tries to return what is leased. 0 means 1 s.
 	Return time.Duration
+	// WallClockForTest, if not nil, is the machine's clock, in microseconds since
+	// the Unix epoch.
+	WallClockForTest func() int64
 }
 
 func (c Config) withDefaults() Config {
@@ -74,7 +77,7 @@ type Store struct {
 	giveBack  time.Duration
 
 	clock  clock
-	offset atomic.Int64 // of the authority's clock from this one
+	offset atomic.Int64 // of the authority's clock from the monotonic one
 	table  table
 	heat   heat
 
@@ -111,6 +114,7 @@ func New(a headgate.Authority, c Config) *Store {
 		stop:      make(chan struct{}),
 		kept:      make(chan struct{}),
 	}
+	s.clock.wall = c.WallClockForTest
 	s.clock.begin()
 	s.table.begin(c.MaxLeases)
 	go s.keep()
@@ -167,12 +171,12 @@ func (s *Store) one(ctx context.Context, b *headgate.Batch, ch *headgate.Charge,
 		return s.miss(ctx, b, cells)
 	}
 	cells[0] = c
-	now := s.clock.now()
+	now, mono := s.clock.now()
 	left, ok := c.holder.Lease().Take(spend(ch), now)
 	if !ok {
 		return s.miss(ctx, b, cells)
 	}
-	b.Allowed, b.Replayed, b.At = true, false, now+s.offset.Load()
+	b.Allowed, b.Replayed, b.At = true, false, mono+s.offset.Load()
 	c.view.Load().outcome(ch.Limit, left, now, &b.Outcomes()[0])
 	s.counters.local()
 	if c.use(left) {
@@ -195,11 +199,11 @@ func (s *Store) take(ctx context.Context, b *headgate.Batch, cells []*cell, clai
 	if !found {
 		return s.miss(ctx, b, cells)
 	}
-	now := s.clock.now()
+	now, mono := s.clock.now()
 	if !TakeAll(claims, now) {
 		return s.miss(ctx, b, cells)
 	}
-	b.Allowed, b.Replayed, b.At = true, false, now+s.offset.Load()
+	b.Allowed, b.Replayed, b.At = true, false, mono+s.offset.Load()
 	outcomes := b.Outcomes()
 	s.counters.local()
 	for i, c := range cells {
@@ -257,12 +261,13 @@ func (s *Store) revoke(charges []headgate.Charge) {
 // ask lets the authority decide b.
 func (s *Store) ask(ctx context.Context, b *headgate.Batch) error {
 	s.counters.remote.Add(1)
-	sent := s.clock.now()
+	_, sent := s.clock.now()
 	if err := s.authority.Apply(ctx, b); err != nil {
 		return err
 	}
 	if b.Now == 0 {
-		s.offset.Store(b.At - (sent+s.clock.now())/2)
+		_, came := s.clock.now()
+		s.offset.Store(b.At - (sent+came)/2)
 	}
 	return nil
 }
@@ -273,7 +278,8 @@ func (s *Store) miss(ctx context.Context, b *headgate.Batch, cells []*cell) erro
 	charges := b.Charges()
 	var leases [headgate.MaxCharges]*Lease
 	for i, c := range cells {
-		if c != nil {
+		// What all slices of a sliding window hold is not the count of one.
+		if c != nil && charges[i].Limit.Algorithm != headgate.SlidingWindow {
 			if l := c.holder.Lease(); l.Windowed() {
 				leases[i] = l
 			}
@@ -282,7 +288,7 @@ func (s *Store) miss(ctx context.Context, b *headgate.Batch, cells []*cell) erro
 	if err := s.ask(ctx, b); err != nil {
 		return err
 	}
-	now := s.clock.now()
+	now, _ := s.clock.now()
 	outcomes := b.Outcomes()
 	for i := range cells {
 		if leases[i] != nil {

@@ -13,6 +13,9 @@ import (
 //	I3  so does what was admitted, by true time
 //	I4  what a holder settled was spent or returned, to the token: a refusal
 //	    takes nothing
+//	I5  what is left at the store and what holders can spend is within the burst,
+//	    at any instant; what was admitted in a window and what holders can spend
+//	    of it is counted there
 //
 // Where stores' clocks step, a step forward may cost rate x step, once, and
 // windows are those that tokens were debited in.
@@ -30,6 +33,7 @@ type ledger struct {
 	// A bucket's: under the numbers in force since they changed last, and under
 	// the largest of all.
 	limit                    *headgate.Prepared
+	beyond                   int64 // what may be out above a burst that was lowered
 	debits, admits           envelope
 	allDebits, allAdmits     envelope
 	windows                  []window
@@ -38,7 +42,6 @@ type ledger struct {
 	inLog                    int64
 	most                     int64 // highest count so far
 	admitted, bound, excused int64
-	left                     int64
 }
 
 // envelope bounds sums over every interval by cap + n x time, in units of 1/p
@@ -50,8 +53,8 @@ type envelope struct {
 
 func (v *envelope) reset(n, p, capacity int64) { *v = envelope{n: n, p: p, cap: capacity} }
 
-// add adds tokens where an interval may start, at from, and end, at to. It returns by how many units the sum
-// of some interval is above its bound.
+// add adds tokens where an interval may start, at from, and end, at to. It returns
+// by how many units the sum of some interval is above its bound.
 func (v *envelope) add(tokens, from, to int64) (over int64) {
 	v.low = min(v.low, v.sum-v.n*from)
 	v.sum += tokens * v.p
@@ -65,6 +68,7 @@ func (v *envelope) permit(tokens int64) { v.sum -= tokens * v.p }
 type window struct {
 	label                        int64
 	debited, admitted, permitted int64
+	again                        int64 // given back by settlements that were lost, and came again
 	count, kept                  int64 // the highest limit that it was charged under, and kept under
 	lost                         []lost
 }
@@ -78,7 +82,7 @@ func (x *window) excuse() (n int64) {
 	for _, l := range x.lost {
 		n += max(0, l.before-max(l.after, l.floor))
 	}
-	return n
+	return n + x.again
 }
 
 type entry struct{ at, n int64 }
@@ -92,16 +96,13 @@ func newLedger(w *world, i int) *ledger {
 // begin forgets everything before now.
 func (l *ledger) begin() {
 	l.limit = l.w.limits[l.i][0]
-	l.debits, l.admits = envelope{}, envelope{}
+	l.debits, l.admits, l.beyond = envelope{}, envelope{}, 0
 	l.windows, l.log, l.head, l.inLog, l.most = nil, nil, 0, 0, 0
 	if l.kind != headgate.TokenBucket {
 		return
 	}
-	// Rates in tokens of the coarsest unit that holds all of them.
-	p := l.limit.WindowMicros
-	for _, x := range l.w.limits[l.i] {
-		p = max(p, x.Period.Microseconds())
-	}
+	// All numbers have one period, so that units of a token over it hold all rates.
+	p := l.limit.Period.Microseconds()
 	var n, capacity int64
 	for _, x := range l.w.limits[l.i] {
 		n, capacity = max(n, x.N*(p/x.P)), max(capacity, x.Burst*p)
@@ -123,15 +124,16 @@ func (l *ledger) anew() {
 }
 
 // numbers begins the envelopes under numbers that came into force. What was out
-// may be more than a debt of the new capacity makes up for.
+// under a higher burst may still be spent: the level owes it, as far as the debt
+// goes.
 func (l *ledger) numbers(x *headgate.Prepared) {
-	beyond := max(0, l.limit.Burst-2*x.Burst)
-	l.limit = x
+	most := l.limit.Burst + l.beyond
+	l.limit, l.beyond = x, max(0, most-2*x.Burst)
 	at := l.part.elapsed()
 	l.debits.reset(x.N, x.P, x.Cap)
 	l.debits.low = -x.N * at
 	l.admits = l.debits
-	l.admits.cap += beyond * x.P
+	l.admits.cap += max(0, most-x.Burst) * x.P
 	l.admits.low = -x.N * l.part.settled()
 }
 
@@ -271,6 +273,16 @@ func (l *ledger) charge(b *algo.Budget, n, label int64) {
 	}
 }
 
+// credited notes that a settlement gave n back that had given it back before: it
+// was lost, and came again. It is no debit less. A window may have counted it
+// already, if a floor lifted its count: then so much is lost more.
+func (l *ledger) credited(b *algo.Budget, n, label int64) {
+	l.charge(b, 0, label)
+	if l.kind != headgate.TokenBucket {
+		l.window(label).again += n
+	}
+}
+
 func (l *ledger) envelopes(n int64, now, all *envelope, what string, from, to int64) {
 	if over := now.add(n, from, to); over > 0 {
 		l.w.fail("budget %d: %s %d/%d tokens above %d + %d/%d per us since its numbers changed", l.i, what, over, now.p, now.cap/now.p, now.n, now.p)
@@ -375,6 +387,38 @@ func (l *ledger) slide(n int64) {
 		}
 	}
 	l.verdict(l.current(), "admitted", l.inLog, allowed, excused)
+}
+
+// weigh holds what could be admitted at once to I5.
+func (l *ledger) weigh() {
+	s := l.part
+	b := &s.budgets[l.i]
+	if s.mark.run != s.run || b.Limit == nil || b.Limit.Soft || l.kind == headgate.SlidingWindow {
+		return // it decides nothing before it has a mark
+	}
+	now, e, label := s.clock(), s.mark.epoch(), l.current()
+	live := int64(0)
+	for _, p := range l.w.procs {
+		if lease, x := p.seats[l.i].holder.Lease(), &l.w.ids[p.seats[l.i].id]; p.alive && x.age == l.age && x.label == label && lease.Live(p.clock(l.w.now)) {
+			live += lease.Left()
+		}
+	}
+	if live == 0 {
+		return
+	}
+	if l.kind != headgate.TokenBucket {
+		x := l.window(label)
+		if count := l.counted(b, label); x.admitted+live > count+x.permitted+x.excuse() {
+			l.w.fail("budget %d: admitted %d in %d, and %d can be spent, but %d are counted", l.i, x.admitted, label, live, count)
+		}
+		return
+	}
+	record := b.Clone()
+	record.Load(b.Limit, now, e)
+	left := b.Limit.Burst - s.used(&record, now, e)
+	if left+live > l.limit.Burst+l.beyond {
+		l.w.fail("budget %d: %d are left, and %d can be spent, of %d", l.i, left, live, b.Limit.Burst)
+	}
 }
 
 // permit notes an operator's reset, by which use fell by n.

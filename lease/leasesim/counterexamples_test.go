@@ -211,15 +211,15 @@ func Test3a(t *testing.T) {
 	d.spend(h, 10, true)
 	first := d.report(h, 0)
 	h.Lease().Revoke()
-	second := d.report(h, 0)
-	if second.Returned != 30 {
-		t.Fatalf("%+v", second)
+	returned := d.report(h, 0)
+	if returned.Returned != 30 {
+		t.Fatalf("%+v", returned)
 	}
 	d.answer(first)
-	d.answer(second)
+	d.answer(returned)
 	d.take(90, true) // the whole rest
 	d.at(10 * time.Second)
-	for _, late := range []headgate.LeaseRequest{first, second, first} {
+	for _, late := range []headgate.LeaseRequest{first, returned, first} {
 		if p := d.answer(late); p.Status != headgate.LeaseUnknownHolder {
 			t.Errorf("%+v is answered %+v", late, p)
 		}

@@ -22,6 +22,7 @@ type process struct {
 	known     []known
 	seats     []seat
 	share     float64 // of the load
+	phase     int64   // of the load, in which its requests come
 	sulk      int64   // true time before which it takes nothing at a store
 	claims    []lease.Claim
 }
@@ -38,7 +39,7 @@ type seat struct {
 }
 
 func newProcess(w *world, i int) *process {
-	p := &process{w: w, i: i, offset: between(w.fault, 0, 1<<40)}
+	p := &process{w: w, i: i, offset: between(w.fault, 1, 1<<40)}
 	if w.has(clocks) {
 		p.drift = between(w.fault, -900, 900)
 	}
@@ -63,12 +64,20 @@ func (p *process) start() {
 		s.begin(w, next)
 		p.seats[i] = s
 	}
+	w.push(event{at: w.now + w.load.Int64N(w.terms.TTL/4), kind: tick, who: p.i, n: int64(p.inc)})
+}
+
+// load is when the next requests of the present phase come.
+func (p *process) load() {
+	w := p.w
+	gap := w.gap / max(p.share, 0.001) * (0.4 + 3.2*w.load.Float64())
+	w.push(event{at: w.now + max(1, int64(gap)), kind: arrive, who: p.i, n: p.phase})
 }
 
 // wants draws how much a process likes to have of a budget.
 func (p *process) wants(i int) int64 {
 	limit := p.w.limits[i][0]
-	return max(1, max(limit.Burst, limit.Count)/pick[int64](p.w.load, 3, 10, 40))
+	return max(1, max(limit.Burst, limit.Count)/pick[int64](p.w.load, 1, 3, 10, 40))
 }
 
 // clock is what the process's clock shows at a true time.
@@ -104,10 +113,13 @@ func (p *process) happen(e event) {
 		}
 		return
 	case arrive:
-		gap := w.gap / max(p.share, 0.001) * (0.2 + 1.6*w.load.Float64()) * 2
-		w.push(event{at: w.now + max(1, int64(gap)), kind: arrive, who: p.i})
+		if e.n != p.phase {
+			return
+		}
+		p.load()
+		e.n = 1 + w.load.Int64N(3)
 	}
-	if !p.alive {
+	if !p.alive || e.kind == tick && e.n != int64(p.inc) {
 		if e.kind == answer {
 			w.drop(e.msg)
 		}
@@ -132,12 +144,12 @@ func (p *process) happen(e event) {
 	}
 	switch e.kind {
 	case arrive, again:
-		for range 1 + w.load.IntN(3) {
+		for range e.n {
 			p.request(p.clock(w.now), w.now)
 		}
 	case tick:
 		p.look()
-		w.push(event{at: w.now + between(w.load, w.terms.TTL/10, w.terms.TTL/2), kind: tick, who: p.i})
+		w.push(event{at: w.now + between(w.load, w.terms.TTL/10, w.terms.TTL/2), kind: tick, who: p.i, n: e.n})
 	case answer:
 		p.hear(e.msg)
 	case pause:
@@ -200,11 +212,19 @@ func (p *process) request(now, at int64) {
 		n = 1
 	}
 	p.claims = p.claims[:0]
+	share := 0.05
+	if w.often {
+		share = 0.3
+	}
+	reserve := w.has(reserves) && chance(w.load, share)
 	for _, i := range which[:n] {
 		s := &p.seats[i]
-		p.claims = append(p.claims, lease.Claim{Lease: s.holder.Lease(), Cost: between(w.load, 1, w.costs[i])})
+		most := w.costs[i]
+		if reserve && chance(w.load, 0.5) {
+			most = max(most, w.limits[i][s.version].Count/3)
+		}
+		p.claims = append(p.claims, lease.Claim{Lease: s.holder.Lease(), Cost: between(w.load, 1, most)})
 	}
-	reserve := w.has(reserves) && chance(w.load, 0.05)
 	if !reserve && w.mutant.takeAll(p.claims, now) {
 		w.count.Local++
 		for j, c := range p.claims {
@@ -262,7 +282,7 @@ func (p *process) direct(which []int, reserve bool) {
 	}
 	if reserve {
 		w.holds++
-		m.hold, m.holdFor, m.later = w.holds, between(w.load, 1, 3*w.terms.TTL), chance(w.load, 0.5)
+		m.hold, m.holdFor, m.later = w.holds, between(w.load, 1, pick[int64](w.load, 1, 8)*w.terms.TTL), chance(w.load, 0.5)
 	}
 	w.send(ask, m)
 }

@@ -35,7 +35,8 @@ const (
 	blindReset              // resets forget what is out
 	sleepyClock             // the holder's clock stops while it is paused
 	openQuarantine          // grants and takes of windows in quarantine
-	mutations
+	plainRecovery           // recovery leaves reservations what they may give back
+	blindConvert            // a change of numbers forgets what is out
 )
 
 // mutant is a mutation, and the schedules that show it.
@@ -49,7 +50,10 @@ var mutants = []*mutant{
 	{blindDirect, "direct path blind to outstanding", force{on: directs, off: reserves, only: true}},
 	{earlyReturns, "reports settled before the refill", force{only: true}},
 	{noRecovery, "no recovery rule", force{on: failovers | losses, only: true}},
-	{noQuarantine, "recovery without quarantine", force{on: failovers | losses, only: true, kind: headgate.FixedWindow}},
+	{noQuarantine, "recovery of windows without quarantine", force{on: failovers | losses, only: true, kind: headgate.FixedWindow}},
+	{noQuarantine, "recovery of buckets without quarantine", force{on: failovers | cuts | directs, off: several, only: true, often: true}},
+	{plainRecovery, "recovery that credits settlements again", force{on: failovers | losses | reserves | repeats, off: several | numbers, only: true, often: true, refill: 20}},
+	{blindConvert, "numbers that forget what is out", force{on: numbers | directs, only: true}},
 	{openQuarantine, "windows open in quarantine", force{on: failovers | losses, only: true, kind: headgate.FixedWindow}},
 	{creditExpired, "credit at expiry", force{on: pauses | slow | cuts, only: true}},
 	{adoptUnknown, "unknown holders adopted", force{on: repeats | pauses | cuts, only: true}},
@@ -69,6 +73,34 @@ var mutants = []*mutant{
 }
 
 func (m *mutant) is(k mutation) bool { return m != nil && m.kind == k }
+
+// load loads a budget.
+func (m *mutant) load(b *algo.Budget, l *headgate.Prepared, now int64, e headgate.Epoch) (fresh, other bool) {
+	if m.is(plainRecovery) && b.Limit != nil && b.Epoch != e.ID && now < b.Absent() {
+		forgetOut(b)
+		b.Words[0], b.Words[1], b.Epoch = min(b.Words[0], 0), max(b.Words[1], e.Since), e.ID
+	}
+	fresh, other = b.Load(l, now, e)
+	if m.is(blindConvert) && other {
+		forgetOut(b)
+	}
+	return fresh, other
+}
+
+// forgetOut makes a token bucket hold nothing that is leased out.
+func forgetOut(b *algo.Budget) {
+	b.Leases = nil
+	const n, sum, first, list = 2, 3, 4, 5 // where a bucket's holds stand, four words each
+	if len(b.Words) <= list {
+		return
+	}
+	for i := range b.Words[n] {
+		if x := b.Words[list+4*(b.Words[first]+i):]; x[0] == -1 { // algo.LeaseHold
+			b.Words[sum] -= x[2]
+			x[2] = 0
+		}
+	}
+}
 
 // beforeAcquire is what a broken store does before it takes a request.
 func (m *mutant) beforeAcquire(s *partition, b *algo.Budget, r *headgate.LeaseRequest, now int64, e headgate.Epoch) {

@@ -38,6 +38,8 @@ type charge struct {
 	lease  *lease.Lease
 	label  int64
 	out    headgate.Outcome
+	// settled: a reservation's settlement was taken before, though perhaps lost.
+	settled bool
 
 	fresh, other bool
 }

@@ -1,6 +1,7 @@
 package leasesim
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -32,9 +33,6 @@ const (
 	reserves                       // reservations beside leases
 	directs                        // takes at the store beside leases
 	several                        // requests charge several limits
-
-	// faults are what costs tokens or takes them away.
-	faults = loss | repeats | slow | cuts | crashes | stops | pauses | failovers | wipes | clocks
 )
 
 var featureNames = [...]string{
@@ -66,6 +64,7 @@ type plan struct {
 	partitions  int
 	hop         int64 // usual time of one way of a message, microseconds
 	lossy       float64
+	often       bool
 	asks        float64 // how often a store decides what leases do not, 0 to 1
 
 	limits [][]*headgate.Prepared // by budget, the numbers that it has in turn
@@ -79,12 +78,14 @@ type force struct {
 	on, off features
 	kind    headgate.Algorithm // of every budget, if only
 	only    bool
+	often   bool    // failovers and reservations are many
+	refill  float64 // lives of a lease in which buckets refill; 0 is any
 }
 
 // newPlan draws the plan of a seed.
 func newPlan(seed uint64, f force, m *mutant) plan {
 	r := stream(seed, 0)
-	p := plan{seed: seed, mutant: m}
+	p := plan{seed: seed, mutant: m, often: f.often}
 	for i := range featureNames {
 		likely := 0.35
 		switch features(1 << i) {
@@ -121,7 +122,7 @@ func newPlan(seed uint64, f force, m *mutant) plan {
 		if f.only {
 			kind = f.kind
 		}
-		p.draw(r, i, kind)
+		p.draw(r, i, kind, f.refill)
 	}
 	if !p.has(several) {
 		p.gap /= float64(budgets)
@@ -130,14 +131,14 @@ func newPlan(seed uint64, f force, m *mutant) plan {
 }
 
 // draw adds a budget.
-func (p *plan) draw(r *rand.Rand, i int, kind headgate.Algorithm) {
+func (p *plan) draw(r *rand.Rand, i int, kind headgate.Algorithm, refill float64) {
 	size := pick[int64](r, 60, 200, 1000)
 	l := headgate.Limit{Scope: "sim", Name: fmt.Sprint("budget-", i), Algorithm: kind, Count: size}
 	ttl, span := float64(p.terms.TTL), float64(p.span)
 	all := float64(size) // what may be admitted in the span
 	switch kind {
 	case headgate.TokenBucket:
-		period := int64(ttl * pick(r, 0.3, 1, 3, 8))
+		period := int64(ttl * cmp.Or(refill, pick(r, 0.3, 1, 3, 8)))
 		l.Period, l.Burst = time.Duration(period)*time.Microsecond, size
 		l.Count = between(r, size/2, size)
 		all += float64(l.Count) * span / float64(period)
@@ -152,7 +153,7 @@ func (p *plan) draw(r *rand.Rand, i int, kind headgate.Algorithm) {
 		all *= 1 + span/float64(slice*int64(l.Slices+1))
 	case headgate.Quota:
 		l.Calendar.Unit = headgate.Hour
-		l.Rollover = pick(r, 0, size/3)
+		l.Rollover, l.Soft = pick(r, 0, size/3), r.IntN(8) == 0
 		all *= 2
 	}
 	versions := 1
@@ -197,10 +198,6 @@ func (w *world) schedule() {
 		return n
 	}
 	w.push(event{at: w.start, kind: phase})
-	for i := range w.procs {
-		w.push(event{at: w.start, kind: arrive, who: i})
-		w.push(event{at: w.start + w.load.Int64N(ttl/4), kind: tick, who: i})
-	}
 	for range times(crashes, 3) {
 		w.push(event{at: at(), kind: crash, who: r.IntN(w.nodes)})
 	}
@@ -216,7 +213,11 @@ func (w *world) schedule() {
 	for range times(resets, 2) {
 		w.push(event{at: at(), kind: reset, who: r.IntN(len(w.limits))})
 	}
-	for i := range times(failovers, 2) {
+	many := 2
+	if w.often {
+		many = 8
+	}
+	for i := range times(failovers, many) {
 		t, part := at(), r.IntN(w.partitions)
 		lost := between(r, 0, ttl*pick[int64](r, 1, 1, 3))
 		if w.has(losses) {
@@ -252,10 +253,17 @@ func (w *world) nextPhase() {
 	intensity := pick(r, 0.1, 2, 4, 4, 8)
 	for _, p := range w.procs {
 		p.share = intensity / float64(w.nodes) * pick(r, 0.05, 1, 1, 2)
+		p.phase++
+		p.load()
 	}
 	most := w.span / 3
 	if intensity < 1 {
 		most = w.span / 12
+	}
+	if chance(r, 0.4) { // and all come at once
+		for i := range w.procs {
+			w.push(event{at: w.now, kind: again, who: i, n: r.Int64N(60) / int64(w.nodes)})
+		}
 	}
 	w.push(event{at: w.now + between(r, w.span/40, most), kind: phase})
 }

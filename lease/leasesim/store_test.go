@@ -18,7 +18,7 @@ type partition struct {
 	calm   int64 // when the quarantine ends, by its clock
 	gains  []gain
 	gained int64
-	copies [2]*data
+	copies [8]*data // for failovers to come
 	work   []algo.Budget
 }
 
@@ -102,6 +102,16 @@ func (s *partition) happen(e event) {
 		}
 		w.trace("store %d: failover, run %x", s.i, s.run&0xffff)
 		s.lost(old)
+		if w.has(cuts) { // what took the store away cuts off processes too
+			w.push(event{at: w.now, kind: cut, who: w.fault.IntN(w.nodes), n: between(w.fault, 0, 2*w.terms.TTL)})
+		}
+		back := s.down + w.fault.Int64N(w.terms.TTL) // who has waited comes at once
+		for i, p := range w.procs {
+			w.push(event{at: back, kind: again, who: i, n: w.fault.Int64N(40) / int64(w.nodes)})
+			if w.often {
+				p.share = 0.01
+			}
+		}
 		if w.has(clocks) {
 			s.step(between(w.fault, -w.terms.TTL, w.terms.TTL))
 		}
@@ -212,7 +222,7 @@ func (s *partition) acquire(i int, request *headgate.LeaseRequest, reply *headga
 	w, r := s.w, *request
 	now, e, b := s.clock(), s.mark.epoch(), &s.budgets[i]
 	l := w.budgets[i]
-	b.Load(r.Limit, now, e)
+	w.mutant.load(b, r.Limit, now, e)
 	l.floored(&r, now)
 	w.mutant.beforeAcquire(s, b, &r, now, e)
 	terms := w.terms
@@ -254,7 +264,7 @@ func (s *partition) take(m *message) {
 		words, leases := b.Words[:0], b.Leases[:0]
 		*b = *from
 		b.Words, b.Leases = append(words, from.Words...), append(leases, from.Leases...)
-		c.fresh, c.other = b.Load(c.limit, now, e)
+		c.fresh, c.other = w.mutant.load(b, c.limit, now, e)
 		peek := call
 		peek.Op, peek.Cost = headgate.Peek, c.cost
 		w.mutant.direct(b, &peek, e, &c.out)
@@ -302,7 +312,7 @@ func (s *partition) settle(m *message) {
 	for i := range m.charges {
 		c := &m.charges[i]
 		b := s.budgets[c.budget].Clone()
-		b.Load(c.limit, now, e)
+		w.mutant.load(&b, c.limit, now, e)
 		l := w.budgets[c.budget]
 		before := s.used(&b, now, e)
 		b.Apply(&algo.Call{Op: headgate.Settle, Now: now, Cost: c.took, Hold: m.hold}, e, &c.out)
@@ -313,8 +323,13 @@ func (s *partition) settle(m *message) {
 		}
 		w.count.Settled++
 		s.budgets[c.budget] = b
+		if c.settled {
+			l.credited(&b, before-after, c.label)
+			continue
+		}
+		c.settled = true
 		l.charge(&b, after-before, c.label)
-		if m.later && l.kind == headgate.TokenBucket && !m.again {
+		if m.later && l.kind == headgate.TokenBucket {
 			l.admit(c.took, c.label, nil)
 		}
 	}
@@ -346,7 +361,7 @@ func (s *partition) reset(i int) {
 	if l == nil {
 		return
 	}
-	b.Load(l, now, e)
+	w.mutant.load(b, l, now, e)
 	before := s.used(b, now, e)
 	w.mutant.reset(b, now, e)
 	after := s.used(b, now, e)

@@ -1,3 +1,5 @@
+// Package leasesim simulates leases: real holders of package lease against the
+// real truth of package algo, in a world that is made up.
 package leasesim
 
 import (
@@ -64,15 +66,9 @@ const (
 	reload                    // process who gets the next numbers of budget n
 	reset                     // an operator resets budget who
 	settle                    // reservation msg is settled
-	again                     // requests of process who go on after a pause
+	again                     // n requests of process who come at once, or go on after a pause
 	passes                    // n tokens of budget who pass that were checked before: see mutants
 )
-
-var eventNames = [...]string{
-	"arrive", "tick", "ask", "answer", "phase", "crash", "restart", "stop", "pause", "cut",
-	"snapshot", "failover", "wipe", "step", "reload", "reset", "settle",
-	"again", "passes",
-}
 
 func (w *world) trace(format string, args ...any) {
 	if w.traced != nil {
@@ -154,6 +150,11 @@ func (w *world) run(p plan) error {
 		}
 		w.now = e.at
 		w.happen(e)
+		if w.seq%8 == 0 && !w.has(clocks) {
+			for _, b := range w.budgets {
+				b.weigh()
+			}
+		}
 	}
 	if w.failed == nil {
 		for _, b := range w.budgets {

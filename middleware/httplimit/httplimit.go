@@ -230,11 +230,7 @@ func (m *middleware) answer(w http.ResponseWriter, r *http.Request, s *state, d 
 		return m.undecided(w, r, err)
 	}
 	if m.styles != 0 {
-		var now time.Time
-		if m.styles&ratefield.XEpoch != 0 {
-			now = time.Now()
-		}
-		s.setter.Set(w.Header(), m.styles, ratefield.Tightest(s.describe()), now)
+		s.setter.Set(w.Header(), m.styles, ratefield.Tightest(s.describe()), time.UnixMicro(s.batch.At))
 	}
 	if d.Allowed {
 		return true

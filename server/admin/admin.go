@@ -23,6 +23,7 @@ const maxBody = 64 << 10
 type switcher interface {
 	SetMode(gate.Mode) error
 	Modes() []gate.Mode
+	Now() int64
 	TrustedProxies(application string) ([]netip.Prefix, bool)
 }
 
@@ -113,7 +114,7 @@ func (a *api) setMode(c *modeChange) *problem.Problem {
 	if err != nil {
 		return problem.BadRequest("for", err.Error())
 	}
-	until := time.Now().Add(d)
+	until := time.UnixMicro(a.Gate.Now()).Add(d)
 	if err := a.Gate.SetMode(gate.Mode{Application: c.application, Rule: c.rule, Shadow: c.mode == "shadow", Until: until}); err != nil {
 		p := problem.Of(err)
 		if p.Status >= http.StatusInternalServerError {

@@ -39,6 +39,9 @@ func (g *fakeGate) SetMode(m gate.Mode) error {
 
 func (g *fakeGate) Modes() []gate.Mode { return g.modes }
 
+// Now is half an hour ahead of the machine's clock.
+func (g *fakeGate) Now() int64 { return time.Now().Add(30 * time.Minute).UnixMicro() }
+
 func (g *fakeGate) TrustedProxies(application string) ([]netip.Prefix, bool) {
 	return nil, application == "email" || application == "web"
 }
@@ -218,12 +221,12 @@ func TestMode(t *testing.T) {
 		s := newSetting(t)
 		wantAnswer(t, s.do(request("GET", "/v1/mode", "")), 200, `{"items":[],"next":null}`)
 		w := s.do(request("PUT", "/v1/mode", `{"application":"email","rule":"send","mode":"shadow","for":"30m"}`))
-		wantAnswer(t, w, 200, `{"items":[{"application":"email","rule":"send","mode":"shadow","until":"2000-01-01T00:30:00Z"}],"next":null}`)
+		wantAnswer(t, w, 200, `{"items":[{"application":"email","rule":"send","mode":"shadow","until":"2000-01-01T01:00:00Z"}],"next":null}`)
 		if got := w.Header().Get("Cache-Control"); got != "no-store" {
 			t.Errorf("Cache-Control %q", got)
 		}
 		wantAnswer(t, s.do(request("PUT", "/v1/mode", `{"mode":"enforce","for":"0s"}`)), 200)
-		want := gate.Mode{Until: time.Now()}
+		want := gate.Mode{Until: time.UnixMicro(s.gate.Now())}
 		if got := s.gate.modes[1]; got.Shadow || got.Application != "" || !got.Until.Equal(want.Until) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}

@@ -51,10 +51,11 @@ func (s *Store) acquire(ctx context.Context, requests []headgate.LeaseRequest, r
 		e.replies = make([]headgate.LeaseReply, len(e.requests))
 		e.call = s.ground.newCall()
 		e.call.now = s.instant(0)
-		e.call.payload.around = e.call.now
+		e.call.payload.expect(e.call.now)
 		e.send(s)
 	}
 	w := s.ground.newPatience(ctx, 0)
+	defer w.stop()
 	var first error
 	for _, e := range errands {
 		if err := e.end(s, &w); err != nil && first == nil {
@@ -81,18 +82,23 @@ func (e *errand) send(s *Store) {
 // end waits for the answer. One that comes too late is of no use to anybody: the
 // next requests of the same holders are told again what was granted.
 func (e *errand) end(s *Store, w *patience) error {
-	for range mostCalendars {
+	for n := 1; ; n++ {
 		answer, err := e.partition.wait(e.call, w, nil)
 		if err != nil {
 			return err // the call may still be in use
 		}
 		v, err := decodeLeases(answer, e.call.epoch, e.requests, e.replies)
 		if err != nil || v.calendar == 0 {
+			if err == nil {
+				s.scheme.note(v.at)
+			}
 			s.ground.calls.Put(e.call)
 			return err
 		}
-		e.call.payload.around = v.calendar
+		if n == mostCalendars {
+			return errCalendars
+		}
+		e.call.payload.reach(v.calendar)
 		e.send(s)
 	}
-	return errCalendars
 }

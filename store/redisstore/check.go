@@ -2,7 +2,6 @@ package redisstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -89,6 +88,9 @@ func explain(t *target, err error) error {
 	case kindDial:
 		return fmt.Errorf("cannot connect to %s: %w", t, err)
 	case kindTimeout:
+		if t.tls != nil {
+			return fmt.Errorf("%s does not answer, or does not speak TLS: %w", t, err)
+		}
 		return fmt.Errorf("%s does not answer: %w", t, err)
 	case kindLoading:
 		return fmt.Errorf("%s is loading its data: %w", t, err)
@@ -96,9 +98,9 @@ func explain(t *target, err error) error {
 		if t.sentinel != "" && strings.Contains(err.Error(), "unknown command") {
 			return fmt.Errorf("%s: not sentinels: leave ?sentinel out, or name the sentinels: %w", t, err)
 		}
-	}
-	if errors.Is(err, rueidis.Nil) && t.sentinel != "" {
-		return fmt.Errorf("%s: the sentinels know no servers by that name", t)
+		if t.sentinel != "" && strings.Contains(err.Error(), "No such master") {
+			return fmt.Errorf("%s: the sentinels know no servers by that name", t)
+		}
 	}
 	return fmt.Errorf("cannot use %s: %w", t, err)
 }

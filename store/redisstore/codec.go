@@ -22,7 +22,8 @@ import (
 //	bits: 1 refusals count towards no ban, 2 there is a request id
 //	charge: key (2, from 1), limit id (16), flags (1), numbers (2 and text), cost (d), owner (2, 0 is none), calendar (2 and text)
 //	flags: 1 shadow, 2 parent, 4 there must be no record, 8 nor a refusal
-//	form 1 adds to a charge: n, capacity and cost in units of 1/p token (d, d, d)
+//	form 1 adds to a charge: algorithm (1), slices (1) and, of a bucket, n, capacity and cost in units of 1/p token; of a
+//	  window its width or that of a slice, count and cost; of a quota bits (1 soft, 2 rolls over), count and cost (d each)
 //	op acquire adds to a charge: request and terms, as lease.lua reads them
 //
 // Form 1 is for calls that fast.lua can decide. The numbers of a limit are MessagePack
@@ -33,7 +34,7 @@ import (
 //
 //	0 decided: bits (1: 1 allowed, 2 replayed), now (d), hold (8), for every charge flags (1: 1 allowed, 2 never,
 //	  4 leased) and limit, used, remaining, overage, retry, reset, delay, end of the period (d each)
-//	1 decided: allowed (1), now (d), for every charge level and instant (d, d) of the bucket before the call
+//	1 decided: allowed (1), now (d), for every charge its state before the call in the words of package algo (d each)
 //	2 the calendar does not reach the instant (d)
 //	3 the request id was used for another request: now (d)
 //	4 too many reservations are open: now (d)
@@ -43,8 +44,10 @@ import (
 // A record is a field of an owner's hash, named by the limit's id:
 //
 //	kind (1), epoch (7), second before which the hash does not expire (5)
-//	kind 0, a bucket that holds nothing: level, instant (d, d), numbers
-//	else numbers (2 and text); if kind has 1: before which it is not forgotten (d); 2: holds (number 4, sum d, 32 each);
+//	kind 0, a bucket or fixed window of which nothing is held: its words (d, d), numbers
+//	kind 1, a quota of which nothing is held: label (4), start and end (5, 5), used and carried over (d, d), end of the
+//	  next period (5), numbers; instants in seconds
+//	else, from 16 on: numbers (2 and text); if kind has 1: before which it is not forgotten (d); 2: holds (number 4, sum d, 32 each);
 //	  4: leases (number 2, 48 each); then the state, packed by the algorithm's module or MessagePack
 
 // scriptOp is what a call asks: a [headgate.Op] or one of those that follow.
@@ -77,15 +80,6 @@ const (
 	modeRepeated = 2 // all calls have form 1
 )
 
-const (
-	headBytes    = 6
-	generalBytes = 8 + 8 + 8 + 1 + 16 + 8 + 8 + 8
-	outcomeBytes = 1 + 8*8
-)
-
-// leaseHold is a hold that no call can name.
-const leaseHold = math.MaxUint64
-
 // payload is one call, made ready by its caller. It may be used again.
 type payload struct {
 	// keys are the hashes that it needs, and blob its argument.
@@ -94,16 +88,30 @@ type payload struct {
 	// fast says that it can be decided without the engine. It is best not to put
 	// other calls into its group.
 	fast bool
-	// around is the instant, in microseconds since the Unix epoch, around which
-	// calendars go along; 0 is the scheme's now.
-	around int64
+	// around are the instants, in microseconds since the Unix epoch, around which
+	// calendars go along; none is the scheme's now. There are several where a server's
+	// clock was set back: it decides at its time of states that are of a later one.
+	around []int64
 }
+
+// expect makes calendars go along around now, a manual clock's instant, or if that is
+// 0 around what the scheme's clock shows.
+func (p *payload) expect(now int64) {
+	if p.around = p.around[:0]; now != 0 {
+		p.around = append(p.around, now)
+	}
+}
+
+// reach makes calendars go along also around an instant that they did not reach.
+func (p *payload) reach(at int64) { p.around = append(p.around, at) }
 
 // verdict is what came of a call.
 type verdict struct {
 	// calendar, if not 0, is an instant that the calendars did not reach: nothing
 	// was decided, and the call has to be made again around it.
 	calendar int64
+	// at is the instant of an answer to lease requests.
+	at int64
 }
 
 // appendInt appends n as MessagePack, in the shortest form.
@@ -122,8 +130,12 @@ func appendInt(buf []byte, n int64) []byte {
 	}
 }
 
-// appendString appends s, of less than 65,536 bytes, as MessagePack.
-func appendString(buf []byte, s string) []byte {
+// appendString appends s, of which it takes 60,000 bytes at most, as MessagePack.
+func appendString(buf, s []byte) []byte {
+	s = s[:min(len(s), 60_000)]
+	if len(s) < 32 {
+		return append(append(buf, 0xa0|byte(len(s))), s...)
+	}
 	return append(append(buf, 0xda, byte(len(s)>>8), byte(len(s))), s...)
 }
 
@@ -149,7 +161,7 @@ func appendNumbers(buf []byte, l *headgate.Prepared) []byte {
 			soft = 1
 		}
 		buf = appendInt(buf, soft)
-		buf = appendString(buf, calendarName(l.Calendar))
+		buf = appendCalendar(buf, l.Calendar)
 	case headgate.Ban:
 		buf = appendInt(buf, l.WindowMicros)
 		buf = appendInt(buf, l.TTLMicros)

@@ -134,17 +134,18 @@ func (x *crossing) ask(w *patience) error {
 		sh.begin()
 	}
 	var first error
+	x.batch.At = 0
 	for _, sh := range x.shares {
 		if err := sh.end(w); err != nil && first == nil {
 			first = err
 		}
+		x.batch.At = max(x.batch.At, sh.batch.At)
 	}
 	return first
 }
 
 // collect copies the shares' outcomes into the batch.
 func (x *crossing) collect() {
-	x.batch.At = 0
 	for _, sh := range x.shares {
 		sh.collect(x.batch)
 	}
@@ -174,24 +175,29 @@ func (x *crossing) take(w *patience) error {
 	if err := x.look(w); err != nil || b.Replayed || !b.Allowed {
 		return err
 	}
-	taken := x.shares[:0:0]
-	for i, sh := range x.shares {
-		if !sh.fillTake(b, i == len(x.shares)-1) {
-			continue
+	var taken []*share
+	for _, step := range x.steps() {
+		for _, sh := range step {
+			sh.begin()
 		}
-		sh.begin()
-		err := sh.end(w)
-		if err == nil && sh.batch.Allowed {
-			taken = append(taken, sh)
-			continue
+		var first error
+		for _, sh := range step {
+			switch err := sh.end(w); {
+			case err != nil:
+				if first == nil {
+					first = err
+				}
+			case sh.batch.Allowed:
+				taken = append(taken, sh)
+			default:
+				sh.collect(b)
+				b.Allowed = false
+			}
 		}
-		x.giveBack(w, taken)
-		if err != nil {
-			return err
+		if first != nil || !b.Allowed {
+			x.giveBack(w, taken)
+			return first
 		}
-		sh.collect(b)
-		b.Allowed = false
-		return nil
 	}
 	for _, sh := range taken {
 		sh.collect(b)
@@ -201,6 +207,28 @@ func (x *crossing) take(w *patience) error {
 	}
 	x.confirm(w, taken)
 	return nil
+}
+
+// steps makes the batches of the shares that there is something to take from, in
+// groups of which each is taken at once: one for each rank, and the last share,
+// which is taken for good, by itself.
+func (x *crossing) steps() [][]*share {
+	var all []*share
+	for _, sh := range x.shares {
+		if sh.fillTake(x.batch) {
+			all = append(all, sh)
+		}
+	}
+	last := len(all) - 1
+	all[last].trial = 0
+	var steps [][]*share
+	for from, i := 0, 1; i <= last; i++ {
+		if i == last || all[i].rank != all[from].rank {
+			steps = append(steps, all[from:i])
+			from = i
+		}
+	}
+	return append(steps, all[last:])
 }
 
 // look asks every partition whether it would pass, by a Take that cannot. So a
@@ -259,10 +287,10 @@ func (x *crossing) replay(w *patience, hold uint64) error {
 	return nil
 }
 
-// fillTake makes the share's batch for the take itself, without what remembers
-// the request: that is done when all have passed. It reports whether there is
-// anything to take.
-func (sh *share) fillTake(b *headgate.Batch, last bool) bool {
+// fillTake makes the share's batch for the take itself, on trial and without what
+// remembers the request: that is done when all have passed. It reports whether
+// there is anything to take.
+func (sh *share) fillTake(b *headgate.Batch) bool {
 	sh.space = sh.space[:0]
 	for _, at := range sh.charges {
 		if at != sh.once {
@@ -276,7 +304,7 @@ func (sh *share) fillTake(b *headgate.Batch, last bool) bool {
 	copyBatch(&sh.batch, b, sh.places, 0)
 	sh.batch.Key = headgate.RequestKey{}
 	sh.trial = 0
-	if !last && b.HoldFor == 0 {
+	if b.HoldFor == 0 {
 		sh.trial = newTrial()
 	}
 	return true

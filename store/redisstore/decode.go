@@ -19,7 +19,7 @@ var (
 // answer is an answer on its way to be read.
 type answer struct {
 	text  string
-	short bool
+	short bool // it ended early, or is none
 }
 
 func (a *answer) bytes(n int) string {
@@ -45,6 +45,16 @@ func (a *answer) number() int64 {
 	return int64(f)
 }
 
+// quantity reads a number that is within ±2^53, or the answer is none.
+func (a *answer) quantity() int64 {
+	n := a.number()
+	if n > headgate.MaxInt || n < -headgate.MaxInt {
+		a.short = true
+		return 0
+	}
+	return n
+}
+
 // duration reads a number of microseconds, at least 0 and at most as long as a
 // Duration can be.
 func (a *answer) duration() time.Duration {
@@ -67,33 +77,39 @@ func (a *answer) outcome(o *headgate.Outcome) {
 // whole returns an error unless the answer was read to its end.
 func (a *answer) whole() error {
 	if a.short || a.text != "" {
-		return &headgate.Error{Code: headgate.Unavailable, Err: fmt.Errorf("an answer of the wrong size, by %d bytes", len(a.text))}
+		return &headgate.Error{Code: headgate.Unavailable, Err: fmt.Errorf("an answer that is none; %d bytes are left of it", len(a.text))}
 	}
 	return nil
 }
 
-// decodeBatch fills in what the answer says of the charges of b with the indices which,
-// nil for all. The error is one of this call, not of the group.
-func decodeBatch(text string, b *headgate.Batch, which []int) (verdict, error) {
+// decodeBatch fills in what the answer says of b. The error is one of this call, not of
+// the group.
+func decodeBatch(text string, b *headgate.Batch) (verdict, error) {
 	a := answer{text: text}
 	switch form := a.byte(); form {
 	case formFast:
-		a.levels(b, which)
+		a.states(b)
 	case formGeneral:
 		bits := a.byte()
 		b.Allowed, b.Replayed, b.At = bits&1 != 0, bits&2 != 0, a.number()
 		if hold := a.bytes(8); b.Replayed {
 			b.Hold = binary.BigEndian.Uint64([]byte(hold))
 		}
-		each(b, which, func(_ *headgate.Charge, o *headgate.Outcome) { a.outcome(o) })
+		outcomes := b.Outcomes()
+		for i := range outcomes {
+			a.outcome(&outcomes[i])
+		}
 	case formUndone:
 	case formCalendar:
 		return verdict{calendar: a.number()}, a.whole()
-	case formConflict:
+	case formConflict, formFull:
 		b.Allowed, b.Replayed, b.At = false, false, a.number()
-		return verdict{}, errConflict
-	case formFull:
-		b.Allowed, b.Replayed, b.At = false, false, a.number()
+		if err := a.whole(); err != nil {
+			return verdict{}, err
+		}
+		if form == formConflict {
+			return verdict{}, errConflict
+		}
 		return verdict{}, errHolds
 	default:
 		return verdict{}, unknown(form)
@@ -105,36 +121,31 @@ func unknown(form byte) error {
 	return &headgate.Error{Code: headgate.Unavailable, Err: fmt.Errorf("an answer of unknown form %d", form)}
 }
 
-// each calls do for the charges of b with the indices which, nil for all.
-func each(b *headgate.Batch, which []int, do func(c *headgate.Charge, o *headgate.Outcome)) {
-	charges, outcomes := b.Charges(), b.Outcomes()
-	if which == nil {
-		for i := range charges {
-			do(&charges[i], &outcomes[i])
-		}
-		return
-	}
-	for _, i := range which {
-		do(&charges[i], &outcomes[i])
-	}
-}
-
-// levels reads buckets as they were before the call, and does the call on them.
-func (a *answer) levels(b *headgate.Batch, which []int) {
-	b.Allowed, b.Replayed, b.At = a.byte() == 1, false, a.number()
+// states reads the states as they were before the call, and does the call on them.
+func (a *answer) states(b *headgate.Batch) {
+	b.Allowed, b.Replayed, b.At = a.byte() == 1, false, a.quantity()
 	call := algo.Call{Op: headgate.Peek, Now: b.At}
 	if b.Allowed {
 		call.Op = b.Op
 	}
-	each(b, which, func(c *headgate.Charge, o *headgate.Outcome) {
-		st := [2]int64{a.number(), a.number()}
-		if c.Limit.Algorithm != headgate.TokenBucket { // a ban or a list of requests: there was none
-			*o = headgate.Outcome{Allowed: true, Limit: c.Limit.Count, Remaining: c.Limit.Count}
+	var words [2 + headgate.MaxSlices]int64
+	charges, outcomes := b.Charges(), b.Outcomes()
+	for i := range charges {
+		l, o := charges[i].Limit, &outcomes[i]
+		if l.Algorithm >= headgate.Ban { // of which there was nothing
+			*o = headgate.Outcome{Allowed: true, Limit: l.Count, Remaining: l.Count}
+			continue
+		}
+		st := words[:algo.Words(l)]
+		for j := range st {
+			st[j] = a.quantity()
+		}
+		if a.short {
 			return
 		}
-		call.Cost = c.Cost
-		algo.Apply(&call, c.Limit, st[:], o)
-	})
+		call.Cost = charges[i].Cost
+		algo.Apply(&call, l, st, o)
+	}
 }
 
 // taken tells of an answer that nobody waits for whether it is a Take that was allowed
@@ -159,11 +170,11 @@ func decodeLeases(text string, e headgate.Epoch, requests []headgate.LeaseReques
 	default:
 		return verdict{}, unknown(form)
 	}
-	a.number() // the instant
+	at := a.number()
 	for i := range requests {
 		a.reply(e, &requests[i], &replies[i])
 	}
-	return verdict{}, a.whole()
+	return verdict{at: at}, a.whole()
 }
 
 func (a *answer) reply(e headgate.Epoch, r *headgate.LeaseRequest, reply *headgate.LeaseReply) {
@@ -173,9 +184,12 @@ func (a *answer) reply(e headgate.Epoch, r *headgate.LeaseRequest, reply *headga
 	}
 	a.outcome(&reply.State)
 	if r.Limit.Algorithm == headgate.Ban && reply.Status == headgate.LeaseOK {
-		reply.Granted = max(0, r.Granted)
+		reply.Granted = tokens(r.Granted)
 		if reply.State.Allowed {
-			reply.Granted += max(0, r.Want)
+			reply.Granted = tokens(reply.Granted + tokens(r.Want))
 		}
 	}
 }
+
+// tokens cuts n to what can be a number of tokens.
+func tokens(n int64) int64 { return max(0, min(headgate.MaxInt, n)) }

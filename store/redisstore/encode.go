@@ -54,45 +54,45 @@ func mode(group []*payload) byte {
 	return modeDistinct
 }
 
-// batch makes p the call that asks op of the charges of b with the indices which,
-// nil for all; they must be in one partition. A Take with a trial that is not 0
-// and no reservation of its own holds what it charges for two seconds under that id,
-// so that it can be undone. To undo, say op, trial and batch again; b.At is then the
-// instant at which the Take was decided, and it must not have been a replay.
-func (p *payload) batch(s *scheme, op scriptOp, b *headgate.Batch, which []int, trial uint64) {
-	n := len(which)
-	if which == nil {
-		n = len(b.Charges())
-	}
-	p.keys, p.blob = p.keys[:0], p.blob[:0]
-	p.fast = fits(op, b, which, trial)
+// batch makes p the call that asks op of the charges of b, which must be in one
+// partition. A Take with a trial that is not 0 and no reservation of its own holds what
+// it charges for two seconds under that id, so that it can be undone. To undo, say op,
+// trial and batch again; b.At is then the instant at which the Take was decided, and it
+// must not have been a replay.
+func (p *payload) batch(s *scheme, op scriptOp, b *headgate.Batch, trial uint64) {
+	charges := b.Charges()
+	p.fast = fits(op, b, trial)
 	form := byte(formGeneral)
 	if p.fast {
 		form = formFast
 	}
-	p.blob = append(p.blob, form, byte(op), byte(n), byte(n>>8), 0, 0)
+	p.begin(form, op, len(charges))
 	if !p.fast {
 		p.general(b, trial)
 	}
 	owners := owners{p: p, s: s}
-	for i := range n {
-		if which != nil {
-			i = which[i]
-		}
-		c := &b.Charges()[i]
+	for i := range charges {
+		c := &charges[i]
 		p.charge(s, &owners, c, p.flags(op, b, c))
 		if p.fast {
-			p.level(c)
+			p.plain(c)
 		}
 	}
-	binary.LittleEndian.PutUint16(p.blob[4:], uint16(len(p.keys)))
+	p.end()
 }
+
+// begin starts a call of n charges, and end ends it.
+func (p *payload) begin(form byte, op scriptOp, n int) {
+	p.keys = p.keys[:0]
+	p.blob = append(p.blob[:0], form, byte(op), byte(n), byte(n>>8), 0, 0)
+}
+
+func (p *payload) end() { binary.LittleEndian.PutUint16(p.blob[4:], uint16(len(p.keys))) }
 
 // leases makes p the call that does the requests, which must be in one partition.
 func (p *payload) leases(s *scheme, requests []headgate.LeaseRequest) {
-	n := len(requests)
-	p.keys, p.blob, p.fast = p.keys[:0], p.blob[:0], false
-	p.blob = append(p.blob, formGeneral, byte(opAcquire), byte(n), byte(n>>8), 0, 0)
+	p.fast = false
+	p.begin(formGeneral, opAcquire, len(requests))
 	p.general(new(headgate.Batch), 0)
 	owners := owners{p: p, s: s}
 	for i := range requests {
@@ -100,26 +100,23 @@ func (p *payload) leases(s *scheme, requests []headgate.LeaseRequest) {
 		p.charge(s, &owners, &headgate.Charge{Limit: r.Limit, Owner: r.Owner}, 0)
 		p.request(r)
 	}
-	binary.LittleEndian.PutUint16(p.blob[4:], uint16(len(p.keys)))
+	p.end()
 }
 
-// fits reports whether fast.lua can decide the batch: token buckets, beside bans and
-// request ids of which it finds nothing.
-func fits(op scriptOp, b *headgate.Batch, which []int, trial uint64) bool {
+// fits reports whether fast.lua can decide the batch, if it finds nothing but what it
+// knows.
+func fits(op scriptOp, b *headgate.Batch, trial uint64) bool {
 	charges := b.Charges()
-	n := len(which)
-	if which == nil {
-		n = len(charges)
-	}
-	if n < 1 || n > headgate.MaxCharges || scriptOp(headgate.Peek) < op || b.HoldFor != 0 || trial != 0 {
+	if len(charges) < 1 || len(charges) > headgate.MaxCharges || op > scriptOp(headgate.Peek) || b.HoldFor != 0 || trial != 0 {
 		return false
 	}
-	for i := range n {
-		if which != nil {
-			i = which[i]
-		}
-		switch charges[i].Limit.Algorithm {
-		case headgate.TokenBucket, headgate.Ban:
+	for i := range charges {
+		switch l := charges[i].Limit; l.Algorithm {
+		case headgate.TokenBucket, headgate.FixedWindow, headgate.Quota, headgate.Ban:
+		case headgate.SlidingWindow:
+			if l.Slices == 1 {
+				return false
+			}
 		case headgate.Idempotency:
 			if b.Key != (headgate.RequestKey{}) && op == scriptOp(headgate.Take) {
 				return false
@@ -146,7 +143,7 @@ func (p *payload) flags(op scriptOp, b *headgate.Batch, c *headgate.Charge) (fla
 	if c.Parent {
 		flags |= flagParent
 	}
-	if p.fast && c.Limit.Algorithm != headgate.TokenBucket {
+	if p.fast && c.Limit.Algorithm >= headgate.Ban {
 		flags |= flagAbsent
 		if c.Limit.Algorithm == headgate.Ban && op == scriptOp(headgate.Take) && !b.Again {
 			flags |= flagCounts
@@ -188,27 +185,43 @@ func (p *payload) charge(s *scheme, owners *owners, c *headgate.Charge, flags by
 	buf = binary.LittleEndian.AppendUint16(buf, owner)
 	calendar := ""
 	if l.Algorithm == headgate.Quota {
-		at := p.around
-		if at == 0 {
-			at = s.now()
+		if len(p.around) == 0 {
+			calendar = s.calendars.around(l.Calendar, s.now())
+		} else {
+			calendar = s.calendars.across(l.Calendar, p.around)
 		}
-		calendar = s.calendars.around(l.Calendar, at)
 	}
 	buf = binary.LittleEndian.AppendUint16(buf, uint16(len(calendar)))
 	p.blob = append(buf, calendar...)
 }
 
-// level appends what fast.lua needs to know of a bucket. A cost that never fits is more
-// than the capacity.
-func (p *payload) level(c *headgate.Charge) {
-	var n, capacity, need int64
-	if l := c.Limit; l.Algorithm == headgate.TokenBucket {
-		n, capacity, need = l.N, l.Cap, l.Cap+1
+// plain appends what fast.lua needs to know of a limit. A cost that never fits a bucket is
+// more than the capacity.
+func (p *payload) plain(c *headgate.Charge) {
+	l := c.Limit
+	slices, rate, capacity, need := byte(0), int64(0), l.Count, c.Cost
+	switch l.Algorithm {
+	case headgate.TokenBucket:
+		rate, capacity, need = l.N, l.Cap, l.Cap+1
 		if c.Cost <= l.Burst {
 			need = c.Cost * l.P
 		}
+	case headgate.FixedWindow:
+		rate = l.WindowMicros
+	case headgate.SlidingWindow:
+		slices, rate = byte(l.Slices), l.SliceMicros
+	case headgate.Quota:
+		if l.Soft {
+			rate |= 1
+		}
+		if l.Rollover > 0 {
+			rate |= 2
+		}
+	default: // a ban or a list of requests
+		need = 0
 	}
-	p.blob = appendNumber(appendNumber(appendNumber(p.blob, n), capacity), need)
+	buf := append(p.blob, byte(l.Algorithm), slices)
+	p.blob = appendNumber(appendNumber(appendNumber(buf, rate), capacity), need)
 }
 
 func (p *payload) request(r *headgate.LeaseRequest) {

@@ -135,15 +135,22 @@ func (s *scripts) of(run string) string {
 	return s.sha[run]
 }
 
-// handshakeTime bounds one handshake.
-const handshakeTime = 2 * time.Second
+// A failover concerns many partitions at once: only so many shake hands at a time.
+// They are counted in groups of neighbours, which mostly stand on one server, so that
+// one that does not answer holds up few others.
+const (
+	shakingGroups  = 16
+	shakingsAtOnce = 2
+	handshakeTime  = 2 * time.Second // bounds one handshake
+)
 
 // handshake asks the server of a partition for its epoch and sees to it that the
 // server has the script. All goes through one connection, so to one life of one
 // server. known is the incarnation that was known, or nil.
 func (s *Store) handshake(partition int, known *incarnation) (*incarnation, error) {
-	s.handshakes <- struct{}{} // few at once: a failover concerns many partitions
-	defer func() { <-s.handshakes }()
+	shaking := s.handshakes[partition*shakingGroups/len(s.partitions)]
+	shaking <- struct{}{}
+	defer func() { <-shaking }()
 	s.stats.handshakes.Add(1)
 	ctx, cancel := context.WithTimeout(s.ground.life, handshakeTime)
 	defer cancel()

@@ -105,13 +105,14 @@ func diagnose(err error) *failure {
 
 // diagnoseAnswer says what an error that a server answered means.
 func diagnoseAnswer(answer string, err error) *failure {
-	word, rest, _ := strings.Cut(answer, " ")
+	answer = strings.TrimPrefix(answer, "ERR ")
+	word, _, _ := strings.Cut(answer, " ")
 	f, ok := refusals[word]
 	switch {
 	case ok:
-	case word == "ERR" && strings.Contains(rest, "max number of clients"):
+	case strings.HasPrefix(answer, "max number of clients"):
 		f = failure{kind: kindClients, unsent: true, passing: true}
-	case word == "ERR" && strings.HasPrefix(rest, "invalid password"), strings.Contains(rest, "without any password configured"):
+	case strings.HasPrefix(answer, "The user executing the script can't"), strings.Contains(answer, "without any password configured"):
 		f = failure{kind: kindAuth, unsent: true}
 	default:
 		f = failure{kind: kindServer}

@@ -125,6 +125,41 @@ func TestSlotsThatLookAlike(t *testing.T) {
 	s.compare(t)
 }
 
+// TestLowered: a limit that is lower than what was used of it refuses all but what costs
+// nothing.
+func TestLowered(t *testing.T) {
+	for _, kind := range moduleKinds[:6] {
+		high, low := headgate.Limit{Algorithm: kind.a, Count: 10}, headgate.Limit{Algorithm: kind.a, Count: 3}
+		for _, l := range []*headgate.Limit{&high, &low} {
+			switch kind.name {
+			case "quota":
+				l.Calendar.Unit = headgate.Day
+			case "concurrency":
+				l.TTL = time.Hour
+			case "classic":
+				l.Period, l.Slices = time.Hour, 1
+			default:
+				l.Period = time.Hour
+			}
+		}
+		s := &walk{kind: kind.name, r: rand.New(rand.NewPCG(1, 1)), limits: []*headgate.Prepared{prepareLimit(t, high), prepareLimit(t, low)}}
+		for _, l := range s.limits {
+			s.plain = append(s.plain, moduleLimit(l))
+		}
+		s.begin(s.limits[0])
+		s.do(algo.Call{Now: s.now, Cost: 4, Hold: 1, HoldFor: 1000})
+		s.do(algo.Call{Now: s.now, Cost: 5})
+		s.convert(s.limits[1])
+		s.note(walkStep{Kind: "convert", Limit: 2, Now: s.now}, headgate.Outcome{Allowed: true, Limit: 3}, "")
+		for _, op := range []headgate.Op{headgate.Peek, headgate.Take, headgate.Settle, headgate.Take} {
+			for cost := range int64(5) {
+				s.do(algo.Call{Op: op, Now: s.now, Cost: cost, Hold: 1})
+			}
+		}
+		s.compare(t)
+	}
+}
+
 // TestCalendarCovers: a calendar is of use where it has the period of an instant and
 // the one after it.
 func TestCalendarCovers(t *testing.T) {
@@ -189,8 +224,11 @@ func credit(t *testing.T, r *rand.Rand, kind string, a headgate.Algorithm) (seen
 		return 0
 	}
 	some()
-	if r.IntN(4) == 0 {
+	switch r.IntN(4) {
+	case 0:
 		s.now += r.Int64N(whole + 2)
+	case 1:
+		s.now -= r.Int64N(2*unit + 2)
 	}
 	before := s.call(algo.Call{Op: headgate.Peek, Now: s.now})
 	s.call(algo.Call{Op: headgate.Settle, Now: s.now, Hold: hold})

@@ -20,6 +20,10 @@ var (
 // walkLimit returns a limit of the kind, awkward ones included.
 func walkLimit(r *rand.Rand, kind string, a headgate.Algorithm) *headgate.Prepared {
 	for {
+		if kind == "mixed" {
+			any := moduleKinds[r.IntN(6)]
+			return walkLimit(r, any.name, any.a)
+		}
 		l := headgate.Limit{Algorithm: a}
 		switch kind {
 		case "fixed":

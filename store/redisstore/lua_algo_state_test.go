@@ -14,9 +14,9 @@ import (
 	"github.com/headgate/headgate/store/redisstore/redistest"
 )
 
-// walkDriver runs the steps of one session on one state, which goes through its
-// packed form between any two. It answers each step with the outcome, what the
-// state says of itself, and the packed state.
+// walkDriver runs the steps of one walk on one state, which now and then goes through
+// the form in which it is kept, as it does between groups. It answers each step with
+// the outcome, what the state says of itself, and the packed state.
 const walkDriver = `
 local walk = cjson.decode(ARGV[1])
 local function id(n) return n > 0 and struct.pack('>I8', n) or false end
@@ -25,17 +25,18 @@ local function plain(s)
   for i = 1, #s do b[i] = struct.pack('<d', s[i]) end
   return table.concat(b)
 end
-local function through(m, s) -- the form in which states are kept
+local function form(m, s) return table.concat({(m.pack or plain)(s)}) end
+local function through(m, s)
   local h = s.h
-  s = m.pack and m.unpack(m.pack(s)) or cmsgpack.unpack(cmsgpack.pack({unpack(s)}))
+  s = m.pack and m.unpack('before' .. form(m, s), 7) or cmsgpack.unpack(cmsgpack.pack({unpack(s)}))
   s.h = h
   return s
 end
 local function packed(m, l, s)
-  local b = (m.pack or plain)(s)
+  local b = form(m, s)
   if l.a == 4 then -- whatever the width of its entries
-    local all, form = {plain(s)}, s.width == 9 and '<i7I2' or '<i7I7'
-    for at = 18, #b, s.width do all[#all + 1] = struct.pack('<dd', struct.unpack(form, b, at)) end
+    local all, entry = {plain(s)}, s.width == 9 and '<i7I2' or '<i7I7'
+    for at = 18, #b, s.width do all[#all + 1] = struct.pack('<dd', struct.unpack(entry, b, at)) end
     b = table.concat(all)
   end
   if s.h then b = b .. s.h.b end
@@ -62,6 +63,7 @@ for i, x in ipairs(walk.steps) do
     end
   elseif x.kind == 'convert' then
     local old = l
+    old.cal = nil -- calls bring only that of their own numbers
     l = walk.limits[x.limit]
     l.cal, m = x.cal, algorithm(l)
     s = use('convert').convert(old, l, s, use('convert').at(old, s, x.now))
@@ -79,7 +81,8 @@ for i, x in ipairs(walk.steps) do
   elseif x.kind == 'forget' then
     m.forget(s, x.id, x.now)
   end
-  s, o = through(m, s), o or outcome(l)
+  if i % 3 == 0 then s = through(m, s) end
+  o = o or outcome(l)
   answers[i] = string.format('%s %s %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f', tostring(o.ok), tostring(o.never), o.limit, o.used,
     o.remaining, o.overage, max(0, o.retry), max(0, o.reset), max(0, o.delay), o.resets, m.absent(l, s), m.seen(l, s)) .. '\n' .. found .. '\n' .. packed(m, l, s)
 end

@@ -23,13 +23,15 @@ var (
 // walkLength is the number of calls of one budget, which one script makes.
 const walkLength = 400
 
-// moduleKinds are the algorithms; a classic sliding window is one of its own.
+// moduleKinds are the algorithms; a classic sliding window is one of its own, and mixed
+// changes from any that keeps reservations, or slots, to any other.
 var moduleKinds = []struct {
 	name string
 	a    headgate.Algorithm
 }{
 	{"fixed", headgate.FixedWindow}, {"classic", headgate.SlidingWindow}, {"sliding", headgate.SlidingWindow}, {"log", headgate.SlidingLog},
 	{"quota", headgate.Quota}, {"concurrency", headgate.Concurrency}, {"ban", headgate.Ban}, {"idempotency", headgate.Idempotency},
+	{"mixed", headgate.FixedWindow},
 }
 
 // TestModules runs random calls through each module and through package algo: every
@@ -145,7 +147,7 @@ func (s *walk) step() {
 	switch n := s.r.IntN(100); {
 	case n == 0:
 		s.begin(s.l)
-	case n < 4:
+	case n < 4 || n < 10 && s.kind == "mixed":
 		i := s.r.IntN(len(s.limits))
 		s.convert(s.limits[i])
 		plain.Limit = s.l.Count

@@ -14,10 +14,14 @@ import (
 	"github.com/headgate/headgate"
 )
 
+// mostLife is the longest that a node may say that it lives.
+const mostLife = time.Minute
+
 // census keeps the nodes in a sorted set, each with the instant until which it
-// lives, in milliseconds of the server's clock.
+// lives, in milliseconds of the server's clock. Who would live longer than nodes do
+// has said so before that clock was set back, and says it again if it still lives.
 //
-//	KEYS[1] the set   ARGV node, ttl in ms
+//	KEYS[1] the set   ARGV node, ttl in ms, 0 for gone, and the longest
 //
 // It answers how many live.
 var census = rueidis.NewLuaScript(`
@@ -25,9 +29,14 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local ttl = tonumber(ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-redis.call('ZADD', KEYS[1], 'GT', now + ttl, ARGV[1])
-local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
-redis.call('PEXPIREAT', KEYS[1], last[2] + 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. ('%.0f'):format(now + ARGV[3]), '+inf')
+if ttl > 0 then
+  redis.call('ZADD', KEYS[1], 'GT', now + ttl, ARGV[1])
+  local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+  redis.call('EXPIREAT', KEYS[1], math.ceil(last[2] / 1000) + 1)
+else
+  redis.call('ZREM', KEYS[1], ARGV[1])
+end
 return redis.call('ZCARD', KEYS[1])
 `)
 
@@ -39,8 +48,8 @@ func (s *Store) Nodes(ctx context.Context, node [2]uint64, ttl time.Duration) (i
 }
 
 func (s *Store) nodes(ctx context.Context, node [2]uint64, ttl time.Duration) (int, error) {
-	if ttl < time.Millisecond {
-		return 0, &headgate.Error{Code: headgate.InvalidRequest, Err: fmt.Errorf("a node that lives for %v: at least 1ms", ttl)}
+	if ttl != 0 && ttl < time.Millisecond || ttl > mostLife {
+		return 0, &headgate.Error{Code: headgate.InvalidRequest, Err: fmt.Errorf("a node that lives for %v: must be 1ms to %v, or 0", ttl, mostLife)}
 	}
 	id := make([]byte, 0, 16)
 	id = binary.BigEndian.AppendUint64(id, node[0])
@@ -54,14 +63,14 @@ func (s *Store) nodes(ctx context.Context, node [2]uint64, ttl time.Duration) (i
 	// all share, down with it.
 	if !s.background(func() {
 		n, err := census.Exec(context.Background(), s.client, []string{s.scheme.prefix + "nodes"},
-			[]string{hex.EncodeToString(id), strconv.FormatInt(ttl.Milliseconds(), 10)}).AsInt64()
+			[]string{hex.EncodeToString(id), strconv.FormatInt(ttl.Milliseconds(), 10), strconv.FormatInt(mostLife.Milliseconds(), 10)}).AsInt64()
 		answers <- answer{n, err}
 	}) {
 		return 0, errClosed
 	}
 	select {
 	case a := <-answers:
-		if a.err == nil && a.n < 1 {
+		if a.err == nil && ttl > 0 && a.n < 1 {
 			a.err = &failure{kind: kindProtocol, err: errors.New("no node lives, not even this one")}
 		}
 		return int(a.n), a.err

@@ -30,8 +30,6 @@ const (
 	// topologyTime is how often sentinels and clusters are asked where the servers
 	// are, besides being told.
 	topologyTime = time.Second
-	// mostHandshakes is how many handshakes may go on at once.
-	mostHandshakes = 8
 )
 
 // Open connects to the servers of c.URL and makes sure that they can keep limits.
@@ -53,7 +51,10 @@ func open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{
 		scheme: newScheme(t.prefix, t.cluster), log: cmp.Or(c.Logger, slog.New(slog.DiscardHandler)), observe: c.Observe,
-		lenient: c.Lenient || t.lenient, handshakes: make(chan struct{}, mostHandshakes),
+		lenient: c.Lenient || t.lenient,
+	}
+	for i := range s.handshakes {
+		s.handshakes[i] = make(chan struct{}, shakingsAtOnce)
 	}
 	s.ground.executor, s.manual = s, c.ManualClockForTest
 	if s.manual {
@@ -87,7 +88,9 @@ func (t *target) clientOption() rueidis.ClientOption {
 		DisableCache: true,
 		// A take that is sent again may be charged twice; what can be tried again we
 		// know better.
-		DisableRetry:       true,
+		DisableRetry: true,
+		// A connection that the server has closed is noticed before it is used.
+		AlwaysPipelining:   true,
 		ReadBufferEachConn: buffer, WriteBufferEachConn: buffer, RingScaleEachConn: 8,
 		PipelineMultiplex:   -1, // one connection to a server: flights are few
 		BlockingPoolCleanup: idleTime,

@@ -35,6 +35,7 @@ type scheme struct {
 // newScheme returns the scheme of a cluster or of a single server.
 func newScheme(prefix string, cluster bool) *scheme {
 	s := &scheme{prefix: prefix}
+	s.clock.begin()
 	if cluster {
 		s.tags = tags()
 	}

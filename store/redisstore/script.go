@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// The script is made of Lua files. All but fast and engine are the body of a
-// function that returns a table, a module: use(name) returns that table, and makes
+// The script is made of Lua files. All but fast, record and engine are the body of
+// a function that returns a table, a module: use(name) returns that table, and makes
 // it the first time that a run of the script wants it. Redis runs the text of a
 // script from its top every time, so what a run does not need must cost nothing:
 // even making a function takes time.
@@ -25,8 +25,8 @@ import (
 //
 // and, if its state is not a plain array of numbers,
 //
-//	pack(s) -> string             the state without s.h
-//	unpack(string) -> s
+//	pack(s) -> three strings      that are, one after the other, the state without s.h
+//	unpack(string, at) -> s       the state that begins at that place of the string
 //
 // where l is a limit, c a call, s a state and o an outcome:
 //
@@ -90,5 +90,5 @@ var modules = []string{
 // others: a client that was silently connected to a server which has lost writes
 // learns of it before anything is decided.
 func source(runID string) string {
-	return "-- headgate " + runID + "\n" + lua("fast") + library(modules...) + lua("engine")
+	return "-- headgate " + runID + "\n" + lua("fast") + library(modules...) + lua("record") + lua("engine")
 }

@@ -6,12 +6,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
+
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/store/redisstore/redistest"
 )
 
 // BenchmarkScript measures what a decision costs the server's thread, in microseconds
-// of processor time, the reading of calls and the writing of answers included.
+// of processor time, the reading of calls and the writing of answers included: alone in a
+// script, and in groups. 32 are on their way at once.
 func BenchmarkScript(b *testing.B) {
 	prepare := func(l headgate.Limit) *headgate.Prepared {
 		p, err := l.Prepare()
@@ -52,9 +55,10 @@ func BenchmarkScript(b *testing.B) {
 				server := redistest.Shared(b)
 				server.FlushAll(b)
 				group := make([]*payload, size)
+				var commands rueidis.Commands
 				batch := new(headgate.Batch)
 				owner := 0
-				run := func() {
+				round := func() {
 					for i := range group {
 						batch.Reset(headgate.Take)
 						owner++
@@ -68,24 +72,33 @@ func BenchmarkScript(b *testing.B) {
 							}
 						}
 						group[i] = new(payload)
-						group[i].batch(s.scheme, scriptOp(headgate.Take), batch, nil, 0)
+						group[i].batch(s.scheme, scriptOp(headgate.Take), batch, 0)
 					}
-					answers, err := s.group(b.Context(), 0, group...)
-					if err != nil {
-						b.Fatal(err)
+					commands = append(commands, s.command(0, group...))
+				}
+				run := func() {
+					commands = commands[:0]
+					for range 32 / size { // on their way at once, so that the server need not wait
+						round()
 					}
-					if _, err := decodeBatch(answers[0], batch, nil); err != nil || !batch.Allowed {
-						b.Fatal(err, batch.Allowed)
+					for _, result := range s.client.DoMulti(b.Context(), commands...) {
+						answers, err := result.AsStrSlice()
+						if err != nil {
+							b.Fatal(err)
+						}
+						if _, err := decodeBatch(answers[0], batch); err != nil || !batch.Allowed {
+							b.Fatal(err, batch.Allowed)
+						}
 					}
 				}
-				for range 2 * w.owners / size {
+				for range 2 * w.owners / 32 {
 					run()
 				}
 				before := spent(b, server)
 				n := 0
 				for b.Loop() {
 					run()
-					n += size
+					n += 32
 				}
 				b.ReportMetric(float64(spent(b, server)-before)/float64(n), "server-µs/decision")
 				b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(n), "µs/decision")
@@ -106,4 +119,37 @@ func spent(b *testing.B, server *redistest.Server) int64 {
 		micros += n * 1e6
 	}
 	return int64(micros)
+}
+
+// BenchmarkCodec measures what a call costs its caller, without the way to the server.
+func BenchmarkCodec(b *testing.B) {
+	s := newScriptStore(b, true)
+	for _, l := range []headgate.Limit{
+		headgate.PerSecond(1000), headgate.Window(1000, time.Minute), headgate.QuotaPer(1000, headgate.Day), headgate.InFlight(1000, time.Minute),
+	} {
+		p, err := l.Prepare()
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(l.Algorithm.String(), func(b *testing.B) {
+			b.ReportAllocs()
+			batch := batchOf(b, headgate.Take, headgate.Charge{Limit: p, Owner: "alice", Cost: 1})
+			call := new(payload)
+			call.batch(s.scheme, scriptOp(headgate.Take), batch, 0)
+			answers, err := s.group(b.Context(), time.Now().UnixMicro(), call)
+			if err == nil {
+				call.batch(s.scheme, scriptOp(headgate.Take), batch, 0)
+				answers, err = s.group(b.Context(), time.Now().UnixMicro(), call)
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				call.batch(s.scheme, scriptOp(headgate.Take), batch, 0)
+				if _, err := decodeBatch(answers[0], batch); err != nil || !batch.Allowed {
+					b.Fatal(err, batch.Allowed)
+				}
+			}
+		})
+	}
 }

@@ -74,6 +74,8 @@ func (m *budgetModel) do(b *headgate.Batch, now int64, o *headgate.Outcome) {
 			moved = c.Cost > 0
 		case headgate.Settle, headgate.Renew:
 			moved = !fresh && o.Allowed
+		case headgate.Release: // of what is no concurrency limit
+			moved = other
 		default:
 			moved = !fresh
 		}
@@ -130,8 +132,9 @@ func (r *budgetRun) step(n int) {
 	case k < 980: // another incarnation, noticed now
 		e := &r.model.epoch
 		e.ID++
-		if e.Since = r.now + algo.DefaultTerms.TTL; r.rng.IntN(3) == 0 {
-			e.Since -= r.rng.Int64N(100_000_000)
+		e.Since = max(e.Since+1, r.now-r.rng.Int64N(100_000_000)) // noticed long ago, by others
+		if r.rng.IntN(3) > 0 {
+			e.Since = r.now + algo.DefaultTerms.TTL
 		}
 		r.epochs++
 	}
@@ -210,12 +213,13 @@ func (r *budgetRun) acquire(n int) {
 		r.Fatalf("step %d: %v", n, err)
 	}
 	got = replies[0]
-	record := r.model.record.Clone()
+	was, record := r.model.record.Clone(), r.model.record.Clone()
 	if record.Acquire(&q, r.store.now, r.model.epoch, &algo.DefaultTerms, &want) {
 		r.model.record = record
 	}
 	if got != want {
-		r.Fatalf("step %d: acquire %+v at %d, epoch %v:\n got %+v\nwant %+v", n, q, r.store.now, r.model.epoch, got, want)
+		r.Fatalf("step %d: acquire %+v at %d, epoch %v, %v %d/%v, on %+v under %+v:\n got %+v\nwant %+v",
+			n, q, r.store.now, r.model.epoch, q.Limit.Algorithm, q.Limit.Count, q.Limit.Period, was, was.Limit, got, want)
 	}
 	if want.Granted > q.Granted {
 		r.granted++

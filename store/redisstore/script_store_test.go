@@ -1,13 +1,13 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
-	"sync"
 	"testing"
 
 	"github.com/redis/rueidis"
@@ -16,20 +16,18 @@ import (
 	"github.com/headgate/headgate/store/redisstore/redistest"
 )
 
-// scriptStore is the script with as little around it as can be: one call at a time,
-// to one server, with the instants that it is told.
+// scriptStore is the script with as little around it as can be, for what a [Store]
+// does not let through: groups of calls as a test puts them together, epochs that it
+// makes up, the engine where it would not be asked. One goroutine may use it.
 type scriptStore struct {
 	scheme *scheme
 	client rueidis.Client
 	sha    string
 	manual bool
+	engine bool // is to decide everything
 	epoch  headgate.Epoch
 
-	mu     sync.Mutex
-	now    int64 // the latest instant told
-	closed bool
-	// stale counts the calls that had to be made again for their calendar.
-	stale int
+	now int64 // the instant told last
 }
 
 func newScriptStore(t testing.TB, manual bool) *scriptStore {
@@ -61,8 +59,8 @@ func (s *scriptStore) load(t testing.TB, script string) string {
 	return sha
 }
 
-// group has the script decide a group of calls.
-func (s *scriptStore) group(ctx context.Context, now int64, group ...*payload) ([]string, error) {
+// command has the script decide a group of calls.
+func (s *scriptStore) command(now int64, group ...*payload) rueidis.Completed {
 	var keys []string
 	for _, p := range group {
 		keys = append(keys, p.keys...)
@@ -71,7 +69,11 @@ func (s *scriptStore) group(ctx context.Context, now int64, group ...*payload) (
 	for _, p := range group {
 		cmd = cmd.Args(string(p.blob))
 	}
-	answers, err := s.client.Do(ctx, cmd.Build()).AsStrSlice()
+	return cmd.Build()
+}
+
+func (s *scriptStore) group(ctx context.Context, now int64, group ...*payload) ([]string, error) {
+	answers, err := s.client.Do(ctx, s.command(now, group...)).AsStrSlice()
 	if err != nil {
 		return nil, fmt.Errorf("redis: %w", &headgate.Error{Code: headgate.Unavailable, Err: err})
 	}
@@ -81,12 +83,12 @@ func (s *scriptStore) group(ctx context.Context, now int64, group ...*payload) (
 	return answers, nil
 }
 
-// instant returns the instant to tell the script: clocks of servers do not go back.
+// instant notes the instant to tell the script; 0 is the server's clock.
 func (s *scriptStore) instant(now int64) int64 {
 	if !s.manual {
 		return 0
 	}
-	s.now = max(s.now, now)
+	s.now = cmp.Or(now, s.now)
 	return s.now
 }
 
@@ -95,37 +97,32 @@ func (s *scriptStore) Apply(ctx context.Context, b *headgate.Batch) error {
 }
 
 func (s *scriptStore) apply(ctx context.Context, op scriptOp, b *headgate.Batch, trial uint64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return &headgate.Error{Code: headgate.Closed, Err: errors.New("closed")}
-	}
 	if err := validate(b); err != nil {
 		return err
 	}
 	now := s.instant(b.Now)
-	p := payload{around: now}
+	var p payload
+	p.expect(now)
 	for range 3 {
-		p.batch(s.scheme, op, b, nil, trial)
+		p.batch(s.scheme, op, b, trial)
+		p.fast = p.fast && !s.engine
 		answers, err := s.group(ctx, now, &p)
 		if err != nil {
 			return err
 		}
-		v, err := decodeBatch(answers[0], b, nil)
+		v, err := decodeBatch(answers[0], b)
 		if err != nil || v.calendar == 0 {
 			return err
 		}
-		p.around = v.calendar
-		s.stale++
+		p.reach(v.calendar)
 	}
 	return errors.New("no calendar is right")
 }
 
 func (s *scriptStore) Acquire(ctx context.Context, requests []headgate.LeaseRequest, replies []headgate.LeaseReply) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	now := s.instant(0)
-	p := payload{around: now}
+	var p payload
+	p.expect(now)
 	for range 3 {
 		p.leases(s.scheme, requests)
 		answers, err := s.group(ctx, now, &p)
@@ -136,15 +133,7 @@ func (s *scriptStore) Acquire(ctx context.Context, requests []headgate.LeaseRequ
 		if err != nil || v.calendar == 0 {
 			return err
 		}
-		p.around = v.calendar
-		s.stale++
+		p.reach(v.calendar)
 	}
 	return errors.New("no calendar is right")
-}
-
-func (s *scriptStore) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	return nil
 }

@@ -62,7 +62,7 @@ type Store struct {
 	ground     ground
 	partitions []partition
 	scripts    scripts
-	handshakes chan struct{} // as many at once
+	handshakes [shakingGroups]chan struct{}
 	quit       context.CancelFunc
 	stats      counters
 
@@ -165,7 +165,7 @@ type job struct {
 func (j *job) begin() {
 	j.call = j.store.ground.newCall()
 	j.call.now = j.store.instant(j.batch.Now)
-	j.call.payload.around = j.call.now
+	j.call.payload.expect(j.call.now)
 	j.send()
 }
 
@@ -191,7 +191,7 @@ const generalWeight = 4
 
 func (j *job) send() {
 	c := j.call
-	c.payload.batch(j.store.scheme, j.op, j.batch, nil, j.trial)
+	c.payload.batch(j.store.scheme, j.op, j.batch, j.trial)
 	c.weight = len(j.batch.Charges())
 	if !c.payload.fast {
 		c.weight *= generalWeight
@@ -200,20 +200,20 @@ func (j *job) send() {
 }
 
 // mostCalendars is how often a call may be sent because the calendar that went
-// along was not that of the server's clock. The clock is known from the first
-// answer on, so a third time is a clock that runs wild.
-const mostCalendars = 3
+// along was not that of the server's clock, or of a state that is ahead of it: each
+// answer makes one more of these instants known.
+const mostCalendars = 8
 
 var errCalendars = &failure{kind: kindProtocol, err: errors.New("the server's clock runs ahead of every calendar")}
 
 // end waits for the answer and fills it into the batch.
 func (j *job) end(w *patience) error {
-	for range mostCalendars {
+	for n := 1; ; n++ {
 		answer, err := j.partition.wait(j.call, w, j.orphan)
 		if err != nil {
 			return err // the call may still be in use
 		}
-		v, err := decodeBatch(answer, j.batch, nil)
+		v, err := decodeBatch(answer, j.batch)
 		if err != nil || v.calendar == 0 {
 			if err == nil {
 				j.store.scheme.note(j.batch.At)
@@ -221,10 +221,12 @@ func (j *job) end(w *patience) error {
 			j.store.ground.calls.Put(j.call)
 			return err
 		}
-		j.call.payload.around = v.calendar
+		if n == mostCalendars {
+			return errCalendars
+		}
+		j.call.payload.reach(v.calendar)
 		j.send()
 	}
-	return errCalendars
 }
 
 // orphan returns what to do with an answer that comes after its caller has gone:

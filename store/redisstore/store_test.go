@@ -2,6 +2,8 @@ package redisstore
 
 import (
 	"context"
+	"flag"
+	"io"
 	"log/slog"
 	"testing"
 
@@ -14,6 +16,8 @@ var (
 	_ headgate.Authority = (*Store)(nil)
 	_ headgate.Census    = (*Store)(nil)
 )
+
+var clusterOps = flag.Int("cluster.ops", 2_000, "batches that TestClusterDifferential decides")
 
 // openStore opens a store and closes it at the end of the test.
 func openStore(t testing.TB, c Config) *Store {
@@ -65,11 +69,12 @@ func batchOf(t testing.TB, op headgate.Op, charges ...headgate.Charge) *headgate
 
 // servers are what the suite runs on.
 var servers = []struct {
-	name string
-	url  func(t *testing.T) func(query ...string) string
+	name  string
+	apart bool
+	url   func(t *testing.T) func(query ...string) string
 }{
-	{"standalone", func(t *testing.T) func(...string) string { return redistest.Shared(t).URL }},
-	{"cluster", func(t *testing.T) func(...string) string { return redistest.SharedCluster(t).URL }},
+	{"standalone", false, func(t *testing.T) func(...string) string { return redistest.Shared(t).URL }},
+	{"cluster", true, func(t *testing.T) func(...string) string { return redistest.SharedCluster(t).URL }},
 }
 
 func TestStore(t *testing.T) {
@@ -84,7 +89,7 @@ func TestStore(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					storetest.Run(t, func(t *testing.T) headgate.Store {
 						return openStore(t, Config{URL: url(prefixed()), ManualClockForTest: manual})
-					}, storetest.Capabilities{ManualClock: manual})
+					}, storetest.Capabilities{ManualClock: manual, Apart: server.apart})
 				})
 			}
 		})
@@ -103,3 +108,14 @@ func TestEmptyBatch(t *testing.T) {
 		t.Errorf("%d calls", n-before)
 	}
 }
+
+// In a cluster a sequence of batches is decided exactly as anywhere else, however
+// their charges are spread.
+func TestClusterDifferential(t *testing.T) {
+	url := redistest.SharedCluster(t).URL
+	storetest.Differential(t, func(t *testing.T) headgate.Store {
+		return openStore(t, Config{URL: url(prefixed()), ManualClockForTest: true})
+	}, storetest.Capabilities{ManualClock: true, Apart: true}, *clusterOps, *scriptSeed)
+}
+
+func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

@@ -179,6 +179,9 @@ func (t *target) options(path string, values url.Values, secure bool) error {
 				return fmt.Errorf("%s: must not be empty", name)
 			}
 		default:
+			if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") != "" {
+				return errEscape // may be the end of a password
+			}
 			return fmt.Errorf("%q is no option of the URL: there are ca, cert, cluster, db, eviction, key, prefix, sentinel, sentinel_password, sentinel_user, servername and strict", name)
 		}
 		if err != nil {

@@ -11,6 +11,7 @@ const (
 	policy = "policy"
 	growth = "growth"
 	door   = "door"
+	stores = "stores"
 	floors = "floors"
 )
 
@@ -77,6 +78,8 @@ var (
 	deny   = []string{"failsafe-go", "sethvargo", "x-time", "throttled", "ulule"}
 	keyed  = []string{"sethvargo", "throttled", "x-time", "failsafe-go", "ulule"}
 	slow   = []string{"throttled", "x-time"} // where others would take minutes
+	redis  = []string{"redis_rate", "rueidis-gcra"}
+	script = []string{"floor"} // an empty script on the server
 )
 
 // plan is the table. The goals are those for in-process work on two cores.
@@ -204,5 +207,37 @@ var plan = []row{
 	{
 		group: door, work: "the same, CPU of the server", bench: "TakeHTTP", ours: "headgate", beside: []string{"floor"}, unit: "server-ns/op",
 		goals: []goal{within(1.15, "TakeHTTP/floor")},
+	},
+	{
+		group: stores, work: "Redis, 16,384 keys", bench: "RedisMany", ours: "headgate", rivals: redis, beside: script,
+		goals: []goal{faster(1.8, "RedisMany/redis_rate")},
+	},
+	{
+		group: stores, work: "Redis, three limits at once, 16,384 keys", bench: "RedisThree", ours: "headgate", rivals: redis, beside: script,
+		goals: []goal{faster(1.2, "RedisMany/redis_rate")},
+	},
+	{
+		group: stores, work: "Redis, one hot key", bench: "RedisHot", ours: "headgate", rivals: redis, beside: script,
+		goals: []goal{faster(5, "RedisHot/redis_rate")},
+	},
+	{
+		group: stores, work: "Redis, one hot key with leases", bench: "RedisHot", ours: "headgate-leases", rivals: redis, beside: script,
+		goals: []goal{faster(25, "RedisHot/redis_rate"), noAllocations},
+	},
+	{
+		group: stores, work: "the same, 99th percentile", bench: "RedisHot", ours: "headgate-leases", rivals: redis, beside: script, unit: "p99-us",
+		goals: []goal{atMost(1500, "p99-us")},
+	},
+	{
+		group: stores, work: "the same, calls of Redis for 1,000", bench: "RedisHot", ours: "headgate-leases", rivals: redis, unit: "scripts/kop",
+		goals: []goal{atMost(10, "scripts/kop")},
+	},
+	{
+		group: stores, work: "Redis, 1,000 hot keys with leases", bench: "RedisThousand", ours: "headgate-leases", rivals: redis, beside: script,
+		goals: []goal{faster(25, "RedisThousand/redis_rate"), noAllocations},
+	},
+	{
+		group: stores, work: "the same, 99th percentile", bench: "RedisThousand", ours: "headgate-leases", rivals: redis, beside: script, unit: "p99-us",
+		goals: []goal{atMost(1500, "p99-us")},
 	},
 }

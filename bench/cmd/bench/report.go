@@ -51,30 +51,28 @@ func line(r *row, rs results) []string {
 	ours, _ := rs.median(r.id(), unit)
 	all := rs.all(r.id(), unit)
 	cells := []string{r.work, unit, number(ours), number(slices.Min(all)) + "-" + number(slices.Max(all)), "-", "-", "-", "-"}
-	if len(r.beside) > 0 {
-		var besides []string
-		for _, name := range r.beside {
-			if v, ok := rs.median(r.bench+"/"+name, unit); ok {
-				besides = append(besides, name+" "+number(v))
-			}
-		}
-		cells[5] = strings.Join(besides, ", ")
-	}
+	var others []string
 	best := ""
 	if len(rivals) > 0 {
 		best = rivals[0].name
 		cells[4] = best + " " + number(rivals[0].value)
-		var others []string
 		for _, s := range rivals[1:] {
 			others = append(others, s.name+" "+number(s.value))
 		}
-		cells[5] = strings.Join(others, ", ")
 		if ratio, ok := rs.ratio(r.bench+"/"+best, r.id(), unit); ok {
 			cells[6] = fmt.Sprintf("%.2f", ratio)
 		}
 		if ratio, ok := rs.ratio(r.bench+"/"+best, r.id(), "cpu-ns/op"); ok && unit == "ns/op" {
 			cells[7] = fmt.Sprintf("%.2f", ratio)
 		}
+	}
+	for _, name := range r.beside {
+		if v, ok := rs.median(r.bench+"/"+name, unit); ok {
+			others = append(others, name+" "+number(v))
+		}
+	}
+	if len(r.rivals)+len(r.beside) > 0 {
+		cells[5] = strings.Join(others, ", ")
 	}
 	var goals []string
 	reached := true

@@ -17,6 +17,10 @@ type backend struct {
 	store headgate.Store
 	// local decides while store is away; nil where it cannot be.
 	local headgate.Store
+	// now is what the clock of store shows; nil where it is the process's.
+	now func() int64
+	// away reports whether store cannot be asked; nil where it always can.
+	away func() bool
 	// memory is nil where state is shared, shared where it is not.
 	memory *memstore.Store
 	shared *shared

@@ -203,7 +203,7 @@ func newLoad(t *testing.T, url string, many bool) *load {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { n.backend.store.Close() })
-		if n.gate, err = gate.Open(t.Context(), gate.Config{Policy: []byte(outagePolicy()), Store: n.backend.store, Local: n.backend.local}); err != nil {
+		if n.gate, err = gate.Open(t.Context(), gate.Config{Policy: []byte(outagePolicy()), Store: n.backend.store, Local: n.backend.local, Now: n.backend.now}); err != nil {
 			t.Fatal(err)
 		}
 		l.nodes = append(l.nodes, n)

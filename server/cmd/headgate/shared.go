@@ -43,7 +43,7 @@ func openRedis(ctx context.Context, text string, memory int64, called func(op st
 	s := new(shared)
 	authority := guard.NewAuthority(store, guard.Config{LocalBytes: memory, Logger: log})
 	s.guard = authority.Store
-	b := &backend{store: authority, local: authority.Local(), shared: s}
+	b := &backend{store: authority, local: authority.Local(), now: authority.StoreNow, away: s.away, shared: s}
 	if leases {
 		s.lease = lease.New(authority, lease.Config{})
 		b.store = s.lease
@@ -56,6 +56,9 @@ func openRedis(ctx context.Context, text string, memory int64, called func(op st
 	log.Info(s.guard.Bound().String())
 	return b, nil
 }
+
+// away reports whether the store is not asked at the moment.
+func (s *shared) away() bool { return !s.guard.Stats().Up }
 
 // cutLeases takes the option leases out of the URL of a store. It is true unless
 // the URL says else.

@@ -4,6 +4,7 @@
 package forwardauth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,7 +129,7 @@ func (f *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, p, only403)
 		return
 	}
-	c.fields(w.Header(), began)
+	c.fields(w.Header())
 	switch {
 	case c.d.Allowed:
 		w.WriteHeader(http.StatusNoContent)
@@ -259,17 +260,17 @@ func original(h http.Header, forwarded, orig string) (value, field string, err e
 
 // fields sets what every answer to a decision carries. nginx gives clients
 // those that its configuration copies, Traefik and Caddy all of a refusal.
-func (c *call) fields(h http.Header, now time.Time) {
+func (c *call) fields(h http.Header) {
 	d := &c.d
 	n := 0
 	limits := d.Limits()
 	for i := range limits {
 		if l := &limits[i]; l.Owner == "subject" && !l.Shadow {
-			c.items[n] = ratefield.From(l.ID, l.Limit, &l.Outcome)
+			c.items[n] = ratefield.From(l.ID, cmp.Or(l.Share, l.Limit), &l.Outcome)
 			n++
 		}
 	}
-	c.set.Set(h, ratefield.Styles(d.Headers), ratefield.Tightest(c.items[:n]), now)
+	c.set.Set(h, ratefield.Styles(d.Headers), ratefield.Tightest(c.items[:n]), d.At())
 	if !d.Allowed && d.Retryable {
 		c.set.SetInteger(h, "Retry-After", ratefield.RetryAfter(d.RetryAfter, d.RetryJitter, rand.Uint64()))
 	}

@@ -124,15 +124,30 @@ local function rise(l, h, v, at, next, held, to)
   return v, at, next, held
 end
 
--- reach returns the first instant from which on a tide is at goal, if nobody comes.
+-- reach returns the first instant from which on a tide is at goal, if nobody comes. It
+-- may have thousands of holds to go by, so it does what fill does by itself.
 local function reach(l, h, v, at, next, held, goal)
-  local n, due = h and h.n or 0, use('holds').due
+  local n, p, burst, last = l.n, l.p, l.burst, h and h.n or 0
+  local due = use('holds').due
   while v < goal do
-    local there = at + eta(l.n, v, goal)
-    if next == n then return there end
+    if next == last then return at + eta(n, v, goal) end
     local till, amount = due(h, next + 1)
-    if goal <= brim(l, held) * l.p and there <= till then return there end
-    v, at = fill(l, v, at, held, till)
+    local top = max(-burst, burst - held) * p
+    if goal <= top then
+      local there = at + eta(n, v, goal)
+      if there <= till then return there end
+    end
+    local elapsed = till - at
+    if elapsed > 0 then
+      at = till
+      if v < 0 and v < top then
+        v = up(n, v, top, elapsed)
+      elseif v >= top or elapsed > (top - v) / n then
+        v = top
+      else
+        v = min(top, v + elapsed * n)
+      end
+    end
     next, held = next + 1, held - amount
   end
   return at

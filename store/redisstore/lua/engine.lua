@@ -1,151 +1,5 @@
--- Decides a group of calls, one after the other. A hash that a call needs is read once;
--- calls that follow see what those before have made of it; everything is written at
--- the end. So whatever goes wrong before, such as a key that is no hash, leaves all as
--- it was. Redis checks whether it may write (memory, role, replicas, disk) before the
--- first write of a script only, and answers alike for those that follow: if the first
--- HSET passes, all do.
---
--- For the forms of arguments, records and answers see codec.go.
-local pack, read, sub = struct.pack, struct.unpack, string.sub
+-- Decides a group of calls, one after the other.
 local UNDO, ACQUIRE = 8, 9
-local NONE, LEASE = ('\0'):rep(8), ('\255'):rep(8)
-local _, EPOCH, SINCE, NOW = read('<Bc7dd', ARGV[1])
-local REAL = NOW == 0
-if REAL then
-  local t = redis.call('TIME')
-  NOW = t[1] * 1000000 + t[2]
-end
-local limits, hashes, touched = {}, {}, {}
-
--- limit returns the limit whose numbers are written in num.
-local function limit(num)
-  local l = limits[num]
-  if l then return l end
-  local a, count, x, y, z = cmsgpack.unpack(num)
-  l = { a = a, count = count }
-  if a < 2 then
-    l.n, l.p, l.cap, l.burst = x, y, z, z / y
-  elseif a == 3 then
-    l.w, l.k, l.slice = x, y, x / y
-  elseif a == 5 then
-    l.roll, l.soft, l.zone = x, y == 1, z
-  elseif a == 6 or a == 8 then
-    l.ttl = x
-  elseif a == 7 then
-    l.w, l.ttl, l.slice = x, y, floor((x + 5) / 6)
-  else
-    l.w = x
-  end
-  limits[num] = l
-  return l
-end
-
--- A budget is a record that was read: num and l, s, keep, epoch, leases, and, of how it
--- is kept: field, hash, and noted, the second before which its hash does not expire,
--- -1 if there was no record. l is false if there is none. Here and below tables are made
--- with all their fields at once, or they would be made anew several times.
-local function budget(field, hash, noted, epoch, num, l, s, keep, leases)
-  return { field = field, hash = hash, noted = noted, epoch = epoch, num = num, l = l, s = s, keep = keep, leases = leases, dirty = false }
-end
-
-local function decode(rec, field, hash)
-  if not rec then return budget(field, hash, -1, EPOCH, false, false, false, 0, false) end
-  local kind, epoch, noted = read('<Bc7I5', rec)
-  if kind == 0 then
-    local v, at = read('<dd', rec, 14)
-    local num = sub(rec, 30)
-    return budget(field, hash, noted, epoch, num, limit(num), { v, at }, 0, false)
-  end
-  local num, pos = read('<I2c0', rec, 14)
-  local l, keep, h, leases = limit(num), 0, nil, false
-  if kind > 16 then
-    if kind % 2 == 1 then keep, pos = read('<d', rec, pos) end
-    if floor(kind / 2) % 2 == 1 then
-      local n, sum
-      n, sum, pos = read('<I4d', rec, pos)
-      h = { b = sub(rec, pos, pos + 32 * n - 1), n = n, sum = sum }
-      pos = pos + 32 * n
-    end
-    if floor(kind / 4) % 2 == 1 then
-      local n
-      n, pos = read('<I2', rec, pos)
-      leases = {}
-      for i = 1, n do
-        local holder, granted, settled, returned, seen
-        holder, granted, settled, returned, seen, pos = read('<c16dddd', rec, pos)
-        leases[i] = { holder = holder, granted = granted, settled = settled, returned = returned, seen = seen }
-      end
-    end
-  end
-  local m, body = algorithm(l), sub(rec, pos)
-  local s = m.unpack and m.unpack(body) or cmsgpack.unpack(body)
-  s.h = h
-  return budget(field, hash, noted, epoch, num, l, s, keep, leases)
-end
-
-local function encode(e, noted)
-  local s, h, keep, leases = e.s, e.s.h, e.keep, e.leases
-  if h and h.n == 0 then h = nil end
-  if keep <= NOW then keep = 0 end
-  if e.l.a < 2 and not h and not leases and keep == 0 then
-    return pack('<Bc7I5dd', 0, EPOCH, noted, s[1], s[2]) .. e.num
-  end
-  local kind, rest = 16, ''
-  if keep > 0 then kind, rest = kind + 1, pack('<d', keep) end
-  if h then kind, rest = kind + 2, rest .. pack('<I4d', h.n, h.sum) .. h.b end
-  if leases then
-    kind, rest = kind + 4, rest .. pack('<I2', #leases)
-    for i = 1, #leases do
-      local x = leases[i]
-      rest = rest .. pack('<c16dddd', x.holder, x.granted, x.settled, x.returned, x.seen)
-    end
-  end
-  local m = algorithm(e.l)
-  s.h = nil
-  local body = m.pack and m.pack(s) or cmsgpack.pack(s)
-  return pack('<Bc7I5I2c0', kind, EPOCH, noted, #e.num, e.num) .. rest .. body
-end
-
--- fetch reads what is not known yet of the charges.
-local function fetch(charges)
-  local asks
-  for i = 1, #charges do
-    local x = charges[i]
-    local hash = hashes[x.key]
-    if not hash then
-      hash = { key = x.key, known = {}, ask = false, dirty = false }
-      hashes[x.key] = hash
-    end
-    x.hash = hash
-    if not hash.known[x.field] then
-      local ask = hash.ask
-      if not ask then
-        ask = { 'HMGET', x.key }
-        hash.ask = ask
-        asks = asks or {}
-        asks[#asks + 1] = hash
-      end
-      ask[#ask + 1] = x.field
-    end
-  end
-  for i = 1, asks and #asks or 0 do
-    local hash = asks[i]
-    local ask = hash.ask
-    hash.ask = false
-    if #ask == 3 then
-      hash.known[ask[3]] = decode(redis.call('HGET', ask[2], ask[3]), ask[3], hash)
-    else
-      local found = {}
-      for from = 3, #ask, 1000 do -- a function takes a few thousand arguments
-        local part = redis.call('HMGET', ask[2], unpack(ask, from, min(from + 999, #ask)))
-        for j = 1, #part do found[from + j - 1] = part[j] end
-      end
-      for j = 3, #ask do hash.known[ask[j]] = decode(found[j], ask[j], hash) end
-    end
-  end
-end
-
-local function absent(e) return max(e.keep, algorithm(e.l).absent(e.l, e.s)) end
 
 local function forget_leases(b)
   if not b.leases then return end
@@ -221,17 +75,6 @@ local function load(x)
   end
   x.other, x.b = true, b
   return nil
-end
-
-local function mark(e)
-  if e.dirty then return end
-  e.dirty = true
-  local hash = e.hash
-  if not hash.dirty then
-    hash.dirty = {}
-    touched[#touched + 1] = hash
-  end
-  hash.dirty[#hash.dirty + 1] = e
 end
 
 -- commit makes what was decided of a charge's budget its record.
@@ -324,6 +167,19 @@ local function deny(charges, c)
   end
 end
 
+-- plain makes the outcome of a charge that is held on trial that of one which is not:
+-- what is held for a moment must not show in the instant at which all is as never seen.
+local function plain(q, c, x)
+  local s, holds, bucket = x.b.s, use('holds'), x.b.l.a < 2
+  local h, full = s.h, s[3]
+  s.h = holds.copy(h)
+  holds.remove(s.h, holds.find(h, q.trial, NOW))
+  if bucket then s[3] = nil end
+  x.o.reset = look(c, x.b, 0).reset
+  s.h = h
+  if bucket then s[3] = full end
+end
+
 -- take looks at every limit first, and charges them only if all pass.
 local function take(q, charges, c)
   local keys
@@ -340,19 +196,26 @@ local function take(q, charges, c)
       return answer(charges, true, true, hold or NONE)
     end
   end
-  local allowed, crowded = true, false
-  for i = 1, #charges do
+  local allowed, crowded, n = true, false, #charges
+  for i = 1, n do
     local x = charges[i]
+    local l = x.b.l
     q.name(c, x)
-    x.o = look(c, x.b, x.cost)
+    local room = not (reserves(c, l) and full(x.b))
+    if i == n and allowed and room and not crowded and l.a < 7 then -- the last decides: it need not be asked first
+      c.cost = x.cost
+      x.o, x.done = run(c, x.b), true
+    else
+      x.o = look(c, x.b, x.cost)
+    end
     if not x.o.ok then
       allowed = allowed and x.shadow
-    elseif reserves(c, x.b.l) and full(x.b) then
+    elseif not room then
       crowded = true
     end
   end
   if allowed and crowded then return pack('<Bd', 4, NOW) end
-  for i = 1, #charges do
+  for i = 1, n do
     local x = charges[i]
     local l, o = x.b.l, x.o
     if x == keys and allowed then
@@ -362,7 +225,7 @@ local function take(q, charges, c)
     elseif allowed and o.ok and l.a ~= 7 then
       q.name(c, x)
       c.cost = x.cost
-      x.o = run(c, x.b)
+      if not x.done then x.o = run(c, x.b) end
       if x.cost > 0 or reserves(c, l) then commit(x) end
     elseif x.other and not o.ok and not o.never and x.cost > 0 and l.a ~= 7 then
       commit(x) -- refused under these numbers: it goes on under them
@@ -432,7 +295,7 @@ local function undo(q, charges, c)
     elseif a < 6 and q.trial and (x.cost > 0 or q.holdfor > 0) then
       c.op, c.cost, c.hold = SETTLE, 0, q.trial
       moved = run(c, x.b).ok
-    elseif a >= 2 and a < 6 and x.cost > 0 and not x.other then
+    elseif a >= 2 and a < 6 and x.cost > 0 and not x.other and q.at >= SINCE then -- else it may be lost
       local tag = m.tag(x.b.l, x.b.s, q.at)
       if tag ~= -HUGE then
         m.credit(x.b.l, x.b.s, NOW, tag, x.cost)
@@ -487,11 +350,11 @@ local function decide(p)
   for i = 1, q.n do
     local k, field, flags, num, cost, owner, cal, r
     k, field, flags, num, cost, owner, cal, pos = read('<I2c16BI2c0dI2I2c0', p, pos)
-    if q.form == 1 then pos = pos + 24 end
+    if q.form == 1 then pos = pos + 26 end
     if q.op == ACQUIRE then r, pos = use('lease').request(p, pos) end
     charges[i] = {
       key = KEYS[base + k], field = field, shadow = flags % 2 == 1, parent = floor(flags / 2) % 2 == 1, num = num, cost = cost,
-      owner = owner, cal = cal, r = r, hash = false, e = false, b = false, fresh = false, other = false, o = false,
+      owner = owner, cal = cal, r = r, hash = false, e = false, b = false, fresh = false, other = false, o = false, done = false,
     }
   end
   base = base + q.own
@@ -522,37 +385,6 @@ local function decide(p)
     return table.concat(parts)
   end
   return visit(q, charges, c)
-end
-
--- save writes what has changed of a hash. Its expiry moves only if a record needs it,
--- and then further than it needs, so that an active budget rarely pays for it.
-local function save(hash)
-  local dirty, drop, expires, new = hash.dirty, nil, 0, true
-  local write, n = {}, 0
-  for i = 1, #dirty do
-    local e = dirty[i]
-    local gone = e.l and absent(e) or -HUGE
-    if e.noted >= 0 then new = false end
-    if gone > NOW then
-      local noted, need = max(0, e.noted), floor(gone / 1000000) + 1
-      if REAL and need > noted then
-        noted = need + floor(min(max((gone - NOW) / 1000000, 1), 600))
-        expires = max(expires, noted)
-      end
-      write[n + 1], write[n + 2] = e.field, encode(e, noted)
-      n = n + 2
-    elseif e.noted >= 0 then
-      drop = drop or {}
-      drop[#drop + 1] = e.field
-    end
-  end
-  for from = 1, n, 2000 do redis.call('HSET', hash.key, unpack(write, from, min(from + 1999, n))) end
-  if drop then
-    for from = 1, #drop, 1000 do redis.call('HDEL', hash.key, unpack(drop, from, min(from + 999, #drop))) end
-  end
-  if expires > 0 and not (new and redis.call('EXPIREAT', hash.key, expires, 'NX') == 1) then
-    redis.call('EXPIREAT', hash.key, expires, 'GT')
-  end
 end
 
 local answers = {}

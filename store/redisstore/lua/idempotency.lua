@@ -79,8 +79,8 @@ function M.seen(l, s) return -HUGE end
 
 function M.carry(old, l, src, now) return { src[1] } end
 
-function M.pack(s) return s[1] end
+function M.pack(s) return '', s[1], '' end
 
-function M.unpack(b) return { b } end
+function M.unpack(b, at) return { sub(b, at) } end
 
 return M

@@ -58,12 +58,7 @@ local function settle(b, now, forget)
     end
   end
   now = seen(b, now)
-  if b.leases then
-    local i = lent(b, now)
-    local _, held
-    if i then _, _, _, held = holds.at(b.s.h, i) end
-    if held ~= tag then forget(b) end
-  end
+  if b.leases and not lent(b, now) then forget(b) end -- with its window at the latest
   return id, tag, till, now
 end
 
@@ -169,13 +164,14 @@ local function grant(b, r, now)
   return g
 end
 
--- settle_account takes over what the holder reports. What it returns is credited only as
--- far as it was out until now.
+-- settle_account takes over what the holder reports, as far as it was granted. What was
+-- once reported as settled without being returned has begun to refill in a bucket, which
+-- is then credited no more of it.
 local function settle_account(b, x, r)
-  local settled = min(r.settled, r.granted) - x.settled
-  if settled <= 0 then return end
+  local settled = max(0, min(r.settled, r.granted) - x.settled)
   x.settled = x.settled + settled
-  local returned = min(r.returned - x.returned, settled)
+  local returned = min(r.returned, x.settled) - x.returned
+  if b.l.a == 0 then returned = min(returned, settled) end
   if returned > 0 then
     x.returned = x.returned + returned
     charge(b, -returned)
@@ -209,14 +205,17 @@ function M.acquire(b, r, epoch, now, since, forget)
         x.granted = x.granted + g
       end
       granted, changed = x.granted, true
-      put(b, at + r.ttl + r.grace, outstanding(b), tag)
+      local gone = at + r.ttl + r.grace
+      if till ~= 0 then gone = min(gone, till) end
+      put(b, gone, outstanding(b), tag)
     end
   else
     forget(b)
     status = standing(b, r, epoch, 0)
   end
   local count = till ~= 0 and b.s[counter(b)] or 0
-  return pack('<Bddddd', status, window, granted, till ~= 0 and till - now or 0, count, max(1, active(b, at, r))), changed
+  local holders = active(b, at, r) + (find(b, r.holder) and 0 or 1)
+  return pack('<Bddddd', status, window, granted, till ~= 0 and till - now or 0, count, holders), changed
 end
 
 -- reset makes b, which was loaded, a budget that was never seen, but for what is leased
@@ -227,8 +226,8 @@ function M.reset(b, now, unseen, forget)
   if out == 0 then return false end
   local _, till = holds.at(b.s.h, lent(b, at))
   b.s, b.keep = unseen(b.l, at), 0
-  charge(b, out)
   put(b, till, out, tag)
+  if b.l.a == 0 then use('bucket').below(b.l, b.s, 0) else charge(b, out) end
   return true
 end
 

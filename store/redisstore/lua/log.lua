@@ -53,9 +53,15 @@ local function forget(s, now, at, weight)
   end
 end
 
--- flat makes one string of the entries, and returns it.
+-- front returns what of b are entries.
+local function front(s)
+  if s.from == 0 then return s.b end
+  return sub(s.b, s.from + 1)
+end
+
+-- flat moves all entries to b, and returns it.
 local function flat(s)
-  s.b, s.from, s.tail = sub(s.b, s.from + 1) .. s.tail, 0, ''
+  s.b, s.from, s.tail = front(s) .. s.tail, 0, ''
   return s.b
 end
 
@@ -239,11 +245,11 @@ function M.credit(l, s, now, tag, n)
   give_back(s, tag, n, tagged(s, now)[tag] or 0)
 end
 
-function M.pack(s) return pack(HEAD, s[1], s[2], s.width) .. sub(s.b, s.from + 1) .. s.tail end
+function M.pack(s) return pack(HEAD, s[1], s[2], s.width), front(s), s.tail end
 
-function M.unpack(b)
-  local seen, sum, width = unpack(HEAD, b)
-  return new(seen, sum, width, b, HEAD_SIZE)
+function M.unpack(b, at)
+  local seen, sum, width = unpack(HEAD, b, at)
+  return new(seen, sum, width, b, at - 1 + HEAD_SIZE)
 end
 
 return M

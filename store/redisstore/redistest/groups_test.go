@@ -9,6 +9,7 @@ import (
 )
 
 func TestSentinel(t *testing.T) {
+	t.Parallel()
 	tr := redistest.Sentinel(t)
 	first := tr.Primary(t)
 	first.Do(t, "SET", "a", "1")
@@ -53,6 +54,7 @@ func TestCluster(t *testing.T) {
 }
 
 func TestMigration(t *testing.T) {
+	t.Parallel()
 	r := redistest.Cluster(t, 0)
 	from, to := r.Masters[2], r.Masters[0]
 	from.Do(t, "MSET", "foo", "1", "{foo}bar", "2")
@@ -78,6 +80,7 @@ func TestMigration(t *testing.T) {
 }
 
 func TestClusterFailover(t *testing.T) {
+	t.Parallel()
 	r := redistest.Cluster(t, 1)
 	old := r.Masters[1]
 	if now := r.Failover(t, 1); now == old || r.Replicas[1][0] != old {

@@ -41,6 +41,7 @@ func TestStandalone(t *testing.T) {
 }
 
 func TestPauseKillRestart(t *testing.T) {
+	t.Parallel()
 	s := redistest.Standalone(t)
 	s.Do(t, "SET", "a", "1")
 	run := s.Info(t, "run_id")
@@ -135,14 +136,15 @@ func TestShared(t *testing.T) {
 	if a != b {
 		t.Error("two shared servers")
 	}
-	if redistest.Prefix() == redistest.Prefix() {
-		t.Error("one prefix twice")
+	if first, second := redistest.Prefix(), redistest.Prefix(); first == second {
+		t.Errorf("prefix %s twice", first)
 	}
 	a.Do(t, "PING")
 }
 
 // A process that dies leaves neither servers nor files behind.
 func TestNothingStays(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("REDISTEST_DIE") != "" {
 		s := redistest.Shared(t)
 		file := s.Do(t, "CONFIG", "GET", "dir").([]any)[1].(string)

@@ -1,0 +1,70 @@
+package lintest
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	toxiproxy "github.com/Shopify/toxiproxy/v2"
+	"github.com/rs/zerolog"
+)
+
+// Proxy is a TCP proxy in this process that can be told to misbehave.
+type Proxy struct {
+	proxy *toxiproxy.Proxy
+}
+
+// NewProxy starts a proxy in front of the server at addr, which ends with the
+// test.
+func NewProxy(t testing.TB, addr string) *Proxy {
+	t.Helper()
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	p := toxiproxy.NewProxy(server, "store", "127.0.0.1:0", addr)
+	if err := p.Start(); err != nil {
+		t.Fatalf("start a proxy for %s: %v", addr, err)
+	}
+	t.Cleanup(p.Stop)
+	return &Proxy{p}
+}
+
+// Addr returns the host and port at which the proxy listens.
+func (p *Proxy) Addr() string { return p.proxy.Listen }
+
+// faults lists what Disturb puts between, by the names and attributes of
+// toxiproxy. A timeout of 0 is a black hole until it is taken away, when its
+// connections end.
+var faults = []string{
+	// Requests and answers that come late, some of them too late.
+	`{"type": "latency", "stream": "upstream", "attributes": {"latency": 5, "jitter": 5}}`,
+	`{"type": "latency", "stream": "upstream", "attributes": {"latency": 30, "jitter": 30}}`,
+	`{"type": "latency", "stream": "downstream", "attributes": {"latency": 30, "jitter": 30}}`,
+	// Requests that are lost, and answers of what is done.
+	`{"type": "timeout", "stream": "upstream", "attributes": {"timeout": 0}}`,
+	`{"type": "timeout", "stream": "downstream", "attributes": {"timeout": 0}}`,
+	// Connections that are reset, by request or by answer.
+	`{"type": "reset_peer", "stream": "upstream", "attributes": {"timeout": 0}}`,
+	`{"type": "reset_peer", "stream": "downstream", "attributes": {"timeout": 0}}`,
+	// Answers in pieces of a few bytes.
+	`{"type": "slicer", "stream": "downstream", "attributes": {"average_size": 8, "size_variation": 4, "delay": 50}}`,
+}
+
+// Disturb begins one of the faults, drawn at random, or ends it. One of them is
+// that nobody listens.
+func (p *Proxy) Disturb(rng *rand.Rand, on bool) error {
+	p.proxy.Toxics.ResetToxics(context.Background())
+	n := rng.IntN(len(faults) + 1)
+	switch {
+	case on && n == len(faults):
+		p.proxy.Stop()
+		return nil
+	case on:
+		_, err := p.proxy.Toxics.AddToxicJson(strings.NewReader(faults[n]))
+		return err
+	}
+	if err := p.proxy.Start(); !errors.Is(err, toxiproxy.ErrProxyAlreadyStarted) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,316 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/store/redisstore/redistest"
+)
+
+// eventually waits until done returns "", and fails with what it returned last.
+func eventually(t testing.TB, done func() string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		last := done()
+		if last == "" {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("still not: %s", last)
+		}
+	}
+}
+
+// hold has the executions that begin with number n return only when the test lets
+// them.
+func holdFrom(s *Store, n int64) (letGo func()) {
+	gate := make(chan struct{})
+	meddleWith(s, func(_ int, i int64) func(error) error {
+		if i != n {
+			return nil
+		}
+		return func(err error) error {
+			<-gate
+			return err
+		}
+	})
+	return sync.OnceFunc(func() { close(gate) })
+}
+
+// A charge whose caller has gone before the answer came is given back: windows and
+// slots in their own time, reservations and trials by their hold, and the request
+// is not remembered. Of a bucket it is kept: giving it back could mint.
+func TestLateChargeIsGivenBack(t *testing.T) {
+	hold := uint64(77)
+	for _, test := range []struct {
+		limit   headgate.Limit
+		reserve bool
+		want    int64
+	}{
+		{headgate.Limit{Algorithm: headgate.FixedWindow, Count: 10, Period: headgate.MaxPeriod}, false, 1},
+		{headgate.Sliding(10, 1000*time.Hour), false, 1},
+		{headgate.Log(10, 1000*time.Hour), false, 1},
+		{headgate.QuotaPer(10, headgate.Year), false, 1},
+		{headgate.InFlight(10, time.Hour), false, 1},
+		{headgate.Per(10, 1000*time.Hour), false, 4},
+		{headgate.Per(10, 1000*time.Hour), true, 1},
+		{headgate.QuotaPer(10, headgate.Year), true, 1},
+	} {
+		t.Run(fmt.Sprintf("%v reserve %v", test.limit.Algorithm, test.reserve), func(t *testing.T) {
+			s := openStore(t, Config{URL: redistest.Shared(t).URL(prefixed())})
+			c := headgate.Charge{Limit: prepare(t, test.limit.WithName("limit")), Owner: "alice", Cost: 1}
+			once := headgate.Charge{Limit: prepare(t, headgate.Limit{Algorithm: headgate.Idempotency, Name: "once", Count: 3, TTL: time.Hour}), Owner: "alice", Parent: true}
+			ask := func(cost int64, patience time.Duration) (*headgate.Batch, error) {
+				c.Cost = cost
+				b := batchOf(t, headgate.Take, once, c)
+				b.Key, b.Hold, b.Patience = headgate.RequestKey{ID: [2]uint64{uint64(cost), 2}, Print: 3}, hold, patience.Microseconds()
+				if test.reserve {
+					b.HoldFor = time.Hour.Microseconds()
+				}
+				return b, s.Apply(t.Context(), b)
+			}
+			if b, err := ask(1, 0); err != nil || !b.Allowed {
+				t.Fatal(err, b.Allowed)
+			}
+			hold++
+			letGo := holdFrom(s, 1)
+			defer letGo()
+			if _, err := ask(3, 20*time.Millisecond); headgate.CodeOf(err) != headgate.Unavailable || kindOf(err) != kindTimeout {
+				t.Fatal(err)
+			}
+			letGo()
+			eventually(t, func() string {
+				if st := s.Stats(); st.Late != 1 || st.Undone != 1 {
+					return fmt.Sprintf("%+v", st)
+				}
+				return ""
+			})
+			if n := used(t, s, "alice", c.Limit); n != test.want {
+				t.Errorf("%d are used, want %d", n, test.want)
+			}
+			// The request is not remembered: who asks again is charged.
+			if b, err := ask(3, 0); err != nil || b.Replayed || !b.Allowed {
+				t.Errorf("%v, replayed %v, allowed %v", err, b.Replayed, b.Allowed)
+			}
+		})
+	}
+}
+
+// Answers that charged nothing, or something that may be done twice, are left
+// alone.
+func TestLateAnswersThatAreLeftAlone(t *testing.T) {
+	s := openStore(t, Config{URL: redistest.Shared(t).URL(prefixed())})
+	l := prepare(t, headgate.Limit{Algorithm: headgate.FixedWindow, Count: 10, Period: headgate.MaxPeriod})
+	for i, test := range []struct {
+		op         headgate.Op
+		cost, want int64
+	}{
+		{headgate.Peek, 1, 0},
+		{headgate.Take, 11, 0}, // refused
+		{headgate.Debit, 3, 3},
+		{headgate.Refund, 1, 2},
+	} {
+		letGo := holdFrom(s, 1)
+		b := batchOf(t, test.op, headgate.Charge{Limit: l, Owner: "alice", Cost: test.cost})
+		b.Patience = 20_000
+		if err := s.Apply(t.Context(), b); kindOf(err) != kindTimeout {
+			t.Fatal(err)
+		}
+		letGo()
+		late := int64(0)
+		if test.op == headgate.Take {
+			late = 1
+		}
+		eventually(t, func() string {
+			s.partitions[0].mu.Lock()
+			defer s.partitions[0].mu.Unlock()
+			if n := s.partitions[0].flights + s.partitions[0].abandoned; n != 0 {
+				return fmt.Sprintf("%d flights", n)
+			}
+			return ""
+		})
+		if n := used(t, s, "alice", l); n != test.want {
+			t.Errorf("%d: after %v %d are used, want %d", i, test.op, n, test.want)
+		}
+		if st := s.Stats(); st.Undone != 0 || st.Late > 1 || st.Late < late {
+			t.Errorf("%d: %+v", i, st)
+		}
+	}
+}
+
+// A server that stands still: its callers have their errors in time, and what it
+// charges when it goes on is given back.
+func TestServerStandsStill(t *testing.T) {
+	server := redistest.Standalone(t)
+	s := openStore(t, Config{URL: server.URL()})
+	l := prepare(t, headgate.Limit{Algorithm: headgate.FixedWindow, Count: 1000, Period: headgate.MaxPeriod})
+	c := headgate.Charge{Limit: l, Owner: "alice", Cost: 1}
+	if b, err := take(t, s, c); err != nil || !b.Allowed {
+		t.Fatal(err)
+	}
+	server.Pause(t)
+	var passed, failures atomic.Int64
+	passed.Store(1)
+	var wait sync.WaitGroup
+	for range 16 {
+		wait.Go(func() {
+			for range 20 {
+				b := batchOf(t, headgate.Take, c)
+				b.Patience = 25_000
+				switch err := s.Apply(t.Context(), b); {
+				case err != nil && kindOf(err) != kindTimeout:
+					t.Error(err)
+				case err != nil:
+					failures.Add(1)
+				case b.Allowed:
+					passed.Add(1)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	if failures.Load() != 16*20 {
+		t.Errorf("%d of %d failed", failures.Load(), 16*20)
+	}
+	server.Resume(t)
+	eventually(t, func() string {
+		b, err := take(t, s, c)
+		if err != nil {
+			return err.Error()
+		}
+		passed.Add(1)
+		if o := b.Outcomes()[0]; o.Used != passed.Load() {
+			return fmt.Sprintf("%d are used, %d have passed; %+v", o.Used, passed.Load(), s.Stats())
+		}
+		return ""
+	})
+	if st := s.Stats(); st.Late == 0 || st.Undone == 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// While a server is away callers have their errors at once or in time, and when it
+// is back it is another one.
+func TestServerIsKilled(t *testing.T) {
+	server := redistest.Standalone(t)
+	var mu sync.Mutex
+	kinds := map[string]int{}
+	s := openStore(t, Config{URL: server.URL(), Observe: func(op string, took time.Duration, kind string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if op != "take" || took < 0 {
+			t.Errorf("%s took %v", op, took)
+		}
+		kinds[kind]++
+	}})
+	l := ten(t)
+	if !allowed(t, s, l, 1) {
+		t.Fatal("refused")
+	}
+	server.Kill(t)
+	for range 20 {
+		b := batchOf(t, headgate.Take, headgate.Charge{Limit: l, Owner: "alice", Cost: 1})
+		b.Patience = 25_000
+		if err := s.Apply(t.Context(), b); headgate.CodeOf(err) != headgate.Unavailable {
+			t.Fatal(err)
+		}
+	}
+	server.Restart(t)
+	eventually(t, func() string {
+		b := batchOf(t, headgate.Take, headgate.Charge{Limit: l, Owner: "alice", Cost: 1})
+		if err := s.Apply(t.Context(), b); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	if kinds[kindDial] < 15 || kinds[""] < 2 {
+		t.Errorf("%v", kinds)
+	}
+	// It had kept nothing, and this client remembers it.
+	if allowed(t, s, l, 1) {
+		t.Error("a bucket of another incarnation is full")
+	}
+}
+
+// Close ends in time though the server stands still, and what waits fails.
+func TestCloseWhileServerStandsStill(t *testing.T) {
+	server := redistest.Standalone(t)
+	s := openStore(t, Config{URL: server.URL()})
+	l := ten(t)
+	server.Pause(t)
+	defer server.Resume(t)
+	var wait sync.WaitGroup
+	for range 8 {
+		wait.Go(func() {
+			b := batchOf(t, headgate.Take, headgate.Charge{Limit: l, Owner: "alice", Cost: 1})
+			if err := s.Apply(t.Context(), b); err == nil {
+				t.Error("decided")
+			}
+		})
+	}
+	eventually(t, func() string {
+		s.partitions[0].mu.Lock()
+		defer s.partitions[0].mu.Unlock()
+		if n := len(s.partitions[0].waiting); n < 2 {
+			return fmt.Sprintf("%d wait", n)
+		}
+		return ""
+	})
+	start := time.Now()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > parting+3*time.Second {
+		t.Errorf("closed after %v", took)
+	}
+	wait.Wait()
+	b := batchOf(t, headgate.Take, headgate.Charge{Limit: l, Owner: "alice", Cost: 1})
+	if err := s.Apply(t.Context(), b); headgate.CodeOf(err) != headgate.Closed {
+		t.Error(err)
+	}
+	if _, err := s.Nodes(t.Context(), [2]uint64{1, 1}, time.Second); headgate.CodeOf(err) != headgate.Closed {
+		t.Error(err)
+	}
+	if err := s.Acquire(t.Context(), []headgate.LeaseRequest{{Limit: l, Owner: "alice"}}, make([]headgate.LeaseReply, 1)); headgate.CodeOf(err) != headgate.Closed {
+		t.Error(err)
+	}
+}
+
+// A full server is overloaded, not away, and goes on when there is room again.
+func TestFullServer(t *testing.T) {
+	server := redistest.Standalone(t)
+	s := openStore(t, Config{URL: server.URL()})
+	server.Do(t, "CONFIG", "SET", "maxmemory", "1")
+	b, err := take(t, s, headgate.Charge{Limit: ten(t), Owner: "bob", Cost: 1})
+	if headgate.CodeOf(err) != headgate.Overloaded || kindOf(err) != kindMemory {
+		t.Errorf("%v, allowed %v", err, b.Allowed)
+	}
+	server.Do(t, "CONFIG", "SET", "maxmemory", "0")
+	if !allowed(t, s, ten(t), 10) {
+		t.Error("refused")
+	}
+}
+
+// A primary that becomes a replica refuses, and nobody is charged.
+func TestPrimaryBecomesReplica(t *testing.T) {
+	server, other := redistest.Standalone(t), redistest.Standalone(t)
+	s := openStore(t, Config{URL: server.URL()})
+	server.Do(t, "REPLICAOF", "127.0.0.1", fmt.Sprint(other.Port()))
+	b := batchOf(t, headgate.Take, headgate.Charge{Limit: ten(t), Owner: "alice", Cost: 1})
+	b.Patience = 50_000
+	err := s.Apply(t.Context(), b)
+	if kind := kindOf(err); kind != kindReadOnly && kind != kindDown && kind != kindLoading {
+		t.Errorf("%v (%s)", err, kind)
+	}
+}
