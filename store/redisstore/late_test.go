@@ -32,8 +32,7 @@ func eventually(t testing.TB, done func() string) {
 	}
 }
 
-// hold has the executions that begin with number n return only when the test lets
-// them.
+// holdFrom has execution number n return only when the test lets it.
 func holdFrom(s *Store, n int64) (letGo func()) {
 	gate := make(chan struct{})
 	meddleWith(s, func(_ int, i int64) func(error) error {
@@ -262,8 +261,8 @@ func TestCloseWhileServerStandsStill(t *testing.T) {
 	eventually(t, func() string {
 		s.partitions[0].mu.Lock()
 		defer s.partitions[0].mu.Unlock()
-		if n := len(s.partitions[0].waiting); n < 2 {
-			return fmt.Sprintf("%d wait", n)
+		if s.partitions[0].flights == 0 {
+			return "no flight is on its way"
 		}
 		return ""
 	})

@@ -226,6 +226,7 @@ local function take(q, charges, c)
       q.name(c, x)
       c.cost = x.cost
       if not x.done then x.o = run(c, x.b) end
+      if q.trial and q.holdfor == 0 and reserves(c, l) then plain(q, c, x) end
       if x.cost > 0 or reserves(c, l) then commit(x) end
     elseif x.other and not o.ok and not o.never and x.cost > 0 and l.a ~= 7 then
       commit(x) -- refused under these numbers: it goes on under them
