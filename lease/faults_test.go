@@ -201,7 +201,7 @@ func TestFloorOfASliceIsItsOwn(t *testing.T) {
 		pass(time.Second - time.Duration(time.Now().UnixNano())%time.Second)
 		c.Cost = 1
 		s.heat(c)
-		c.Cost = 10_000
+		c.Cost = 250_000 // more than is ever out
 		if s.locally(c) {
 			t.Fatal("more was spent than is leased")
 		}
@@ -214,8 +214,8 @@ func TestFloorOfASliceIsItsOwn(t *testing.T) {
 		})
 		c.Cost = 1
 		s.every(time.Millisecond, 200, c)
-		if floor == 0 || floor > 20_000 {
-			t.Errorf("floor %d, with some 10,000 in this slice and 100,000 in the one before", floor)
+		if floor == 0 || floor > 300_000 {
+			t.Errorf("floor %d, with some 250,000 in this slice and 100,000 in the one before", floor)
 		}
 	})
 }

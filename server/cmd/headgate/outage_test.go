@@ -141,7 +141,8 @@ func (o *outage) run(t *testing.T, leases string) {
 	if n := l.counts[2].passed(); n > int64(subjects)*outageQuota && !o.replicas || n-lost > int64(subjects)*outageQuota {
 		t.Errorf("quota: %d passed of %.0f, %d lost", n, subjects*outageQuota, lost)
 	}
-	if n := l.counts[2].allowed[phaseBack].Load(); n == 0 && !o.some && l.counts[2].passed() < outageQuota {
+	// Of what was leased when the store went away a little may be lost.
+	if n := l.counts[2].allowed[phaseBack].Load(); n == 0 && !o.some && l.counts[2].passed() < outageQuota*98/100 {
 		t.Error("quota: nothing passed after the store was back, and not all is used")
 	}
 }
