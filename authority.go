@@ -72,6 +72,9 @@ const (
 	// LeaseUnknownHolder: the authority has forgotten this holder, or knows
 	// less of it than it does itself. It must start anew under another Holder.
 	LeaseUnknownHolder
+	// LeaseFailed: as if Acquire had failed, for this request alone. The rest of
+	// the reply says nothing.
+	LeaseFailed
 )
 
 // LeaseReply is the answer to one LeaseRequest.

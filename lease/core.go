@@ -232,7 +232,7 @@ type Effect struct {
 // request that was sent before one whose reply it took. Where it must begin anew
 // it does so under next.
 func (h *Holder) Absorb(r *headgate.LeaseRequest, p *headgate.LeaseReply, sent, now int64, next [2]uint64) (e Effect) {
-	if p.Status > headgate.LeaseUnknownHolder {
+	if p.Status >= headgate.LeaseFailed {
 		return e
 	}
 	if p.WindowLeft > 0 {

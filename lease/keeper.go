@@ -275,7 +275,7 @@ func (k *keeper) absorb(c *call) {
 	for i, x := range c.cells {
 		x.flying = false
 		p := &c.replies[i]
-		if c.err != nil || p.Status > headgate.LeaseUnknownHolder {
+		if c.err != nil || p.Status >= headgate.LeaseFailed {
 			x.fail(now, k.horizon)
 			continue
 		}

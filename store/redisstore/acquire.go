@@ -24,7 +24,8 @@ type errand struct {
 }
 
 // Acquire settles and grants leases by the servers' clock; see
-// [headgate.Authority].
+// [headgate.Authority]. Where some servers of a cluster are away, the requests on
+// their budgets fail and the others do not.
 func (s *Store) Acquire(ctx context.Context, requests []headgate.LeaseRequest, replies []headgate.LeaseReply) error {
 	start := time.Now()
 	return s.ended("acquire", start, s.acquire(ctx, requests, replies))
@@ -56,19 +57,24 @@ func (s *Store) acquire(ctx context.Context, requests []headgate.LeaseRequest, r
 	}
 	w := s.ground.newPatience(ctx, 0)
 	defer w.stop()
-	var first error
+	var failure error
+	failed := 0
 	for _, e := range errands {
-		if err := e.end(s, &w); err != nil && first == nil {
-			first = err
+		err := e.end(s, &w)
+		if err != nil {
+			failure = err
+			failed++
 		}
-	}
-	if first != nil {
-		return first
-	}
-	for _, e := range errands {
 		for i, at := range e.places {
-			replies[at] = e.replies[i]
+			if err != nil {
+				replies[at] = headgate.LeaseReply{Status: headgate.LeaseFailed}
+			} else {
+				replies[at] = e.replies[i]
+			}
 		}
+	}
+	if failed == len(errands) {
+		return failure
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ func (t *target) login(text string) error {
 		return errEscape
 	}
 	if t.user != "" && t.password == "" {
-		return fmt.Errorf("the URL has the user %q without a password: write USER:PASSWORD@, or :PASSWORD@ for a password alone", t.user)
+		return errors.New("the URL has a user without a password: write USER:PASSWORD@, or :PASSWORD@ for a password alone")
 	}
 	return nil
 }
@@ -169,7 +169,7 @@ func (t *target) options(path string, values url.Values, secure bool) error {
 			db = value
 		case "eviction":
 			if t.evicting = value == "accept"; !t.evicting {
-				return fmt.Errorf("eviction: must be accept, not %q", value)
+				return errors.New("eviction: must be accept")
 			}
 		case "ca", "cert", "key", "servername":
 			if !secure {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -35,10 +36,13 @@ func openBackend(ctx context.Context, s *settings, called func(store, op string,
 		return &backend{store: m, memory: m}, nil
 	}
 	b, err := openRedis(ctx, s.store, s.memory, func(op string, took time.Duration, kind string) { called("redis", op, took, kind) }, log)
-	if err != nil {
-		return nil, fmt.Errorf("--store: %w", err)
+	switch {
+	case err == nil:
+		return b, nil
+	case ctx.Err() != nil:
+		return nil, errors.New("--store: told to stop before the store had answered")
 	}
-	return b, nil
+	return nil, fmt.Errorf("--store: %w", err)
 }
 
 // observe fills in what the backend shows of itself.
