@@ -5,7 +5,7 @@
 MODULES := . gate store/lintest store/redisstore server
 GO      ?= go
 
-.PHONY: run build test test-go test-bench test-examples test-valkey check fmt tidy lin sim bench bench-stores model fuzz flood deps clean
+.PHONY: run build test test-go test-bench test-examples test-valkey check fmt tidy lin sim bench bench-stores model fuzz flood outage deps clean
 
 run: build
 	bin/headgate serve $(ARGS)
@@ -87,6 +87,10 @@ fuzz:
 # judges times: let nothing else run.
 flood:
 	$(GO) test ./server/cmd/headgate -run '^TestFlood$$' -count=1 -v -timeout 30m -flood.keys=10000000 -flood.bytes=268435456 -flood.timed
+
+# The store taken away under load, with a judgement of times: let nothing else run.
+outage:
+	$(GO) test ./server/cmd/headgate -run '^TestOutage$$' -count=1 -v -timeout 30m -outage.timed
 
 clean:
 	rm -rf bin .bin

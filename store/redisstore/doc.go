@@ -51,7 +51,7 @@
 // A user needs, with the keys' prefix in place of hg:,
 //
 //	~hg:* +ping +info +eval +evalsha +script|exists +script|load
-//	+time +get +set +hget +hset +hdel +expireat +zadd +zcard +zrange +zrem +zremrangebyscore
+//	+time +get +set +hget +hmget +hset +hdel +expireat +zadd +zcard +zrange +zrem +zremrangebyscore
 //	+discard +unsubscribe +punsubscribe +sunsubscribe
 //
 // and, in a cluster, +cluster|slots +cluster|shards +asking; with sentinels, +role;

@@ -154,7 +154,7 @@ func TestTLS(t *testing.T) {
 // enoughRights are those of a user that are enough, as the package's documentation
 // lists them.
 const enoughRights = "~hg:* resetchannels -@all +ping +info +eval +evalsha +script|exists +script|load" +
-	" +time +get +set +hget +hset +hdel +expireat +zadd +zcard +zrange +zrem +zremrangebyscore" +
+	" +time +get +set +hget +hmget +hset +hdel +expireat +zadd +zcard +zrange +zrem +zremrangebyscore" +
 	" +discard +unsubscribe +punsubscribe +sunsubscribe"
 
 func TestRights(t *testing.T) {
@@ -190,8 +190,12 @@ func TestRights(t *testing.T) {
 			if !allowed(t, s, l, 10) || allowed(t, s, l, 1) {
 				t.Error("the bucket does not hold ten tokens")
 			}
-			if err := s.Apply(t.Context(), batchOf(t, headgate.Reset, headgate.Charge{Limit: l, Owner: "alice"})); err != nil {
-				t.Error(err)
+			several := prepare(t, headgate.PerHour(10).WithName("another"))
+			for _, op := range []headgate.Op{headgate.Take, headgate.Debit, headgate.Reset} {
+				b := batchOf(t, op, headgate.Charge{Limit: l, Owner: "alice", Cost: 1}, headgate.Charge{Limit: several, Owner: "alice", Cost: 1})
+				if err := s.Apply(t.Context(), b); err != nil {
+					t.Errorf("%v: %v", op, err)
+				}
 			}
 			for _, ttl := range []time.Duration{time.Second, 0} {
 				if _, err := s.Nodes(t.Context(), [2]uint64{1, 2}, ttl); err != nil {
