@@ -421,13 +421,16 @@ func (l *ledger) weigh() {
 	}
 }
 
-// permit notes an operator's reset, by which use fell by n.
+// permit notes an operator's reset, by which use fell by n. Whoever has numbers of
+// a higher burst finds all of that.
 func (l *ledger) permit(b *algo.Budget, n int64) {
 	if l.kind == headgate.TokenBucket {
-		if n > 0 {
-			for _, v := range []*envelope{&l.debits, &l.admits, &l.allDebits, &l.allAdmits} {
-				v.permit(n)
-			}
+		more := l.allDebits.cap/l.allDebits.p - b.Limit.Burst
+		for _, v := range []*envelope{&l.debits, &l.admits} {
+			v.permit(max(0, n))
+		}
+		for _, v := range []*envelope{&l.allDebits, &l.allAdmits} {
+			v.permit(max(0, n+more))
 		}
 		return
 	}
