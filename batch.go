@@ -1,6 +1,7 @@
 package headgate
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -228,6 +229,21 @@ func (b *Batch) room() []Charge {
 		return b.more
 	}
 	return b.charges[:]
+}
+
+// Validate refuses a batch that no store could decide: HoldFor out of its range or
+// without a Hold, or a negative MaxDelay. The error is an *[Error] with code
+// InvalidRequest. Every store asks it first.
+func (b *Batch) Validate() error {
+	switch {
+	case b.HoldFor < 0 || b.HoldFor > MaxHold.Microseconds():
+		return &Error{Code: InvalidRequest, Field: "ttl", Err: fmt.Errorf("hold for %d µs: must be 0 to %d", b.HoldFor, MaxHold.Microseconds())}
+	case b.HoldFor > 0 && b.Hold == 0 && b.Op != Peek:
+		return &Error{Code: InvalidRequest, Field: "ttl", Err: errors.New("hold without a name")}
+	case b.MaxDelay < 0:
+		return &Error{Code: InvalidRequest, Field: "max_delay", Err: fmt.Errorf("%d µs: must not be negative", b.MaxDelay)}
+	}
+	return nil
 }
 
 // Charges returns the charges. The slice is valid until the next Reset.

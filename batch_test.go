@@ -1,6 +1,7 @@
 package headgate_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -210,6 +211,34 @@ func TestOpString(t *testing.T) {
 	} {
 		if got := op.String(); got != want {
 			t.Errorf("%d is %q, want %q", uint8(op), got, want)
+		}
+	}
+}
+
+func TestBatchValidate(t *testing.T) {
+	longest := headgate.MaxHold.Microseconds()
+	for _, test := range []struct {
+		name  string
+		set   func(*headgate.Batch)
+		field string // at fault, "" for none
+	}{
+		{"empty", func(*headgate.Batch) {}, ""},
+		{"longest hold", func(b *headgate.Batch) { b.Hold, b.HoldFor = 1, longest }, ""},
+		{"a Peek needs no name", func(b *headgate.Batch) { b.Op, b.HoldFor = headgate.Peek, 1 }, ""},
+		{"hold too long", func(b *headgate.Batch) { b.Hold, b.HoldFor = 1, longest+1 }, "ttl"},
+		{"hold below 0", func(b *headgate.Batch) { b.Hold, b.HoldFor = 1, -1 }, "ttl"},
+		{"hold without a name", func(b *headgate.Batch) { b.HoldFor = 1 }, "ttl"},
+		{"delay below 0", func(b *headgate.Batch) { b.MaxDelay = -1 }, "max_delay"},
+	} {
+		b := new(headgate.Batch)
+		test.set(b)
+		err := b.Validate()
+		if (err != nil) != (test.field != "") {
+			t.Errorf("%s: %v", test.name, err)
+			continue
+		}
+		if e, ok := errors.AsType[*headgate.Error](err); err != nil && (!ok || e.Code != headgate.InvalidRequest || e.Field != test.field) {
+			t.Errorf("%s: %v", test.name, err)
 		}
 	}
 }

@@ -51,7 +51,7 @@ func play(t *testing.T, f func(s *scene)) {
 
 // pass lets d go by.
 func pass(d time.Duration) {
-	time.Sleep(d)
+	<-time.After(d)
 	synctest.Wait()
 }
 

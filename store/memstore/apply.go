@@ -17,7 +17,7 @@ var (
 
 // applyAll decides any batch.
 func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64) error {
-	if err := validate(b); err != nil {
+	if err := b.Validate(); err != nil {
 		return err
 	}
 	if s.versions.due(now) {
@@ -65,19 +65,6 @@ func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64
 	default:
 		return s.visit(b, &call, charges, cells)
 	}
-}
-
-// validate refuses what no store could decide.
-func validate(b *headgate.Batch) error {
-	switch {
-	case b.HoldFor < 0 || b.HoldFor > headgate.MaxHold.Microseconds():
-		return &headgate.Error{Code: headgate.InvalidRequest, Field: "ttl", Err: fmt.Errorf("hold for %d µs: must be 0 to %d", b.HoldFor, headgate.MaxHold.Microseconds())}
-	case b.HoldFor > 0 && b.Hold == 0 && b.Op != headgate.Peek:
-		return &headgate.Error{Code: headgate.InvalidRequest, Field: "ttl", Err: errors.New("hold without a name")}
-	case b.MaxDelay < 0:
-		return &headgate.Error{Code: headgate.InvalidRequest, Field: "max_delay", Err: fmt.Errorf("%d µs: must not be negative", b.MaxDelay)}
-	}
-	return nil
 }
 
 // locate finds each charge's shard and identity. Charges of one owner, which

@@ -2,26 +2,11 @@ package redisstore
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"math"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
 )
-
-// validate refuses what no store could decide.
-func validate(b *headgate.Batch) error {
-	switch {
-	case b.HoldFor < 0 || b.HoldFor > headgate.MaxHold.Microseconds():
-		return &headgate.Error{Code: headgate.InvalidRequest, Field: "ttl", Err: fmt.Errorf("hold for %d µs: must be 0 to %d", b.HoldFor, headgate.MaxHold.Microseconds())}
-	case b.HoldFor > 0 && b.Hold == 0 && b.Op != headgate.Peek:
-		return &headgate.Error{Code: headgate.InvalidRequest, Field: "ttl", Err: errors.New("hold without a name")}
-	case b.MaxDelay < 0:
-		return &headgate.Error{Code: headgate.InvalidRequest, Field: "max_delay", Err: fmt.Errorf("%d µs: must not be negative", b.MaxDelay)}
-	}
-	return nil
-}
 
 // header returns the first argument of a group: the epoch under which it is asked,
 // and the instant at which it is to be decided, 0 for the server's clock.

@@ -95,7 +95,7 @@ func flyOne(ctx context.Context, p *partition, length time.Duration, text string
 
 func TestCallersShareFlights(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeServer{run: func(int, *incarnation) error { time.Sleep(time.Millisecond); return nil }}
+		f := &fakeServer{run: func(int, *incarnation) error { <-time.After(time.Millisecond); return nil }}
 		p, quit := newGround(f)
 		defer quit()
 		var wait sync.WaitGroup
@@ -121,7 +121,7 @@ func TestCallersShareFlights(t *testing.T) {
 
 func TestHeavyCallsFlyAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeServer{run: func(int, *incarnation) error { time.Sleep(time.Millisecond); return nil }}
+		f := &fakeServer{run: func(int, *incarnation) error { <-time.After(time.Millisecond); return nil }}
 		p, quit := newGround(f)
 		defer quit()
 		w := p.ground.newPatience(context.Background(), 0)
@@ -183,7 +183,7 @@ func TestLateAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeServer{run: func(n int, _ *incarnation) error {
 			if n <= maxFlights {
-				time.Sleep(2 * time.Second)
+				<-time.After(2 * time.Second)
 			}
 			return nil
 		}}
@@ -286,7 +286,7 @@ func TestGivesUpOnServerThatRefuses(t *testing.T) {
 		if kindOf(err) != kindLoading || time.Since(start) != 25*time.Millisecond {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		if n := len(f.sizes()); n < 3 || n > 10 {
 			t.Errorf("%d executions", n)
 		}
@@ -317,14 +317,14 @@ func TestOneHandshakeForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeServer{}
 		f.shake = func(n int, known *incarnation) (*incarnation, error) {
-			time.Sleep(10 * time.Millisecond)
+			<-time.After(10 * time.Millisecond)
 			if (known != nil) != (n > 1) {
 				t.Errorf("handshake %d knows %v", n, known)
 			}
 			return &incarnation{sha: "sha", seq: int64(n)}, nil
 		}
 		f.run = func(n int, inc *incarnation) error {
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 			if n > 3 && inc.seq == 1 {
 				return diagnoseAnswer("NOSCRIPT No matching script. Please use EVAL.", errors.New("no script"))
 			}
@@ -374,7 +374,7 @@ func TestHandshakeFails(t *testing.T) {
 
 func TestCloseEndsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeServer{run: func(int, *incarnation) error { time.Sleep(10 * time.Millisecond); return nil }}
+		f := &fakeServer{run: func(int, *incarnation) error { <-time.After(10 * time.Millisecond); return nil }}
 		p, quit := newGround(f)
 		var wait sync.WaitGroup
 		var mu sync.Mutex
@@ -410,7 +410,7 @@ func TestFlightsAtRandom(t *testing.T) {
 		f := &fakeServer{}
 		executed := map[string]int{}
 		f.run = func(n int, _ *incarnation) error {
-			time.Sleep(time.Duration(n*7919%50) * time.Millisecond)
+			<-time.After(time.Duration(n*7919%50) * time.Millisecond)
 			switch n * 31 % 17 {
 			case 1:
 				return diagnoseAnswer("TRYAGAIN Multiple keys request during rehashing of slot", errors.New("try again"))

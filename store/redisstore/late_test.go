@@ -305,6 +305,7 @@ func TestFullServer(t *testing.T) {
 func TestPrimaryBecomesReplica(t *testing.T) {
 	server, other := redistest.Standalone(t), redistest.Standalone(t)
 	s := openStore(t, Config{URL: server.URL()})
+	other.Kill(t) // or what it follows would at some instant replace the state, which is another case
 	server.Do(t, "REPLICAOF", "127.0.0.1", fmt.Sprint(other.Port()))
 	b := batchOf(t, headgate.Take, headgate.Charge{Limit: ten(t), Owner: "alice", Cost: 1})
 	b.Patience = 50_000

@@ -97,7 +97,7 @@ func (s *scriptStore) Apply(ctx context.Context, b *headgate.Batch) error {
 }
 
 func (s *scriptStore) apply(ctx context.Context, op scriptOp, b *headgate.Batch, trial uint64) error {
-	if err := validate(b); err != nil {
+	if err := b.Validate(); err != nil {
 		return err
 	}
 	now := s.instant(b.Now)

@@ -120,7 +120,7 @@ func (s *Store) ended(op string, start time.Time, err error) error {
 }
 
 func (s *Store) apply(ctx context.Context, b *headgate.Batch) error {
-	if err := validate(b); err != nil {
+	if err := b.Validate(); err != nil {
 		return err
 	}
 	if b.Op > headgate.Settle {
