@@ -34,6 +34,7 @@ type ledger struct {
 	// the largest of all.
 	limit                    *headgate.Prepared
 	beyond                   int64 // what may be out above a burst that was lowered
+	lent                     int64 // what was out when the store forgot it, in quarantine
 	debits, admits           envelope
 	allDebits, allAdmits     envelope
 	windows                  []window
@@ -96,7 +97,7 @@ func newLedger(w *world, i int) *ledger {
 // begin forgets everything before now.
 func (l *ledger) begin() {
 	l.limit = l.w.limits[l.i][0]
-	l.debits, l.admits, l.beyond = envelope{}, envelope{}, 0
+	l.debits, l.admits, l.beyond, l.lent = envelope{}, envelope{}, 0, 0
 	l.windows, l.log, l.head, l.inLog, l.most = nil, nil, 0, 0, 0
 	if l.kind != headgate.TokenBucket {
 		return
@@ -129,6 +130,7 @@ func (l *ledger) anew() {
 func (l *ledger) numbers(x *headgate.Prepared) {
 	most := l.limit.Burst + l.beyond
 	l.limit, l.beyond = x, max(0, most-2*x.Burst)
+	most = max(most, l.lent)
 	at := l.part.elapsed()
 	l.debits.reset(x.N, x.P, x.Cap)
 	l.debits.low = -x.N * at
@@ -200,6 +202,11 @@ func (l *ledger) window(label int64) *window {
 
 // lose notes that the store went back from old to b.
 func (l *ledger) lose(old, b *algo.Budget) {
+	out := int64(0)
+	for _, x := range old.Leases {
+		out += x.Granted - x.Settled
+	}
+	l.lent = max(l.lent, out)
 	for i := range l.windows {
 		x := &l.windows[i]
 		before, after := l.counted(old, x.label), l.counted(b, x.label)
@@ -397,6 +404,9 @@ func (l *ledger) weigh() {
 		return // it decides nothing before it has a mark
 	}
 	now, e, label := s.clock(), s.mark.epoch(), l.current()
+	if now >= s.calm {
+		l.lent = 0
+	}
 	live := int64(0)
 	for _, p := range l.w.procs {
 		if lease, x := p.seats[l.i].holder.Lease(), &l.w.ids[p.seats[l.i].id]; p.alive && x.age == l.age && x.label == label && lease.Live(p.clock(l.w.now)) {
@@ -415,9 +425,15 @@ func (l *ledger) weigh() {
 	}
 	record := b.Clone()
 	record.Load(b.Limit, now, e)
-	left := b.Limit.Burst - s.used(&record, now, e)
-	if left+live > l.limit.Burst+l.beyond {
-		l.w.fail("budget %d: %d are left, and %d can be spent, of %d", l.i, left, live, b.Limit.Burst)
+	left, allowed := b.Limit.Burst-s.used(&record, now, e), l.limit.Burst+l.beyond
+	if now < s.calm { // of a debt that was lost nothing is known, but nothing is left
+		allowed = max(allowed, l.lent)
+		if left > 0 {
+			l.w.fail("budget %d: %d are left in quarantine", l.i, left)
+		}
+	}
+	if left+live > allowed {
+		l.w.fail("budget %d: %d are left, and %d can be spent, of %d", l.i, left, live, allowed)
 	}
 }
 

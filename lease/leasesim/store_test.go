@@ -153,6 +153,7 @@ func (s *partition) meet(k *known) {
 	switch m := &s.mark; {
 	case m.seq == 0 && k.seq == 0: // nobody knows anything: a new store
 		*m = mark{run: s.run, seq: 1}
+		s.calm = 0
 		for i, b := range w.budgets {
 			if b.part == s {
 				s.budgets[i] = algo.Budget{}
