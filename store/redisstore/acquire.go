@@ -93,7 +93,7 @@ func (e *errand) end(s *Store, w *patience) error {
 		if err != nil {
 			return err // the call may still be in use
 		}
-		v, err := decodeLeases(answer, e.call.epoch, e.requests, e.replies)
+		v, err := decodeLeases(answer.text, e.call.epoch, e.requests, e.replies)
 		if err != nil || v.calendar == 0 {
 			if err == nil {
 				s.scheme.note(v.at)

@@ -13,11 +13,11 @@ import (
 //	KEYS     the hashes of all calls, call after call; they may repeat
 //	ARGV[1]  mode (1 byte), epoch (7), since (d), now (d; 0 is the server's clock)
 //	ARGV[n]  one call
-//	reply    an array with the answer to each call
+//	reply    an array with the answers to the calls
 //
 // A call is a head, then its charges:
 //
-//	form (1), op (1), number of charges (2), number of keys of its own (2)
+//	form (1), op (1), number of charges (2), number of keys of its own (2), how many equal ones it is (2)
 //	form 0 goes on: hold (8), how long (d), longest delay (d), bits (1), request id (16), print (8), trial (8), at (d)
 //	bits: 1 refusals count towards no ban, 2 there is a request id
 //	charge: key (2, from 1), limit id (16), flags (1), numbers (2 and text), cost (d), owner (2, 0 is none), calendar (2 and text)
@@ -30,11 +30,13 @@ import (
 // and compared as text. A calendar is the label, start and end (d, d, d) of periods
 // that follow each other.
 //
-// An answer begins with its form (1 byte):
+// An answer begins with its form (1 byte). One of form 1 is for all of equal calls; of
+// others there is one for each:
 //
 //	0 decided: bits (1: 1 allowed, 2 replayed), now (d), hold (8), for every charge flags (1: 1 allowed, 2 never,
 //	  4 leased) and limit, used, remaining, overage, retry, reset, delay, end of the period (d each)
-//	1 decided: allowed (1), now (d), for every charge its state before the call in the words of package algo (d each)
+//	1 decided: how many of the equal calls are allowed, which are the first (2), now (d), for every charge its state before
+//	  them in the words of package algo (d each)
 //	2 the calendar does not reach the instant (d)
 //	3 the request id was used for another request: now (d)
 //	4 too many reservations are open: now (d)
@@ -86,8 +88,8 @@ type payload struct {
 	keys []string
 	blob []byte
 	// fast says that it can be decided without the engine. It is best not to put
-	// other calls into its group.
-	fast bool
+	// other calls into its group. take says that it is one that takes besides.
+	fast, take bool
 	// around are the instants, in microseconds since the Unix epoch, around which
 	// calendars go along; none is the scheme's now. There are several where a server's
 	// clock was set back: it decides at its time of states that are of a later one.

@@ -21,7 +21,7 @@ func answers(t testing.TB) (texts []string, b *headgate.Batch) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		texts = append(texts, got[0])
+		texts = append(texts, got[0].text)
 	}
 	p := new(payload)
 	p.expect(now)
@@ -61,9 +61,9 @@ func FuzzDecode(f *testing.F) {
 	requests, replies := make([]headgate.LeaseRequest, 1), make([]headgate.LeaseReply, 1)
 	requests[0].Limit = b.Charges()[0].Limit
 	f.Fuzz(func(_ *testing.T, text string) {
-		_, _ = decodeBatch(text, b)
+		_, _ = decodeBatch(reply{text: text}, b)
 		_, _ = decodeLeases(text, headgate.Epoch{}, requests, replies)
-		_, _ = taken(text)
+		_, _ = taken(reply{text, 3})
 	})
 }
 
@@ -74,7 +74,7 @@ func TestDecodeSize(t *testing.T) {
 	requests[0].Limit = b.Charges()[0].Limit
 	for _, text := range texts {
 		decode := func(text string) error {
-			_, err := decodeBatch(text, b)
+			_, err := decodeBatch(reply{text: text}, b)
 			if text != "" && text[0] == formAcquired {
 				_, err = decodeLeases(text, headgate.Epoch{}, requests, replies)
 			}

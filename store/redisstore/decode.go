@@ -34,6 +34,11 @@ func (a *answer) bytes(n int) string {
 
 func (a *answer) byte() byte { return a.bytes(1)[0] }
 
+func (a *answer) count() int {
+	s := a.bytes(2)
+	return int(s[0]) | int(s[1])<<8
+}
+
 // number reads a double that holds a whole number; what is more than an int64 holds
 // comes as the largest.
 func (a *answer) number() int64 {
@@ -84,11 +89,11 @@ func (a *answer) whole() error {
 
 // decodeBatch fills in what the answer says of b. The error is one of this call, not of
 // the group.
-func decodeBatch(text string, b *headgate.Batch) (verdict, error) {
-	a := answer{text: text}
+func decodeBatch(r reply, b *headgate.Batch) (verdict, error) {
+	a := answer{text: r.text}
 	switch form := a.byte(); form {
 	case formFast:
-		a.states(b)
+		a.states(b, int64(r.rank))
 	case formGeneral:
 		bits := a.byte()
 		b.Allowed, b.Replayed, b.At = bits&1 != 0, bits&2 != 0, a.number()
@@ -121,13 +126,16 @@ func unknown(form byte) error {
 	return &headgate.Error{Code: headgate.Unavailable, Err: fmt.Errorf("an answer of unknown form %d", form)}
 }
 
-// states reads the states as they were before the call, and does the call on them.
-func (a *answer) states(b *headgate.Batch) {
-	b.Allowed, b.Replayed, b.At = a.byte() == 1, false, a.quantity()
-	call := algo.Call{Op: headgate.Peek, Now: b.At}
+// states reads the states as they were before the equal calls, and does those on them
+// that were allowed before this one, and then this one.
+func (a *answer) states(b *headgate.Batch, rank int64) {
+	allowed := int64(a.count())
+	b.Allowed, b.Replayed, b.At = rank < allowed, false, a.quantity()
+	op := headgate.Peek
 	if b.Allowed {
-		call.Op = b.Op
+		op = b.Op
 	}
+	call := algo.Call{Now: b.At}
 	var words [2 + headgate.MaxSlices]int64
 	charges, outcomes := b.Charges(), b.Outcomes()
 	for i := range charges {
@@ -143,21 +151,36 @@ func (a *answer) states(b *headgate.Batch) {
 		if a.short {
 			return
 		}
-		call.Cost = charges[i].Cost
+		if n := min(rank, allowed); n > 0 && charges[i].Cost > 0 {
+			if charges[i].Shadow && !l.Soft { // it may have refused some of them
+				call.Op, call.Cost = headgate.Peek, 0
+				algo.Apply(&call, l, st, o)
+				n = min(n, o.Remaining/charges[i].Cost)
+			}
+			call.Op, call.Cost = headgate.Take, headgate.MaxInt
+			if n <= headgate.MaxInt/charges[i].Cost {
+				call.Cost = n * charges[i].Cost
+			}
+			algo.Apply(&call, l, st, o)
+		}
+		call.Op, call.Cost = op, charges[i].Cost
 		algo.Apply(&call, l, st, o)
 	}
 }
 
 // taken tells of an answer that nobody waits for whether it is a Take that was allowed
 // and no replay, and the instant of the decision: what is to be undone.
-func taken(text string) (at int64, ok bool) {
-	a := answer{text: text}
+func taken(r reply) (at int64, ok bool) {
+	a := answer{text: r.text}
 	switch a.byte() {
-	case formFast, formGeneral:
+	case formFast:
+		ok = r.rank < a.count()
+	case formGeneral:
 		ok = a.byte() == 1
-		return a.number(), ok && !a.short
+	default:
+		return 0, false
 	}
-	return 0, false
+	return a.number(), ok && !a.short
 }
 
 // decodeLeases fills in the replies to the requests.

@@ -11,8 +11,8 @@
 // # Calls
 //
 // Callers of one partition share calls: two may be on their way at once, and who
-// comes meanwhile waits for the next one, which carries all that wait. A caller
-// waits as long as its context and Batch.Patience allow. What was certainly not
+// comes meanwhile waits for the next one, which carries all that wait; equal Takes go
+// along as one, and each caller works out its own outcome. A caller waits as long as its context and Batch.Patience allow. What was certainly not
 // executed (the server was loading, a slot was moving, nobody listened) is tried
 // again within that time, and nothing else. An answer that comes when its caller has
 // gone is read all the same: what it charged is given back, in windows of its own

@@ -8,35 +8,13 @@ import (
 	"github.com/headgate/headgate/algo"
 )
 
-// header returns the first argument of a group: the epoch under which it is asked,
-// and the instant at which it is to be decided, 0 for the server's clock.
-func header(e headgate.Epoch, now int64, group ...*payload) []byte {
+// header returns the first argument of a group.
+func header(mode byte, e headgate.Epoch, now int64) []byte {
 	buf := make([]byte, 0, 1+7+8+8)
-	buf = append(buf, mode(group))
+	buf = append(buf, mode)
 	buf = appendEpoch(buf, e.ID)
 	buf = appendNumber(buf, e.Since)
 	return appendNumber(buf, now)
-}
-
-func mode(group []*payload) byte {
-	for _, p := range group {
-		if !p.fast {
-			return modeGeneral
-		}
-	}
-	if len(group) == 1 {
-		return modeDistinct // a call has every key once
-	}
-	seen := make(map[string]struct{}, 2*len(group))
-	for _, p := range group {
-		for _, k := range p.keys {
-			if _, ok := seen[k]; ok {
-				return modeRepeated
-			}
-			seen[k] = struct{}{}
-		}
-	}
-	return modeDistinct
 }
 
 // batch makes p the call that asks op of the charges of b, which must be in one
@@ -47,6 +25,7 @@ func mode(group []*payload) byte {
 func (p *payload) batch(s *scheme, op scriptOp, b *headgate.Batch, trial uint64) {
 	charges := b.Charges()
 	p.fast = fits(op, b, trial)
+	p.take = p.fast && op == scriptOp(headgate.Take)
 	form := byte(formGeneral)
 	if p.fast {
 		form = formFast
@@ -69,14 +48,17 @@ func (p *payload) batch(s *scheme, op scriptOp, b *headgate.Batch, trial uint64)
 // begin starts a call of n charges, and end ends it.
 func (p *payload) begin(form byte, op scriptOp, n int) {
 	p.keys = p.keys[:0]
-	p.blob = append(p.blob[:0], form, byte(op), byte(n), byte(n>>8), 0, 0)
+	p.blob = append(p.blob[:0], form, byte(op), byte(n), byte(n>>8), 0, 0, 1, 0)
 }
 
 func (p *payload) end() { binary.LittleEndian.PutUint16(p.blob[4:], uint16(len(p.keys))) }
 
+// times makes p so many equal calls.
+func (p *payload) times(n int) { binary.LittleEndian.PutUint16(p.blob[6:], uint16(n)) }
+
 // leases makes p the call that does the requests, which must be in one partition.
 func (p *payload) leases(s *scheme, requests []headgate.LeaseRequest) {
-	p.fast = false
+	p.fast, p.take = false, false
 	p.begin(formGeneral, opAcquire, len(requests))
 	p.general(new(headgate.Batch), 0)
 	owners := owners{p: p, s: s}

@@ -38,9 +38,9 @@ type call struct {
 	// Guarded by the partition's mu.
 	flight   *flight // that it is on, nil while it waits
 	finished bool
-	gone     bool              // nobody waits for it any more
-	late     func(text string) // what to do with an answer that comes then
-	answer   string
+	gone     bool          // nobody waits for it any more
+	late     func(r reply) // what to do with an answer that comes then
+	answer   reply
 	epoch    headgate.Epoch // under which it was executed
 	err      error
 }
@@ -55,9 +55,10 @@ type flight struct {
 	aboard    int   // calls that somebody waits for
 	trouble   error // why it was not executed so far
 
-	epoch               headgate.Epoch
-	payloads            []*payload
-	keys, args, answers []string
+	epoch    headgate.Epoch
+	payloads []*payload
+	group    group
+	answers  []string
 }
 
 var flights = sync.Pool{New: func() any { return new(flight) }}
@@ -111,7 +112,7 @@ func (p *partition) init(g *ground, index int) {
 
 // enqueue sends c on its way. Its caller must call wait.
 func (p *partition) enqueue(c *call) {
-	c.flight, c.finished, c.gone, c.late, c.answer, c.err = nil, false, false, nil, "", nil
+	c.flight, c.finished, c.gone, c.late, c.answer, c.err = nil, false, false, nil, reply{}, nil
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ground.closed.Load() {
@@ -134,17 +135,17 @@ func (p *partition) launch() {
 // wait returns the answer to c. If the caller gives up before it comes, it may
 // still be executed: late, which may be nil, makes what is then called with the
 // answer.
-func (p *partition) wait(c *call, w *patience, late func() func(answer string)) (string, error) {
+func (p *partition) wait(c *call, w *patience, late func() func(r reply)) (reply, error) {
 	select {
 	case <-c.done:
 	case <-w.ctx.Done():
 		if err, left := p.leave(c, late); left {
-			return "", w.canceled(err)
+			return reply{}, w.canceled(err)
 		}
 	case <-w.over():
 		w.ended = true
 		if err, left := p.leave(c, late); left {
-			return "", w.expired(err)
+			return reply{}, w.expired(err)
 		}
 	}
 	return c.answer, c.err
@@ -152,7 +153,7 @@ func (p *partition) wait(c *call, w *patience, late func() func(answer string)) 
 
 // leave lets the caller of c go, unless the call has finished. The error is the
 // trouble that the call has met so far, if any.
-func (p *partition) leave(c *call, late func() func(answer string)) (trouble error, left bool) {
+func (p *partition) leave(c *call, late func() func(r reply)) (trouble error, left bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.finished {
@@ -340,21 +341,18 @@ func (p *partition) incarnation(bad *incarnation) (*incarnation, error) {
 
 // send runs the script on the calls of the flight.
 func (p *partition) send(f *flight, inc *incarnation) error {
-	f.epoch, f.payloads, f.keys, f.args = inc.epoch, f.payloads[:0], f.keys[:0], append(f.args[:0], "")
+	f.epoch, f.payloads = inc.epoch, f.payloads[:0]
 	for _, c := range f.calls {
 		f.payloads = append(f.payloads, &c.payload)
-		f.keys = append(f.keys, c.payload.keys...)
-		f.args = append(f.args, view(c.payload.blob))
 	}
-	f.args[0] = view(header(inc.epoch, f.calls[0].now, f.payloads...))
+	f.group.fill(inc.epoch, f.calls[0].now, f.payloads)
 	var err error
-	f.answers, err = p.ground.execute(f.answers[:0], p.index, inc, f.keys, f.args)
-	clear(f.payloads)
-	clear(f.keys)
-	clear(f.args)
-	if err == nil && len(f.answers) != len(f.calls) {
-		err = &failure{kind: kindProtocol, err: fmt.Errorf("%d answers to %d calls", len(f.answers), len(f.calls))}
+	f.answers, err = p.ground.execute(f.answers[:0], p.index, inc, f.group.keys, f.group.args)
+	if err == nil {
+		err = f.group.share(f.answers)
 	}
+	clear(f.payloads)
+	f.group.release()
 	p.ground.flown.Add(1)
 	p.ground.carried.Add(int64(len(f.calls)))
 	return err
@@ -369,7 +367,7 @@ func (p *partition) finish(f *flight, err error) {
 	for i, c := range f.calls {
 		c.finished, c.err = true, err
 		if err == nil {
-			c.answer, c.epoch = f.answers[i], f.epoch
+			c.answer, c.epoch = f.group.reply(i, f.answers), f.epoch
 		}
 		if !c.gone {
 			c.done <- struct{}{}

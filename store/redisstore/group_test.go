@@ -39,7 +39,7 @@ func (f *fakeServer) execute(dst []string, _ int, inc *incarnation, _, args []st
 	f.mu.Lock()
 	var load []string
 	for _, a := range args[1:] {
-		load = append(load, strings.Clone(a))
+		load = append(load, strings.Clone(a[testHead:]))
 	}
 	f.loads = append(f.loads, load)
 	n := len(f.loads)
@@ -80,8 +80,12 @@ func newGround(e executor) (p *partition, quit func()) {
 	}
 }
 
+// testHead is how much of a payload the executor ignores.
+const testHead = 8
+
 func testCall(text string, weight int) *call {
-	return &call{done: make(chan struct{}, 1), payload: payload{keys: []string{"key"}, blob: []byte(text)}, weight: weight}
+	blob := append(make([]byte, testHead), text...)
+	return &call{done: make(chan struct{}, 1), payload: payload{keys: []string{"key"}, blob: blob}, weight: weight}
 }
 
 // flyOne sends one call and waits for it.
@@ -90,7 +94,8 @@ func flyOne(ctx context.Context, p *partition, length time.Duration, text string
 	defer w.stop()
 	c := testCall(text, 1)
 	p.enqueue(c)
-	return p.wait(c, &w, nil)
+	answer, err := p.wait(c, &w, nil)
+	return answer.text, err
 }
 
 func TestCallersShareFlights(t *testing.T) {
@@ -197,8 +202,8 @@ func TestLateAnswer(t *testing.T) {
 				defer w.stop()
 				c := testCall(fmt.Sprint(i), 1)
 				p.enqueue(c)
-				if _, err := p.wait(c, &w, func() func(string) {
-					return func(answer string) { late <- answer }
+				if _, err := p.wait(c, &w, func() func(reply) {
+					return func(r reply) { late <- r.text }
 				}); kindOf(err) != kindTimeout {
 					t.Error(err)
 				}
@@ -282,7 +287,7 @@ func TestGivesUpOnServerThatRefuses(t *testing.T) {
 		c := testCall("a", 1)
 		p.enqueue(c)
 		start := time.Now()
-		_, err := p.wait(c, &w, func() func(string) { return func(string) { t.Error("late") } })
+		_, err := p.wait(c, &w, func() func(reply) { return func(reply) { t.Error("late") } })
 		if kindOf(err) != kindLoading || time.Since(start) != 25*time.Millisecond {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
@@ -444,10 +449,10 @@ func TestFlightsAtRandom(t *testing.T) {
 					c := testCall(text, 1+j%7)
 					start := time.Now()
 					p.enqueue(c)
-					answer, err := p.wait(c, &w, func() func(string) {
-						return func(answer string) {
-							if answer != "answer to "+text {
-								t.Errorf("%s was late with %q", text, answer)
+					answer, err := p.wait(c, &w, func() func(reply) {
+						return func(r reply) {
+							if r.text != "answer to "+text {
+								t.Errorf("%s was late with %q", text, r.text)
 							}
 							note(text)
 						}
@@ -458,8 +463,8 @@ func TestFlightsAtRandom(t *testing.T) {
 					}
 					if err == nil {
 						note(text)
-						if answer != "answer to "+text {
-							t.Errorf("%s got %q", text, answer)
+						if answer.text != "answer to "+text {
+							t.Errorf("%s got %q", text, answer.text)
 						}
 					}
 				}

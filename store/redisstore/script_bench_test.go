@@ -54,12 +54,13 @@ func BenchmarkScript(b *testing.B) {
 				s := newScriptStore(b, false)
 				server := redistest.Shared(b)
 				server.FlushAll(b)
-				group := make([]*payload, size)
+				calls := make([]*payload, size)
+				groups := make([]group, 32/size)
 				var commands rueidis.Commands
 				batch := new(headgate.Batch)
 				owner := 0
 				round := func() {
-					for i := range group {
+					for i := range calls {
 						batch.Reset(headgate.Take)
 						owner++
 						name := strconv.Itoa(owner * 7919 % w.owners)
@@ -71,22 +72,26 @@ func BenchmarkScript(b *testing.B) {
 								b.Fatal(err)
 							}
 						}
-						group[i] = new(payload)
-						group[i].batch(s.scheme, scriptOp(headgate.Take), batch, 0)
+						calls[i] = new(payload)
+						calls[i].batch(s.scheme, scriptOp(headgate.Take), batch, 0)
 					}
-					commands = append(commands, s.command(0, group...))
+					commands = append(commands, s.command(&groups[len(commands)], 0, calls...))
 				}
 				run := func() {
 					commands = commands[:0]
 					for range 32 / size { // on their way at once, so that the server need not wait
 						round()
 					}
-					for _, result := range s.client.DoMulti(b.Context(), commands...) {
-						answers, err := result.AsStrSlice()
+					for i, result := range s.client.DoMulti(b.Context(), commands...) {
+						texts, err := result.AsStrSlice()
 						if err != nil {
 							b.Fatal(err)
 						}
-						if _, err := decodeBatch(answers[0], batch); err != nil || !batch.Allowed {
+						answers, err := groups[i].replies(texts)
+						if err != nil {
+							b.Fatal(err)
+						}
+						if _, err := decodeBatch(answers[size-1], batch); err != nil || !batch.Allowed {
 							b.Fatal(err, batch.Allowed)
 						}
 					}

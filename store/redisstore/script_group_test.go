@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,6 +15,11 @@ import (
 // groupLimits are limits of every kind. Those at odd places are the numbers of the one
 // before under a later plan.
 func groupLimits(t *testing.T) []*headgate.Prepared {
+	soft := func(n int64) headgate.Limit {
+		l := headgate.QuotaPer(n, headgate.Hour)
+		l.Soft = true
+		return l
+	}
 	var all []*headgate.Prepared
 	for i, l := range []headgate.Limit{
 		headgate.PerSecond(10).WithBurst(20), headgate.Per(3, 7*time.Second),
@@ -24,6 +30,7 @@ func groupLimits(t *testing.T) []*headgate.Prepared {
 		headgate.Log(8, 10*time.Second), headgate.Log(30, time.Minute),
 		headgate.InFlight(6, 10*time.Second), headgate.InFlight(20, time.Minute),
 		{Algorithm: headgate.LeakyBucket, Count: 10, Period: time.Second}, headgate.Sliding(9, time.Minute).WithSlices(1),
+		soft(30), soft(9),
 		{Algorithm: headgate.Ban, Count: 3, Period: time.Minute, TTL: time.Minute}, {Algorithm: headgate.Ban, Count: 6, Period: time.Minute, TTL: time.Second},
 		{Algorithm: headgate.Idempotency, Count: 3}, {Algorithm: headgate.Idempotency, Count: 64},
 	} {
@@ -63,7 +70,7 @@ func randomBatch(t *testing.T, rng *rand.Rand, limits []*headgate.Prepared, plai
 	for range 1 + rng.IntN(4) {
 		kind := rng.IntN(kinds)
 		if plain {
-			kind = []int{0, 0, 0, 1, 8, 9}[rng.IntN(6)]
+			kind = []int{0, 0, 0, 1, 2, 3, 4, 8, 9, 10}[rng.IntN(10)]
 		}
 		l := limits[2*kind]
 		if rng.IntN(30) == 0 {
@@ -94,7 +101,7 @@ func TestScriptGroups(t *testing.T) {
 	apart.engine = true
 	rng := rand.New(rand.NewPCG(*scriptSeed, 3))
 	now := time.Now().Truncate(time.Hour).UnixMicro()
-	conflicts, fast, allowed := 0, 0, 0
+	conflicts, fast, allowed, equal, merged := 0, 0, 0, 0, 0
 	for n := range *scriptOps / 10 {
 		if rng.IntN(3) == 0 {
 			now += rng.Int64N(5_000_000)
@@ -108,22 +115,42 @@ func TestScriptGroups(t *testing.T) {
 			apart.epoch = together.epoch
 		}
 		plain := rng.IntN(2) == 0
-		batches := make([]*headgate.Batch, 1+rng.IntN(6))
+		batches := make([]*headgate.Batch, 1+rng.IntN(8))
 		payloads := make([]*payload, len(batches))
 		for i := range batches {
 			batches[i] = randomBatch(t, rng, limits, plain)
+			if i > 0 && rng.IntN(2) == 0 { // the same again
+				batches[i] = duplicate(batches[rng.IntN(i)], nil)
+			}
 			payloads[i] = new(payload)
 			payloads[i].expect(now)
 			payloads[i].batch(together.scheme, scriptOp(batches[i].Op), batches[i], 0)
 		}
-		if mode(payloads) != modeGeneral {
+		var g group
+		g.fill(together.epoch, now, payloads)
+		if g.args[0][0] != modeGeneral {
 			fast++
 		}
 		answers, err := together.group(t.Context(), now, payloads...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i, b := range batches {
+		order := make([]int, len(batches)) // equal calls follow each other
+		for i := range order {
+			order[i] = i
+			if g.places[i].rank > 0 {
+				equal++
+			}
+			if answers[i].rank > 0 {
+				merged++
+			}
+		}
+		slices.SortFunc(order, func(i, j int) int {
+			x, y := g.places[i], g.places[j]
+			return cmp.Or(cmp.Compare(x.lead, y.lead), cmp.Compare(x.rank, y.rank))
+		})
+		for _, i := range order {
+			b := batches[i]
 			other := *b
 			other.Now = now
 			wantErr := apart.Apply(t.Context(), &other)
@@ -135,13 +162,14 @@ func TestScriptGroups(t *testing.T) {
 			}
 			if (err == nil) != (wantErr == nil) || b.Allowed != other.Allowed || b.Replayed != other.Replayed || b.Hold != other.Hold || b.At != other.At ||
 				!slices.Equal(b.Outcomes(), other.Outcomes()) {
-				t.Fatalf("group %d, call %d of %d: %v %+v\n got %v %v %v %v %+v\nwant %v %v %v %v %+v", n, i, len(batches), b.Op, b.Charges(),
+				t.Fatalf("group %d, call %d of %d, %+v: %v %+v\n got %v %v %v %v %+v\nwant %v %v %v %v %+v", n, i, len(batches), g.places[i], b.Op, b.Charges(),
 					err, b.Allowed, b.Replayed, b.Hold, b.Outcomes(), wantErr, other.Allowed, other.Replayed, other.Hold, other.Outcomes())
 			}
 		}
 	}
-	if conflicts == 0 || fast < *scriptOps/40 || allowed < *scriptOps/20 {
-		t.Errorf("%d conflicts, %d groups without the engine, %d calls allowed", conflicts, fast, allowed)
+	if conflicts == 0 || fast < *scriptOps/40 || allowed < *scriptOps/20 || merged < *scriptOps/250 || equal-merged < *scriptOps/1000 {
+		t.Errorf("%d conflicts, %d groups without the engine, %d calls allowed, %d equal ones, %d of which were decided as one",
+			conflicts, fast, allowed, equal, merged)
 	}
 }
 

@@ -60,27 +60,29 @@ func (s *scriptStore) load(t testing.TB, script string) string {
 }
 
 // command has the script decide a group of calls.
-func (s *scriptStore) command(now int64, group ...*payload) rueidis.Completed {
-	var keys []string
-	for _, p := range group {
-		keys = append(keys, p.keys...)
-	}
-	cmd := s.client.B().Arbitrary("EVALSHA", s.sha, strconv.Itoa(len(keys))).Keys(keys...).Args(string(header(s.epoch, now, group...)))
-	for _, p := range group {
-		cmd = cmd.Args(string(p.blob))
-	}
-	return cmd.Build()
+func (s *scriptStore) command(g *group, now int64, calls ...*payload) rueidis.Completed {
+	g.fill(s.epoch, now, calls)
+	return s.client.B().Arbitrary("EVALSHA", s.sha, strconv.Itoa(len(g.keys))).Keys(g.keys...).Args(g.args...).Build()
 }
 
-func (s *scriptStore) group(ctx context.Context, now int64, group ...*payload) ([]string, error) {
-	answers, err := s.client.Do(ctx, s.command(now, group...)).AsStrSlice()
+func (s *scriptStore) group(ctx context.Context, now int64, calls ...*payload) ([]reply, error) {
+	var g group
+	answers, err := s.client.Do(ctx, s.command(&g, now, calls...)).AsStrSlice()
 	if err != nil {
 		return nil, fmt.Errorf("redis: %w", &headgate.Error{Code: headgate.Unavailable, Err: err})
 	}
-	if len(answers) != len(group) {
-		return nil, fmt.Errorf("%d answers to %d calls", len(answers), len(group))
+	return g.replies(answers)
+}
+
+// replies returns the answers to all the calls.
+func (g *group) replies(answers []string) (replies []reply, err error) {
+	if err = g.share(answers); err != nil {
+		return nil, err
 	}
-	return answers, nil
+	for i := range g.places {
+		replies = append(replies, g.reply(i, answers))
+	}
+	return replies, nil
 }
 
 // instant notes the instant to tell the script; 0 is the server's clock.
@@ -129,7 +131,7 @@ func (s *scriptStore) Acquire(ctx context.Context, requests []headgate.LeaseRequ
 		if err != nil {
 			return err
 		}
-		v, err := decodeLeases(answers[0], s.epoch, requests, replies)
+		v, err := decodeLeases(answers[0].text, s.epoch, requests, replies)
 		if err != nil || v.calendar == 0 {
 			return err
 		}

@@ -232,17 +232,17 @@ func (j *job) end(w *patience) error {
 // orphan returns what to do with an answer that comes after its caller has gone:
 // a charge that nobody knows of is given back, as far as it can be without
 // minting. Where the server cannot be asked, it stays.
-func (j *job) orphan() func(answer string) {
+func (j *job) orphan() func(r reply) {
 	if j.op != scriptOp(headgate.Take) {
 		return nil
 	}
 	late := *j
 	late.batch = duplicate(j.batch, nil)
-	return func(answer string) {
+	return func(r reply) {
 		s := late.store
 		s.stats.late.Add(1)
 		var charged bool
-		if late.batch.At, charged = taken(answer); !charged {
+		if late.batch.At, charged = taken(r); !charged {
 			return
 		}
 		late.op = opUndo

@@ -120,8 +120,8 @@ local function fast()
   local budgets, needs, flags = {}, {}, {} -- of one call's charges
   for a = 2, #ARGV do
     local p = ARGV[a]
-    local _, op, charges, own, pos = read('<BBI2I2', p)
-    local allowed = true
+    local _, op, charges, own, times, pos = read('<BBI2I2I2', p)
+    local passed = times -- so many of the equal calls
     for c = 1, charges do
       local key, field, flag, num, kind, k, n, cap, need, _
       key, field, flag, num, _, _, _, kind, k, n, cap, need, pos = read('<I2c16BI2c0dI2I2c0BBddd', p, pos)
@@ -143,29 +143,30 @@ local function fast()
       end
       if now < since and need > 0 and kind ~= BUCKET then return nil end
       budgets[c], needs[c], flags[c] = b, need, flag
-      if need > 0 and b.left < need and flag % 2 == 0 then allowed = false end
+      if need > 0 and flag % 2 == 0 and b.left < need * passed then passed = max(0, floor(b.left / need)) end
     end
     base = base + own
     local b = budgets[1]
     local answer
     if b.kind == BUCKET then
-      answer = pack('<BBddd', 1, allowed and 1 or 0, now, b.left, b.ends)
+      answer = pack('<BI2ddd', 1, passed, now, b.left, b.ends)
     else
-      answer = pack('<BBd', 1, allowed and 1 or 0, now) .. state(b)
+      answer = pack('<BI2d', 1, passed, now) .. state(b)
     end
     for c = 2, charges do answer = answer .. state(budgets[c]) end
     answers[a - 1] = answer
     for c = 1, charges do
       local need = needs[c]
       b = budgets[c]
-      if not allowed then
-        if flags[c] >= 8 then return nil end -- a ban that counts
-      elseif op == 0 and need > 0 and b.left >= need then
-        b.left, b.took = b.left - need, b.took + need
+      if passed < times and flags[c] >= 8 then return nil end -- a ban that counts
+      if op == 0 and need > 0 and passed > 0 then
+        local n = need * passed
+        if b.left < n then n = need * max(0, floor(b.left / need)) end -- a shadow
+        b.left, b.took = b.left - n, b.took + n
         local m = b.more
         if b.kind == SLIDING then
           local i = 2 + m[1] % (#m - 1)
-          m[i] = m[i] + need
+          m[i] = m[i] + n
         end
       end
     end
