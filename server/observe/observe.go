@@ -96,7 +96,7 @@ func New(b Build, state func() State) *Metrics {
 		replayed:  newFamily("headgate_replayed_total", "Decisions repeated for an idempotency key.", 1, "application"),
 		errors:    newFamily("headgate_request_errors_total", "Requests that a door could not take, by the name of the problem.", 1, "code", "door"),
 		failOpen: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "headgate_fail_open_total", Help: "Requests that passed because the store was away.",
+			Name: "headgate_fail_open_total", Help: "Requests that passed unchecked because the store was away.",
 		}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "headgate_decision_duration_seconds", Help: "Time from the decoded request to the encoded answer.",
