@@ -147,6 +147,20 @@ func (b *Budget) closed(c *Call, e headgate.Epoch) bool {
 	}
 }
 
+// Recovering reports whether a refusal by the limit may be due to an incarnation of
+// the store that began a short while ago, and not to what its owner did: windows are
+// closed before e.Since, and a bucket that was empty then is not full again yet. It
+// must not count towards a ban.
+func Recovering(l *headgate.Prepared, now int64, e headgate.Epoch) bool {
+	if e.Since == 0 {
+		return false
+	}
+	if bucket(l.Algorithm) {
+		return now-e.Since < ceilDiv(l.Cap, l.N)
+	}
+	return now < e.Since
+}
+
 // Reset makes b, which was loaded, a budget that was never seen, but for what is
 // leased out: that stays held, and what is left is the capacity less that. A
 // store need not keep the record if there are no Leases.

@@ -167,7 +167,8 @@ func (s *scaled) start(b *headgate.Batch, now int64) {
 	s.batch.Reset(b.Op)
 	s.batch.Room(n)
 	s.batch.Now, s.batch.Hold, s.batch.HoldFor, s.batch.MaxDelay = now, b.Hold, b.HoldFor, b.MaxDelay
-	s.batch.Again, s.batch.Key = b.Again, b.Key
+	s.batch.Key = b.Key
+	s.batch.Again = true // who has used up a share may be within the limit: it counts towards no ban
 	s.places, s.banned = s.places[:0], append(s.banned[:0], make([]int64, n)...)
 }
 

@@ -63,7 +63,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, text string) {
 		_, _ = decodeBatch(reply{text: text}, b)
 		_, _ = decodeLeases(text, headgate.Epoch{}, requests, replies)
-		_, _ = taken(reply{text, 3})
+		_ = taken(reply{text, 3})
 	})
 }
 

@@ -322,7 +322,7 @@ func (x *crossing) giveBack(w *patience, taken []*share) {
 	jobs := make([]job, len(taken))
 	for i, sh := range taken {
 		jobs[i] = sh.job
-		jobs[i].batch, jobs[i].op = duplicate(&sh.batch, nil), opUndo
+		jobs[i].batch, jobs[i].op = passed(&sh.batch), opUndo
 	}
 	aside(w, jobs)
 }

@@ -169,18 +169,17 @@ func (a *answer) states(b *headgate.Batch, rank int64) {
 }
 
 // taken tells of an answer that nobody waits for whether it is a Take that was allowed
-// and no replay, and the instant of the decision: what is to be undone.
-func taken(r reply) (at int64, ok bool) {
+// and no replay: what is to be undone.
+func taken(r reply) bool {
 	a := answer{text: r.text}
 	switch a.byte() {
 	case formFast:
-		ok = r.rank < a.count()
+		return r.rank < a.count()
 	case formGeneral:
-		ok = a.byte() == 1
+		return a.byte() == 1
 	default:
-		return 0, false
+		return false
 	}
-	return a.number(), ok && !a.short
 }
 
 // decodeLeases fills in the replies to the requests.

@@ -17,7 +17,8 @@
 // again within that time, and nothing else. An answer that comes when its caller has
 // gone is read all the same: what it charged is given back, in windows of its own
 // time and by the hold of a reservation. A bucket keeps it, for giving it back could
-// mint.
+// mint, and so does a request with a key, whose retry is told that it was allowed. A
+// Reset that comes between forgives it twice.
 //
 // # Several partitions
 //

@@ -94,6 +94,7 @@ local found, known = read(redis.call('GET', KEYS[1])), read(ARGV[1])
 local newest = found
 if known and (not found or known.seq > found.seq) then newest = known end
 local seq, since, id
+local t = redis.call('TIME')
 if not newest then
   seq, since = 1, '0'
 elseif ARGV[3] == '1' then
@@ -101,11 +102,10 @@ elseif ARGV[3] == '1' then
 elseif found and found.run == run and (not known or found.text == known.text or found.seq > known.seq) then
   return { found.text, 0 }
 else
-  local t = redis.call('TIME')
   seq, since = newest.seq + 1, ('%%.0f'):format(t[1] * 1000000 + t[2] + ARGV[2])
   if seq > %d then return redis.error_reply('ERR no epochs are left') end
 end
-id = id or ('%%.0f'):format(seq * 4294967296 + tonumber(run:sub(1, 8), 16))
+id = id or ('%%.0f'):format(seq * 4294967296 + (tonumber(run:sub(1, 8), 16) + t[1] * 1000000 + t[2]) %% 4294967296)
 local text = ('%%s %%d %%s %%s'):format(run, seq, since, id)
 if found and found.text == text then return { text, 0 } end
 redis.call('SET', KEYS[1], text)

@@ -128,6 +128,27 @@ func TestR9EmptiedServerIsAnotherIncarnation(t *testing.T) {
 	}
 }
 
+// Who remembers an emptied server finds it out though a stranger has begun anew there.
+func TestEmptiedServerThatAStrangerMetFirst(t *testing.T) {
+	server := redistest.Standalone(t)
+	l := ten(t)
+	s := openStore(t, Config{URL: server.URL()})
+	if !allowed(t, s, l, 10) {
+		t.Fatal("refused")
+	}
+	server.FlushAll(t)
+	stranger := openStore(t, Config{URL: server.URL()})
+	if !allowed(t, stranger, l, 1) {
+		t.Fatal("refused")
+	}
+	if allowed(t, s, l, 1) || allowed(t, stranger, l, 1) {
+		t.Error("an emptied server goes on giving a fresh bucket")
+	}
+	if inc := markerOf(t, server, "hg:"); inc.seq != 2 {
+		t.Errorf("marker %+v", inc)
+	}
+}
+
 // A server that nobody remembers is new, whatever it was.
 func TestEmptiedServerThatNobodyRemembersIsNew(t *testing.T) {
 	server := redistest.Standalone(t)

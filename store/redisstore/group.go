@@ -248,18 +248,21 @@ func (p *partition) carry(f *flight) error {
 	var inc *incarnation
 	for try := 0; ; try++ {
 		var err error
-		if inc, err = p.incarnation(inc); err == nil {
+		var d failure
+		if inc, err = p.incarnation(inc); err != nil {
+			d = *diagnose(err)
+			// Whatever was lost, it was no call.
+			d.passing = d.passing || d.kind == kindTimeout || d.kind == kindConnection
+		} else {
 			if !p.takeOff(f) {
 				return nil
 			}
-			err = p.send(f, inc)
-		}
-		if err == nil {
-			return nil
-		}
-		d := diagnose(err)
-		if !d.unsent {
-			return err
+			if err = p.send(f, inc); err == nil {
+				return nil
+			}
+			if d = *diagnose(err); !d.unsent {
+				return err
+			}
 		}
 		p.land(f, err)
 		if d.kind != kindIncarnation {

@@ -377,6 +377,27 @@ func TestHandshakeFails(t *testing.T) {
 	})
 }
 
+// A handshake that is lost has executed nothing: it is tried again.
+func TestLostHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeServer{}
+		f.shake = func(n int, _ *incarnation) (*incarnation, error) {
+			switch n {
+			case 1:
+				return nil, context.DeadlineExceeded
+			case 2:
+				return nil, errors.New("connection reset by peer")
+			}
+			return &incarnation{sha: "sha", seq: 1}, nil
+		}
+		p, quit := newGround(f)
+		defer quit()
+		if answer, err := flyOne(context.Background(), p, time.Second, "a"); answer != "answer to a" || err != nil {
+			t.Errorf("%q, %v", answer, err)
+		}
+	})
+}
+
 func TestCloseEndsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeServer{run: func(int, *incarnation) error { <-time.After(10 * time.Millisecond); return nil }}

@@ -48,8 +48,8 @@ func holdFrom(s *Store, n int64) (letGo func()) {
 }
 
 // A charge whose caller has gone before the answer came is given back: windows and
-// slots in their own time, reservations and trials by their hold, and the request
-// is not remembered. Of a bucket it is kept: giving it back could mint.
+// slots in their own time, reservations and trials by their hold. Of a bucket it is
+// kept: giving it back could mint.
 func TestLateChargeIsGivenBack(t *testing.T) {
 	hold := uint64(77)
 	for _, test := range []struct {
@@ -69,11 +69,10 @@ func TestLateChargeIsGivenBack(t *testing.T) {
 		t.Run(fmt.Sprintf("%v reserve %v", test.limit.Algorithm, test.reserve), func(t *testing.T) {
 			s := openStore(t, Config{URL: redistest.Shared(t).URL(prefixed())})
 			c := headgate.Charge{Limit: prepare(t, test.limit.WithName("limit")), Owner: "alice", Cost: 1}
-			once := headgate.Charge{Limit: prepare(t, headgate.Limit{Algorithm: headgate.Idempotency, Name: "once", Count: 3, TTL: time.Hour}), Owner: "alice", Parent: true}
 			ask := func(cost int64, patience time.Duration) (*headgate.Batch, error) {
 				c.Cost = cost
-				b := batchOf(t, headgate.Take, once, c)
-				b.Key, b.Hold, b.Patience = headgate.RequestKey{ID: [2]uint64{uint64(cost), 2}, Print: 3}, hold, patience.Microseconds()
+				b := batchOf(t, headgate.Take, c)
+				b.Hold, b.Patience = hold, patience.Microseconds()
 				if test.reserve {
 					b.HoldFor = time.Hour.Microseconds()
 				}
@@ -98,11 +97,89 @@ func TestLateChargeIsGivenBack(t *testing.T) {
 			if n := used(t, s, "alice", c.Limit); n != test.want {
 				t.Errorf("%d are used, want %d", n, test.want)
 			}
-			// The request is not remembered: who asks again is charged.
-			if b, err := ask(3, 0); err != nil || b.Replayed || !b.Allowed {
-				t.Errorf("%v, replayed %v, allowed %v", err, b.Replayed, b.Allowed)
-			}
 		})
+	}
+}
+
+// Who asks again with the key of a request whose answer did not come is told that
+// it was allowed: so its charge must stay when the answer comes.
+func TestLateChargeOfAKeyStays(t *testing.T) {
+	url := redistest.Shared(t).URL(prefixed())
+	a, b := openStore(t, Config{URL: url}), openStore(t, Config{URL: url})
+	window := prepare(t, headgate.Limit{Name: "window", Algorithm: headgate.FixedWindow, Count: 5, Period: headgate.MaxPeriod})
+	once := prepare(t, headgate.Limit{Algorithm: headgate.Idempotency, Name: "once", Count: 64, TTL: time.Hour})
+	for _, reserve := range []bool{false, true} {
+		owner := fmt.Sprint("reserve ", reserve)
+		ask := func(s *Store, key, hold uint64, patience time.Duration) (*headgate.Batch, error) {
+			x := batchOf(t, headgate.Take, headgate.Charge{Limit: once, Owner: owner, Parent: true}, headgate.Charge{Limit: window, Owner: owner, Cost: 1})
+			x.Key, x.Patience = headgate.RequestKey{ID: [2]uint64{key, 2}, Print: 3}, patience.Microseconds()
+			if reserve {
+				x.Hold, x.HoldFor = hold, time.Hour.Microseconds()
+			}
+			return x, s.Apply(t.Context(), x)
+		}
+		admitted := 0
+		for i := range uint64(8) {
+			letGo := holdFrom(a, 1)
+			if _, err := ask(a, i+1, 1000+i, 20*time.Millisecond); kindOf(err) != kindTimeout {
+				t.Fatal(err)
+			}
+			again, err := ask(b, i+1, 2000+i, 0) // at another node
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again.Allowed {
+				admitted++
+				if !again.Replayed || reserve && again.Hold != 1000+i {
+					t.Errorf("request %d: replayed %v, hold %d", i, again.Replayed, again.Hold)
+				}
+			}
+			letGo()
+			landed(t, a)
+		}
+		if n := used(t, b, owner, window); admitted != 5 || n != 5 {
+			t.Errorf("%s: %d admitted by a window of 5, %d used", owner, admitted, n)
+		}
+	}
+}
+
+// landed waits until nothing of the store is on its way.
+func landed(t *testing.T, s *Store) {
+	t.Helper()
+	eventually(t, func() string {
+		s.partitions[0].mu.Lock()
+		defer s.partitions[0].mu.Unlock()
+		if n := s.partitions[0].flights + s.partitions[0].abandoned; n != 0 {
+			return fmt.Sprintf("%d flights", n)
+		}
+		return ""
+	})
+}
+
+// A shadow that refused was not charged, so nothing of it is given back.
+func TestLateShadowThatRefused(t *testing.T) {
+	s := openStore(t, Config{URL: redistest.Shared(t).URL(prefixed())})
+	window := prepare(t, headgate.Limit{Name: "window", Algorithm: headgate.FixedWindow, Count: 5, Period: headgate.MaxPeriod})
+	other := prepare(t, headgate.Limit{Name: "other", Algorithm: headgate.FixedWindow, Count: 100, Period: headgate.MaxPeriod})
+	if b, err := take(t, s, headgate.Charge{Limit: window, Owner: "alice", Cost: 5}); err != nil || !b.Allowed {
+		t.Fatal(err, b.Allowed)
+	}
+	letGo := holdFrom(s, 1)
+	defer letGo()
+	b := batchOf(t, headgate.Take, headgate.Charge{Limit: other, Owner: "alice", Cost: 1}, headgate.Charge{Limit: window, Owner: "alice", Cost: 5, Shadow: true})
+	b.Patience = 20_000
+	if err := s.Apply(t.Context(), b); kindOf(err) != kindTimeout {
+		t.Fatal(err)
+	}
+	letGo()
+	eventually(t, func() string {
+		if st := s.Stats(); st.Undone != 1 {
+			return fmt.Sprintf("%+v", st)
+		}
+		return ""
+	})
+	if n, m := used(t, s, "alice", window), used(t, s, "alice", other); n != 5 || m != 0 {
+		t.Errorf("%d and %d are used, want 5 and 0", n, m)
 	}
 }
 
@@ -131,14 +208,7 @@ func TestLateAnswersThatAreLeftAlone(t *testing.T) {
 		if test.op == headgate.Take {
 			late = 1
 		}
-		eventually(t, func() string {
-			s.partitions[0].mu.Lock()
-			defer s.partitions[0].mu.Unlock()
-			if n := s.partitions[0].flights + s.partitions[0].abandoned; n != 0 {
-				return fmt.Sprintf("%d flights", n)
-			}
-			return ""
-		})
+		landed(t, s)
 		if n := used(t, s, "alice", l); n != test.want {
 			t.Errorf("%d: after %v %d are used, want %d", i, test.op, n, test.want)
 		}

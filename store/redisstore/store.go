@@ -231,9 +231,10 @@ func (j *job) end(w *patience) error {
 
 // orphan returns what to do with an answer that comes after its caller has gone:
 // a charge that nobody knows of is given back, as far as it can be without
-// minting. Where the server cannot be asked, it stays.
+// minting. Where the server cannot be asked, it stays, and so does that of a request
+// with a key: whoever asks again is told that it was allowed.
 func (j *job) orphan() func(r reply) {
-	if j.op != scriptOp(headgate.Take) {
+	if j.op != scriptOp(headgate.Take) || j.batch.Key != (headgate.RequestKey{}) {
 		return nil
 	}
 	late := *j
@@ -241,11 +242,13 @@ func (j *job) orphan() func(r reply) {
 	return func(r reply) {
 		s := late.store
 		s.stats.late.Add(1)
-		var charged bool
-		if late.batch.At, charged = taken(r); !charged {
+		if !taken(r) {
 			return
 		}
-		late.op = opUndo
+		if _, err := decodeBatch(r, late.batch); err != nil {
+			return
+		}
+		late.batch, late.op = passed(late.batch), opUndo
 		w := s.ground.newPatience(context.Background(), backgroundTime)
 		defer w.stop()
 		late.begin()
@@ -253,6 +256,18 @@ func (j *job) orphan() func(r reply) {
 			s.stats.undone.Add(1)
 		}
 	}
+}
+
+// passed returns a batch of what an allowed Take has charged: all but the shadows
+// that refused.
+func passed(b *headgate.Batch) *headgate.Batch {
+	which := make([]int, 0, len(b.Charges()))
+	for i, c := range b.Charges() {
+		if !c.Shadow || b.Outcomes()[i].Allowed {
+			which = append(which, i)
+		}
+	}
+	return duplicate(b, which)
 }
 
 // duplicate returns a batch of its own with the same question: of the charges at
@@ -291,6 +306,9 @@ func (s *Store) execute(dst []string, partition int, inc *incarnation, keys, arg
 	// The call ends with the connection at the latest. No context cuts it short:
 	// its answer is wanted even if nobody waits any more.
 	values, err := s.client.Do(context.Background(), cmd).ToArray()
+	if errors.Is(err, rueidis.ErrClosing) && !s.ground.closed.Load() { // a connection's end, not ours
+		err = &failure{kind: kindConnection, err: err}
+	}
 	if err != nil {
 		return dst, err
 	}

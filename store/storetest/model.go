@@ -142,7 +142,7 @@ func (m model) take(b *headgate.Batch, call algo.Call, charges []headgate.Charge
 		}
 		got.allowed = false
 		banned[c.Owner] = banned[c.Owner] || c.Limit.Algorithm == headgate.Ban
-		counts[c.Owner] = counts[c.Owner] || !c.Parent && !o.Never
+		counts[c.Owner] = counts[c.Owner] || !c.Parent && !o.Never && !algo.Recovering(c.Limit, call.Now, m.epoch)
 	}
 	for i := range charges {
 		c, s, o := &charges[i], states[i], &got.outcomes[i]

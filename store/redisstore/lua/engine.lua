@@ -147,6 +147,14 @@ local function answer(charges, allowed, replayed, hold)
   return table.concat(parts)
 end
 
+-- recovering reports whether a refusal by the limit may be due to an incarnation that began
+-- a short while ago, and not to what its owner did.
+local function recovering(l)
+  if SINCE == 0 then return false end
+  if l.a < 2 then return NOW - SINCE < -floor(-l.cap / l.n) end
+  return NOW < SINCE
+end
+
 -- deny counts a refused batch towards the bans of those whose own limits have refused.
 local function deny(charges, c)
   local banned, counts = {}, {}
@@ -154,7 +162,7 @@ local function deny(charges, c)
     local x = charges[i]
     if not x.o.ok and not x.shadow then
       if x.b.l.a == 7 then banned[x.owner] = true end
-      if not x.parent and not x.o.never then counts[x.owner] = true end
+      if not x.parent and not x.o.never and not recovering(x.b.l) then counts[x.owner] = true end
     end
   end
   for i = 1, #charges do
@@ -282,11 +290,6 @@ local function undo(q, charges, c)
     local a, m, moved = x.b.l.a, algorithm(x.b.l), false
     if x.fresh then
       moved = false
-    elseif a == 8 then
-      if q.keyed then
-        m.forget(x.b.s, q.id, NOW)
-        moved = true
-      end
     elseif a == 6 then
       c.op, c.cost, c.hold = RELEASE, 0, q.held or q.trial
       if c.hold then
@@ -351,7 +354,10 @@ local function decide(p)
   for i = 1, q.n do
     local k, field, flags, num, cost, owner, cal, r
     k, field, flags, num, cost, owner, cal, pos = read('<I2c16BI2c0dI2I2c0', p, pos)
-    if q.form == 1 then pos = pos + 26 end
+    if q.form == 1 then
+      pos = pos + 26
+      if flags >= 4 and flags < 8 and limit(num).a == 7 then q.again = true end -- a ban that does not count
+    end
     if q.op == ACQUIRE then r, pos = use('lease').request(p, pos) end
     charges[i] = {
       key = KEYS[base + k], field = field, shadow = flags % 2 == 1, parent = floor(flags / 2) % 2 == 1, num = num, cost = cost,

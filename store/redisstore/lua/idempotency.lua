@@ -55,13 +55,6 @@ function M.remember(l, s, now, id, print, hold)
   return room
 end
 
--- forget takes back what remember kept.
-function M.forget(s, id, now)
-  local b = s[1]
-  local at = place(b, id, now)
-  if at then s[1] = sub(b, 1, at) .. sub(b, at + WIDTH + 1) end
-end
-
 function M.init(l, now) return { '' } end
 
 function M.apply(c, l, s, o)
