@@ -404,6 +404,7 @@ func market(w *world, l *headgate.Prepared) {
 	var spent atomic.Int64
 	var all sync.WaitGroup
 	authority := w.store.(headgate.Authority)
+	w.do(headgate.Peek, ours(l, 0)) // a manual clock is told before anybody asks for leases
 	takeOne := func() bool {
 		b := w.batch(take, ours(l, 1))
 		if err := w.store.Apply(w.Context(), b); err != nil {
