@@ -76,6 +76,13 @@ var refusals = map[string]failure{
 	"NOPERM":      {kind: kindAuth, unsent: true},
 }
 
+// What servers answer to scripts of users with too few rights begins so: that of
+// Redis hides the command, and that of Valkey names it.
+const (
+	scriptRefused = "The user executing the script can't"
+	scriptLacks   = "ACL failure in script: "
+)
+
 // errClosed is the cause of failures after Close.
 var errClosed = errors.New("the store was closed")
 
@@ -112,7 +119,7 @@ func diagnoseAnswer(answer string, err error) *failure {
 	case ok:
 	case strings.HasPrefix(answer, "max number of clients"):
 		f = failure{kind: kindClients, unsent: true, passing: true}
-	case strings.HasPrefix(answer, "The user executing the script can't"), strings.Contains(answer, "without any password configured"):
+	case strings.HasPrefix(answer, scriptRefused), strings.HasPrefix(answer, scriptLacks), strings.Contains(answer, "without any password configured"):
 		f = failure{kind: kindAuth, unsent: true}
 	default:
 		f = failure{kind: kindServer}

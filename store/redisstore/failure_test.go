@@ -42,6 +42,7 @@ func TestDiagnoses(t *testing.T) {
 		{"NOPERM this user has no permissions to run the 'evalsha' command", kindAuth, unsent, headgate.Unavailable},
 		{"ERR AUTH <password> called without any password configured for the default user.", kindAuth, unsent, headgate.Unavailable},
 		{"The user executing the script can't run this command or subcommand script: 0, on @user_script:1.", kindAuth, unsent, headgate.Unavailable},
+		{"ACL failure in script: User app has no permissions to run the 'hset' command script: 0, on @user_script:1.", kindAuth, unsent, headgate.Unavailable},
 		{"max number of clients reached", kindClients, again, headgate.Unavailable},
 		{"ERR user_script:7: attempt to index a nil value", kindServer, unknown, headgate.Unavailable},
 		{"WHATEVER", kindServer, unknown, headgate.Unavailable},

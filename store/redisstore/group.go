@@ -447,7 +447,10 @@ func (w *patience) over() <-chan time.Time {
 
 // expired is the error of a caller whose patience has ended.
 func (w *patience) expired(trouble error) error {
-	return gaveUp(kindTimeout, fmt.Errorf("no answer within %v", w.length), trouble)
+	if trouble != nil {
+		return gaveUp(kindTimeout, fmt.Errorf("tried for %v", w.length), trouble)
+	}
+	return gaveUp(kindTimeout, fmt.Errorf("no answer within %v", w.length), nil)
 }
 
 // canceled is the error of a caller whose context has ended.

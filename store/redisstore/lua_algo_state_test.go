@@ -78,8 +78,6 @@ for i, x in ipairs(walk.steps) do
     found = print and print .. (hold or 'no hold') or 'nothing'
   elseif x.kind == 'remember' then
     found = tostring(m.remember(l, s, x.now, x.id, struct.pack('>I8', x.cost), c.hold))
-  elseif x.kind == 'forget' then
-    m.forget(s, x.id, x.now)
   end
   if i % 3 == 0 then s = through(m, s) end
   o = o or outcome(l)

@@ -204,7 +204,7 @@ func (s *walk) fill(op headgate.Op, n int, step int64) {
 	s.note(x, o, "")
 }
 
-// request remembers, looks up and forgets requests whose ids are easily confused.
+// request remembers and looks up requests whose ids are easily confused.
 func (s *walk) request(o headgate.Outcome) {
 	id := make([]byte, 16)
 	for i := range id {
@@ -217,11 +217,8 @@ func (s *walk) request(o headgate.Outcome) {
 	key := headgate.RequestKey{ID: [2]uint64{binary.BigEndian.Uint64(id), binary.BigEndian.Uint64(id[8:])}, Print: uint64(x.Cost)}
 	print, hold, known := algo.Remembered(s.words, key.ID, s.now)
 	found := "nothing"
-	switch n := s.r.IntN(8); {
-	case n == 0 && known:
-		x.Kind, found = "forget", ""
-		s.forget(key.ID)
-	case n < 5 && !known: // nobody remembers what is remembered
+	switch {
+	case !known && s.r.IntN(8) < 5: // nobody remembers what is remembered
 		s.room(algo.Call{Op: headgate.Take, Now: s.now})
 		x.Kind, found = "remember", fmt.Sprint(algo.Remember(s.l, s.words, s.now, key, x.Hold))
 		s.known = append(s.known[max(0, len(s.known)-70):], x.ID)
@@ -235,19 +232,6 @@ func (s *walk) request(o headgate.Outcome) {
 	}
 	s.calls++
 	s.note(x, o, found)
-}
-
-// forget removes the request that is remembered at now.
-func (s *walk) forget(id [2]uint64) {
-	w := s.words
-	for i := range w[0] {
-		k := w[1+5*i:]
-		if uint64(k[0]) == id[0] && uint64(k[1]) == id[1] && k[4] > s.now {
-			copy(k, k[5:])
-			w[0]--
-			return
-		}
-	}
 }
 
 // scales returns the time of one slice of a limit, and that in which all of its state

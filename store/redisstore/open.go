@@ -49,6 +49,7 @@ func open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.asked = time.Now()
 	s := &Store{
 		scheme: newScheme(t.prefix, t.cluster), log: cmp.Or(c.Logger, slog.New(slog.DiscardHandler)), observe: c.Observe,
 		lenient: c.Lenient || t.lenient,
@@ -204,13 +205,9 @@ func (s *Store) try(ctx context.Context, t *target) error {
 	if err == nil {
 		return nil
 	}
-	switch d := diagnose(err); d.kind {
-	case kindMemory:
+	if diagnose(err).kind == kindMemory {
 		s.log.Warn("redis: the server has no room for another key: requests of new subjects are refused", "store", t.String(), "error", err)
 		return nil
-	case kindAuth:
-		return fmt.Errorf("the user may not do what keeping limits takes (see the documentation of package redisstore for the rights): %w", err)
-	default:
-		return explain(t, err)
 	}
+	return explain(t, err)
 }

@@ -28,12 +28,13 @@ type Config struct {
 	//	sentinel=NAME        the hosts are sentinels, which know the primary by that name
 	//	sentinel_user, sentinel_password
 	//	                     for the sentinels
-	//	prefix=hg:           begins all keys, at most 64 bytes; different ones share nothing
+	//	prefix=hg:           begins all keys, 1 to 64 bytes; different ones share nothing
 	//	db=0                 the database, as /DB
 	//	ca, cert, key        files in PEM: the authority, and our certificate and its key
 	//	servername           the name in the server's certificate, the host's by default
 	//	strict=false         as Lenient
 	//	eviction=accept      serve though the server may evict keys, which forgets limits
+	//	leases=false         no leases over the store; only [Leases] reads it
 	URL string
 	// Lenient takes the state of a server that was restarted or promoted as it
 	// is, though writes may be lost. Without it, limits start empty there.

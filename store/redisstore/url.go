@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const (
@@ -29,7 +30,24 @@ type target struct {
 	sentinelUser, sentinelPassword string
 	prefix                         string
 	tls                            *tls.Config // nil without
-	lenient, evicting              bool
+	lenient, evicting, unleased    bool
+	asked                          time.Time // when Open began
+}
+
+// urlOptions are the names that may follow the question mark.
+var urlOptions = []string{
+	"ca", "cert", "cluster", "db", "eviction", "key", "leases", "prefix", "sentinel", "sentinel_password", "sentinel_user", "servername", "strict",
+}
+
+// Leases reports whether a URL as that of [Config] wants leases over the store:
+// true unless its option leases is false. A [Store] itself takes no notice of it. The
+// errors are those of [Open] that concern the URL.
+func Leases(url string) (bool, error) {
+	t, err := parseURL(url)
+	if err != nil {
+		return false, fmt.Errorf("redis: %w", err)
+	}
+	return !t.unleased, nil
 }
 
 // String names the servers in messages.
@@ -152,6 +170,10 @@ func (t *target) options(path string, values url.Values, secure bool) error {
 			var strict bool
 			strict, err = strconv.ParseBool(value)
 			t.lenient = !strict
+		case "leases":
+			var leases bool
+			leases, err = strconv.ParseBool(value)
+			t.unleased = !leases
 		case "sentinel":
 			if t.sentinel = value; value == "" {
 				return errors.New("sentinel: must be the name under which the sentinels know the servers, such as mymaster")
@@ -182,7 +204,8 @@ func (t *target) options(path string, values url.Values, secure bool) error {
 			if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") != "" {
 				return errEscape // may be the end of a password
 			}
-			return fmt.Errorf("%q is no option of the URL: there are ca, cert, cluster, db, eviction, key, prefix, sentinel, sentinel_password, sentinel_user, servername and strict", name)
+			last := len(urlOptions) - 1
+			return fmt.Errorf("%q is no option of the URL: there are %s and %s", name, strings.Join(urlOptions[:last], ", "), urlOptions[last])
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, plain(err))
@@ -219,15 +242,18 @@ func plain(err error) error {
 	return err
 }
 
-// checkPrefix refuses prefixes that would move keys to other slots, or that
-// nobody can type.
+// checkPrefix refuses prefixes that would move keys to other slots, that nobody
+// can type, or that would not tell our keys from others'.
 func checkPrefix(prefix string) error {
-	if len(prefix) > maxPrefix {
-		return fmt.Errorf("prefix of %d bytes: at most %d", len(prefix), maxPrefix)
+	switch {
+	case prefix == "":
+		return fmt.Errorf("must not be empty: leave it out for %s", defaultPrefix)
+	case len(prefix) > maxPrefix:
+		return fmt.Errorf("must have at most %d bytes, not %d", maxPrefix, len(prefix))
 	}
-	for i := range len(prefix) {
-		if c := prefix[i]; c <= ' ' || c > '~' || c == '{' || c == '}' {
-			return fmt.Errorf("%q is not a printable character other than space, { and }", c)
+	for _, c := range prefix {
+		if c <= ' ' || c > '~' || c == '{' || c == '}' {
+			return fmt.Errorf("must be printable ASCII without spaces and braces, so without %q", c)
 		}
 	}
 	return nil

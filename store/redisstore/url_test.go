@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -26,13 +28,11 @@ func TestParseURL(t *testing.T) {
 		{"redis://a:1,b,[::2]:3?cluster=true", target{addrs: []string{"a:1", "b:6379", "[::2]:3"}, cluster: true}},
 		{"redis://a,b:1?sentinel=mymaster&sentinel_user=u&sentinel_password=p", target{addrs: []string{"a:26379", "b:1"}, sentinel: "mymaster", sentinelUser: "u", sentinelPassword: "p"}},
 		{"redis://h?prefix=x:&strict=false&eviction=accept", target{addrs: []string{"h:6379"}, prefix: "x:", lenient: true, evicting: true}},
-		{"redis://h?prefix=&strict=true", target{addrs: []string{"h:6379"}, prefix: "-"}},
+		{"redis://h?leases=false&strict=true", target{addrs: []string{"h:6379"}, unleased: true}},
+		{"redis://h?leases=true", target{addrs: []string{"h:6379"}}},
 	} {
-		switch test.want.prefix {
-		case "":
+		if test.want.prefix == "" {
 			test.want.prefix = "hg:"
-		case "-":
-			test.want.prefix = ""
 		}
 		got, err := parseURL(test.url)
 		if err != nil {
@@ -88,12 +88,16 @@ func TestURLFaults(t *testing.T) {
 		{"redis://h/1?cluster=true", "a cluster has no databases"},
 		{"redis://h?sentinel=", "sentinel: must be the name"},
 		{"redis://h?sentinel_password=hunter2", "need ?sentinel=NAME"},
-		{"redis://h?prefix={a}", "prefix: '{' is not"},
-		{"redis://h?prefix=a%20b", "prefix: ' ' is not"},
-		{"redis://h?prefix=%C3%A4", "is not a printable"},
-		{"redis://h?prefix=" + strings.Repeat("x", 65), "prefix of 65 bytes"},
+		{"redis://h?leases=maybe", `leases: must be true or false, not "maybe"`},
+		{"redis://h?leases=true&leases=true", "leases: is in the URL twice"},
+		{"redis://h?prefix=", "prefix: must not be empty: leave it out for hg:"},
+		{"redis://h?prefix={a}", "prefix: must be printable ASCII without spaces and braces, so without '{'"},
+		{"redis://h?prefix=a%20b", "prefix: must be printable ASCII without spaces and braces, so without ' '"},
+		{"redis://h?prefix=%C3%A4", "so without 'ä'"},
+		{"redis://h?prefix=%ff", "prefix: must be printable ASCII"},
+		{"redis://h?prefix=" + strings.Repeat("x", 65), "prefix: must have at most 64 bytes, not 65"},
 		{"redis://h?eviction=yes", `eviction: must be accept`},
-		{"redis://h?password=hunter2", `"password" is no option`},
+		{"redis://h?password=hunter2", `"password" is no option of the URL: there are ca, cert, cluster, db, eviction, key, leases, prefix, sentinel, sentinel_password, sentinel_user, servername and strict`},
 		{"redis://h?ca=x", "must begin with rediss://"},
 		{"rediss://h?ca=", "ca: must not be empty"},
 		{"rediss://h?ca=/nowhere", "ca: open /nowhere"},
@@ -113,6 +117,55 @@ func TestURLFaults(t *testing.T) {
 	}
 }
 
+// Users can read of every option, each of which is read, and of no other.
+func TestURLOptions(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/shared-store.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(doc), "\n## The URL\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var table strings.Builder
+	for line := range strings.Lines(section) {
+		row, found := strings.CutPrefix(line, "|")
+		if !found {
+			continue
+		}
+		table.WriteString(row)
+		first, _, _ := strings.Cut(row, "|")
+		for _, m := range regexp.MustCompile(`([a-z_]+)=`).FindAllStringSubmatch(first, -1) {
+			if !slices.Contains(urlOptions, m[1]) {
+				t.Errorf("docs/shared-store.md tells of %s, which is no option", m[1])
+			}
+		}
+	}
+	for _, name := range urlOptions {
+		told := name
+		if name == "db" {
+			told = "/DB"
+		}
+		if !regexp.MustCompile("[`?[]" + told + "[`=\\]]").MatchString(table.String()) {
+			t.Errorf("docs/shared-store.md does not tell of %s", name)
+		}
+		if _, err := parseURL("rediss://h?" + name + "="); err != nil && strings.Contains(err.Error(), "is no option") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestURLLeases(t *testing.T) {
+	for url, want := range map[string]bool{
+		"redis://h": true, "redis://h?leases=true": true, "redis://h?leases=1&db=2": true, "redis://h?db=2&leases=false": false, "redis://h?leases=0": false,
+	} {
+		if got, err := Leases(url); got != want || err != nil {
+			t.Errorf("%s: %v, %v", url, got, err)
+		}
+	}
+	if _, err := Leases("redis://:hunter2@h?leases=maybe"); err == nil || err.Error() != `redis: leases: must be true or false, not "maybe"` {
+		t.Error(err)
+	}
+}
+
 func FuzzParseURL(f *testing.F) {
 	for _, seed := range []string{"redis://:hunter2@h:1/2?prefix=x", "rediss://a,b?cluster=true", "redis://[::1]:1", "redis://h?sentinel=m&db=1"} {
 		f.Add(seed)
@@ -122,7 +175,7 @@ func FuzzParseURL(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(got.addrs) == 0 || strings.ContainsAny(got.prefix, "{} ") || got.cluster && got.sentinel != "" {
+		if len(got.addrs) == 0 || got.prefix == "" || strings.ContainsAny(got.prefix, "{} ") || got.cluster && got.sentinel != "" {
 			t.Errorf("%q is %+v", url, got)
 		}
 		_ = got.String()

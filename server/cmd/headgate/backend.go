@@ -10,6 +10,7 @@ import (
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/server/observe"
 	"github.com/headgate/headgate/store/memstore"
+	"github.com/headgate/headgate/store/redisstore"
 )
 
 // backend is where the state of limits lives.
@@ -40,9 +41,11 @@ func openBackend(ctx context.Context, s *settings, called func(store, op string,
 	case err == nil:
 		return b, nil
 	case ctx.Err() != nil:
-		return nil, errors.New("--store: told to stop before the store had answered")
+		return nil, fmt.Errorf("%s: told to stop before the store had answered", s.storeFrom)
+	case errors.Is(err, redisstore.ErrPasswordWanted) && s.storeFrom != storeFile:
+		return nil, fmt.Errorf("%s: %w, best in a file that %s names", s.storeFrom, err, storeFile)
 	}
-	return nil, fmt.Errorf("--store: %w", err)
+	return nil, fmt.Errorf("%s: %w", s.storeFrom, err)
 }
 
 // observe fills in what the backend shows of itself.

@@ -141,7 +141,7 @@ func TestSettingsPrecedence(t *testing.T) {
 	if err := os.WriteFile(dir+"/store", []byte("postgres://:password@host\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := read(); got != "--store: not supported yet: embedded, postgres:// and dynamodb://" {
+	if got := read(); got != "HEADGATE_STORE_FILE: not supported yet: embedded, postgres:// and dynamodb://" {
 		t.Errorf("secret from a file: %s", got)
 	}
 	t.Setenv("HEADGATE_STORE", "memory")

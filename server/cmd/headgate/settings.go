@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,9 +32,11 @@ type settings struct {
 	data   string
 	token  string // of the administration, "" for that of the data directory
 	store  string // "memory" or a URL, which may hold a password
-	memory int64
-	open   bool // --decision-auth=open was said
-	log    configFile
+	// storeFrom is who said so: a flag, a variable or a key of the configuration.
+	storeFrom string
+	memory    int64
+	open      bool // --decision-auth=open was said
+	log       configFile
 }
 
 // autoAdmin stands for --http while that is on this machine, else
@@ -43,6 +47,8 @@ const (
 	// adminToken is the variable of a token that the operator chose. There is
 	// no flag for it: every user of the machine can read those.
 	adminToken = "HEADGATE_ADMIN_TOKEN"
+	// storeFile is the variable of a file that holds the value of --store.
+	storeFile = "HEADGATE_STORE_FILE"
 )
 
 // setting is one flag of serve.
@@ -98,21 +104,21 @@ func readSettings(cmd *cobra.Command) (*settings, error) {
 		// Most likely a variable of a script that is not set.
 		return nil, usageError{errors.New("--policy is empty: name a file, or leave the flag out for the built-in policy")}
 	}
-	v := map[string]string{}
+	v, from := map[string]string{}, map[string]string{}
 	for _, s := range serveSettings {
-		value, said, err := lookUp(cmd, s)
+		value, who, err := lookUp(cmd, s)
 		if err != nil {
 			return nil, err
 		}
-		if c, ok := config[s.key]; ok && !said {
-			value = c
+		if c, ok := config[s.key]; ok && who == "" {
+			value, who = c, file+": "+s.key
 		}
 		if s.later && value != "" {
 			return nil, fmt.Errorf("--%s: not supported yet", s.name)
 		}
-		v[s.name] = value
+		v[s.name], from[s.name] = value, cmp.Or(who, "--"+s.name)
 	}
-	s, err := check(v, config)
+	s, err := check(v, from, config)
 	if err != nil {
 		return nil, err
 	}
@@ -127,11 +133,11 @@ func readSettings(cmd *cobra.Command) (*settings, error) {
 	return s, err
 }
 
-// check turns the values into settings.
-func check(v map[string]string, config configFile) (*settings, error) {
-	s := &settings{policy: v["policy"], http: v["http"], admin: v["admin"], data: v["data"], log: config}
+// check turns the values into settings. from says where each comes from.
+func check(v, from map[string]string, config configFile) (*settings, error) {
+	s := &settings{policy: v["policy"], http: v["http"], admin: v["admin"], data: v["data"], storeFrom: from["store"], log: config}
 	var err error
-	if s.store, err = checkStore(v["store"]); err != nil {
+	if s.store, err = checkStore(v["store"], s.storeFrom); err != nil {
 		return nil, err
 	}
 	switch v["decision-auth"] {
@@ -163,9 +169,9 @@ func check(v map[string]string, config configFile) (*settings, error) {
 	return s, nil
 }
 
-// checkStore looks at which store is meant. No error repeats the value: it may
-// hold a password.
-func checkStore(value string) (string, error) {
+// checkStore looks at which store is meant by a value that comes from who. No
+// error repeats the value: it may hold a password.
+func checkStore(value, who string) (string, error) {
 	if value == "memory" {
 		return value, nil
 	}
@@ -173,9 +179,9 @@ func checkStore(value string) (string, error) {
 	case found && (scheme == "redis" || scheme == "rediss"):
 		return value, nil
 	case value == "embedded", found && (scheme == "postgres" || scheme == "postgresql" || scheme == "dynamodb"):
-		return "", errors.New("--store: not supported yet: embedded, postgres:// and dynamodb://")
+		return "", fmt.Errorf("%s: not supported yet: embedded, postgres:// and dynamodb://", who)
 	}
-	return "", usageError{errors.New("--store: must be memory, or a URL that begins with redis:// or rediss://")}
+	return "", usageError{fmt.Errorf("%s: must be memory, or a URL that begins with redis:// or rediss://", who)}
 }
 
 // checkAddress looks at how an address is written; whether it can be had shows
@@ -200,16 +206,33 @@ func checkAddress(flag, address string) error {
 	return nil
 }
 
-// lookUp returns what flag or environment say, or the default.
-func lookUp(cmd *cobra.Command, s setting) (value string, said bool, err error) {
+// lookUp returns what flag or environment say, and which of them, or the default
+// and "".
+func lookUp(cmd *cobra.Command, s setting) (value, who string, err error) {
 	flag := cmd.Flags().Lookup(s.name)
 	if flag.Changed {
-		return flag.Value.String(), true, nil
+		return flag.Value.String(), "--" + s.name, nil
 	}
-	if value, said, err = environment(envName(s.name), s.secret); said || err != nil {
-		return value, said, err
+	who = envName(s.name)
+	value, said, err := environment(who, s.secret)
+	switch {
+	case err != nil:
+		return "", "", err
+	case !said:
+		return flag.DefValue, "", nil
 	}
-	return flag.DefValue, false, nil
+	file := os.Getenv(who + "_FILE")
+	if !s.secret || file == "" {
+		return value, who, nil
+	}
+	who += "_FILE"
+	switch {
+	case strings.TrimSpace(value) == "":
+		return "", "", usageError{fmt.Errorf("%s: %s is empty: it must hold what --%s would be told", who, file, s.name)}
+	case strings.ContainsAny(value, "\r\n"):
+		return "", "", fmt.Errorf("%s: %s has more than one line: it must hold one, what --%s would be told", who, file, s.name)
+	}
+	return value, who, nil
 }
 
 // parseSize reads a number of bytes such as 256MiB.

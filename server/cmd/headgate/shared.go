@@ -2,12 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net/url"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/headgate/headgate/guard"
@@ -30,7 +25,7 @@ const openTimeout = 10 * time.Second
 // call of the store. memory is the cap of what is kept for the time in which the
 // store is away.
 func openRedis(ctx context.Context, text string, memory int64, called func(op string, took time.Duration, kind string), log *slog.Logger) (*backend, error) {
-	text, leases, err := cutLeases(text)
+	leases, err := redisstore.Leases(text)
 	if err != nil {
 		return nil, err
 	}
@@ -59,30 +54,6 @@ func openRedis(ctx context.Context, text string, memory int64, called func(op st
 
 // away reports whether the store is not asked at the moment.
 func (s *shared) away() bool { return !s.guard.Stats().Up }
-
-// cutLeases takes the option leases out of the URL of a store. It is true unless
-// the URL says else.
-func cutLeases(text string) (rest string, leases bool, err error) {
-	rest, query, found := strings.Cut(text, "?")
-	if !found {
-		return text, true, nil
-	}
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return "", false, errors.New("the options after ? are not URL-encoded") // err shows them
-	}
-	leases = true
-	if said := values["leases"]; len(said) > 0 {
-		if leases, err = strconv.ParseBool(said[0]); err != nil || len(said) > 1 {
-			return "", false, fmt.Errorf("leases: must be true or false, once")
-		}
-		values.Del("leases")
-	}
-	if len(values) == 0 {
-		return rest, leases, nil
-	}
-	return rest + "?" + values.Encode(), leases, nil
-}
 
 // observe fills in what this node sees of the store.
 func (s *shared) observe(o *observe.State) {
