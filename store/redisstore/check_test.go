@@ -88,7 +88,7 @@ func TestExplainBroken(t *testing.T) {
 func TestExplainSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		silent := &target{addrs: []string{"h:1"}, asked: time.Now()}
-		time.Sleep(2003 * time.Millisecond)
+		<-time.After(2003 * time.Millisecond)
 		for secure, want := range map[*tls.Config]string{nil: "h:1 did not answer within 2s", {}: "h:1 did not answer within 2s, or does not speak TLS"} {
 			silent.tls = secure
 			if err := explain(silent, context.DeadlineExceeded); err.Error() != want {
