@@ -90,6 +90,9 @@ type Outcome struct {
 	// Leased is true when part of the budget is leased out to holders: Remaining
 	// is a lower bound, and a refusal may be early by what they have not spent.
 	Leased bool
+	// Recovering is true when the limit refuses and that may be due to the store,
+	// which began anew a short while ago (see [Epoch]), and not to what was used.
+	Recovering bool
 	// Limit is the capacity: burst, count or slots, rollover included.
 	Limit int64
 	// Used and Remaining are whole tokens; Remaining is never negative.

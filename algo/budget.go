@@ -128,6 +128,7 @@ func (b *Budget) Apply(c *Call, e headgate.Epoch, o *headgate.Outcome) bool {
 		Apply(c, b.Limit, b.Words, o)
 	}
 	o.Leased = b.leased(c.Now)
+	o.Recovering = !o.Allowed && !o.Never && (c.Op == headgate.Take || c.Op == headgate.Peek) && Recovering(b.Limit, c.Now, e)
 	return true
 }
 
@@ -152,13 +153,14 @@ func (b *Budget) closed(c *Call, e headgate.Epoch) bool {
 // closed before e.Since, and a bucket that was empty then is not full again yet. It
 // must not count towards a ban.
 func Recovering(l *headgate.Prepared, now int64, e headgate.Epoch) bool {
-	if e.Since == 0 {
+	switch {
+	case e.Since == 0 || l.Algorithm >= headgate.Concurrency:
 		return false
-	}
-	if bucket(l.Algorithm) {
+	case bucket(l.Algorithm):
 		return now-e.Since < ceilDiv(l.Cap, l.N)
+	default:
+		return now < e.Since
 	}
-	return now < e.Since
 }
 
 // Reset makes b, which was loaded, a budget that was never seen, but for what is

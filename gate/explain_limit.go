@@ -30,6 +30,9 @@ func (x *explainer) limits(list []*limit, states []LimitState, charges []headgat
 			if s.Shared {
 				parts = append(parts, "The "+x.sharing(s, c))
 			}
+			if s.Recovering {
+				parts = append(parts, "The store began anew a short while ago "+sayRecovery(s))
+			}
 			parts = append(parts, sayUse(s), x.passes(s, c), x.fullAgain(s))
 		}
 		parts = append(parts, x.shadow(l.percent, s), x.away(s, known))

@@ -183,6 +183,8 @@ func (x *explainer) cause(i int) string {
 			x.subjectName(), x.when(s.RetryAfter, x.zone(s.Limit)), s.Limit.Count, sayExact(s.Limit.Period))
 	case s.Never && s.Cost > s.Outcome.Limit:
 		return fmt.Sprintf("the request costs %s and %s never holds more than %d", sayCost(s), s.ID, s.Outcome.Limit)
+	case s.Recovering:
+		return fmt.Sprintf("the store began anew a short while ago %s: %s", sayRecovery(s), shortage(s))
 	case s.Shared:
 		return fmt.Sprintf("the %s, and %s", x.sharing(s, &x.charges[i]), shortage(s))
 	case s.Never || queueTooLong(s):
@@ -198,6 +200,14 @@ func (x *explainer) cause(i int) string {
 		state = fmt.Sprintf("%d of %d %s in flight on %s", s.Used, s.Outcome.Limit, s.Unit, s.ID)
 	}
 	return who + " " + has + " " + state + alsoCosts(s)
+}
+
+// sayRecovery says what becomes of a limit whose store began anew.
+func sayRecovery(s *LimitState) string {
+	if s.Limit.Algorithm == headgate.TokenBucket || s.Limit.Algorithm == headgate.LeakyBucket {
+		return "with empty buckets"
+	}
+	return "and keeps windows closed until what it lost cannot be spent any more"
 }
 
 // shortage says what a limit lacks, and not who used it up.

@@ -61,7 +61,7 @@ func FuzzDecode(f *testing.F) {
 	requests, replies := make([]headgate.LeaseRequest, 1), make([]headgate.LeaseReply, 1)
 	requests[0].Limit = b.Charges()[0].Limit
 	f.Fuzz(func(_ *testing.T, text string) {
-		_, _ = decodeBatch(reply{text: text}, b)
+		_, _ = decodeBatch(reply{text: text}, headgate.Epoch{}, b)
 		_, _ = decodeLeases(text, headgate.Epoch{}, requests, replies)
 		_ = taken(reply{text, 3})
 	})
@@ -74,7 +74,7 @@ func TestDecodeSize(t *testing.T) {
 	requests[0].Limit = b.Charges()[0].Limit
 	for _, text := range texts {
 		decode := func(text string) error {
-			_, err := decodeBatch(reply{text: text}, b)
+			_, err := decodeBatch(reply{text: text}, headgate.Epoch{}, b)
 			if text != "" && text[0] == formAcquired {
 				_, err = decodeLeases(text, headgate.Epoch{}, requests, replies)
 			}

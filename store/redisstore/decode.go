@@ -87,9 +87,9 @@ func (a *answer) whole() error {
 	return nil
 }
 
-// decodeBatch fills in what the answer says of b. The error is one of this call, not of
-// the group.
-func decodeBatch(r reply, b *headgate.Batch) (verdict, error) {
+// decodeBatch fills in what the answer says of b, which was decided under the epoch. The
+// error is one of this call, not of the group.
+func decodeBatch(r reply, e headgate.Epoch, b *headgate.Batch) (verdict, error) {
 	a := answer{text: r.text}
 	switch form := a.byte(); form {
 	case formFast:
@@ -119,7 +119,19 @@ func decodeBatch(r reply, b *headgate.Batch) (verdict, error) {
 	default:
 		return verdict{}, unknown(form)
 	}
+	if b.Op == headgate.Take || b.Op == headgate.Peek {
+		charges, outcomes := b.Charges(), b.Outcomes()
+		for i := range charges {
+			recovering(&outcomes[i], charges[i].Limit, b.At, e)
+		}
+	}
 	return verdict{}, a.whole()
+}
+
+// recovering notes in the outcome of a limit whether it refuses because the epoch is
+// young.
+func recovering(o *headgate.Outcome, l *headgate.Prepared, at int64, e headgate.Epoch) {
+	o.Recovering = !o.Allowed && !o.Never && algo.Recovering(l, at, e)
 }
 
 func unknown(form byte) error {
@@ -195,6 +207,7 @@ func decodeLeases(text string, e headgate.Epoch, requests []headgate.LeaseReques
 	at := a.number()
 	for i := range requests {
 		a.reply(e, &requests[i], &replies[i])
+		recovering(&replies[i].State, requests[i].Limit, at, e)
 	}
 	return verdict{at: at}, a.whole()
 }

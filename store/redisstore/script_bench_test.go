@@ -91,7 +91,7 @@ func BenchmarkScript(b *testing.B) {
 						if err != nil {
 							b.Fatal(err)
 						}
-						if _, err := decodeBatch(answers[size-1], batch); err != nil || !batch.Allowed {
+						if _, err := decodeBatch(answers[size-1], s.epoch, batch); err != nil || !batch.Allowed {
 							b.Fatal(err, batch.Allowed)
 						}
 					}
@@ -151,7 +151,7 @@ func BenchmarkCodec(b *testing.B) {
 			}
 			for b.Loop() {
 				call.batch(s.scheme, scriptOp(headgate.Take), batch, 0)
-				if _, err := decodeBatch(answers[0], batch); err != nil || !batch.Allowed {
+				if _, err := decodeBatch(answers[0], s.epoch, batch); err != nil || !batch.Allowed {
 					b.Fatal(err, batch.Allowed)
 				}
 			}

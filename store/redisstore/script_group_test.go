@@ -155,7 +155,7 @@ func TestScriptGroups(t *testing.T) {
 			other := *b
 			other.Now = now
 			wantErr := apart.Apply(t.Context(), &other)
-			_, err := decodeBatch(answers[i], b)
+			_, err := decodeBatch(answers[i], together.epoch, b)
 			if errors.Is(err, errConflict) {
 				conflicts++
 			} else if b.Allowed {

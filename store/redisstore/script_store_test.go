@@ -112,7 +112,7 @@ func (s *scriptStore) apply(ctx context.Context, op scriptOp, b *headgate.Batch,
 		if err != nil {
 			return err
 		}
-		v, err := decodeBatch(answers[0], b)
+		v, err := decodeBatch(answers[0], s.epoch, b)
 		if err != nil || v.calendar == 0 {
 			return err
 		}

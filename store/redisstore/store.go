@@ -214,7 +214,7 @@ func (j *job) end(w *patience) error {
 		if err != nil {
 			return err // the call may still be in use
 		}
-		v, err := decodeBatch(answer, j.batch)
+		v, err := decodeBatch(answer, j.call.epoch, j.batch)
 		if err != nil || v.calendar == 0 {
 			if err == nil {
 				j.store.scheme.note(j.batch.At)
@@ -246,7 +246,7 @@ func (j *job) orphan() func(r reply) {
 		if !taken(r) {
 			return
 		}
-		if _, err := decodeBatch(r, late.batch); err != nil {
+		if _, err := decodeBatch(r, late.call.epoch, late.batch); err != nil {
 			return
 		}
 		late.batch, late.op = passed(late.batch), opUndo

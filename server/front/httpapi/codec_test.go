@@ -364,6 +364,7 @@ func TestEncodeVariants(t *testing.T) {
 		}, []string{`"mode":"shadow","exact":true}],"mode":"shadow","would_deny":"banned"`}},
 		{"shared", func(d *gate.Decision, l []gate.LimitState) { l[0].Shared = true }, []string{`"mode":"enforce","exact":false}]`}},
 		{"leased", func(d *gate.Decision, l []gate.LimitState) { l[0].Leased = true }, []string{`"mode":"enforce","exact":false}]`}},
+		{"recovering", func(d *gate.Decision, l []gate.LimitState) { l[0].Recovering = true }, []string{`"exact":true,"recovering":true}]`}},
 		{"degraded", func(d *gate.Decision, l []gate.LimitState) { d.Degraded = "local" }, []string{`"degraded":"local"`}},
 		{"leaky", func(d *gate.Decision, l []gate.LimitState) { d.Delay = 1500 * time.Microsecond }, []string{`"policy_revision":42,"delay_ms":2}`}},
 		{"no limit, no retry", func(d *gate.Decision, l []gate.LimitState) {

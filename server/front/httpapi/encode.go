@@ -192,6 +192,9 @@ func appendLimit(b []byte, l *gate.LimitState) []byte {
 	b = append(b, mode(l.Shadow)...)
 	b = append(b, `","exact":`...)
 	b = strconv.AppendBool(b, !l.Shared && !l.Leased)
+	if l.Recovering {
+		b = append(b, `,"recovering":true`...)
+	}
 	return append(b, '}')
 }
 

@@ -150,7 +150,7 @@ end
 -- recovering reports whether a refusal by the limit may be due to an incarnation that began
 -- a short while ago, and not to what its owner did.
 local function recovering(l)
-  if SINCE == 0 then return false end
+  if SINCE == 0 or l.a >= 6 then return false end
   if l.a < 2 then return NOW - SINCE < -floor(-l.cap / l.n) end
   return NOW < SINCE
 end
