@@ -2,7 +2,7 @@
 # make test   passes every test; installs what they need, as root
 # The rest is for those who work on Headgate.
 
-MODULES := . gate store/lintest store/redisstore server
+MODULES := . gate store/lintest store/pgstore store/redisstore server
 GO      ?= go
 
 .PHONY: run build test test-go test-bench test-examples test-valkey check fmt tidy lin sim bench bench-stores model fuzz flood outage deps clean

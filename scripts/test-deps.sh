@@ -11,6 +11,7 @@ need gcc gcc          # the race detector
 need nginx nginx-light # examples/nginx
 need wrk wrk          # examples/nginx
 need redis-server redis-server # store/redisstore
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql" # store/pgstore
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 [ -n "$missing" ] || exit 0
 

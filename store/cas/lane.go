@@ -1,0 +1,549 @@
+package cas
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/algo"
+	"github.com/headgate/headgate/store/record"
+)
+
+// call is a batch or a lease request on its way. One goroutine waits for it.
+type call struct {
+	lane *lane
+	done chan struct{} // receives when the call has finished
+
+	batch   headgate.Batch // the caller may be gone with its own
+	at      int64          // the manual clock's instant; 0 without
+	request headgate.LeaseRequest
+	reply   headgate.LeaseReply
+	leases  bool
+	keys    []Key // of the items, each once
+	places  []int // by charge, its item among keys
+	widest  int   // the item among keys that most callers share
+
+	err error
+
+	// Guarded by the lane's mu.
+	finished bool
+	gone     bool // nobody waits for it any more
+}
+
+// ask makes c ask what b asks.
+func (c *call) ask(s *Store, b *headgate.Batch) {
+	c.leases, c.keys, c.places, c.widest, c.at = false, c.keys[:0], c.places[:0], 0, 0
+	c.batch.Reset(b.Op)
+	c.batch.Now, c.batch.Hold, c.batch.HoldFor, c.batch.MaxDelay, c.batch.Key, c.batch.Again = b.Now, b.Hold, b.HoldFor, b.MaxDelay, b.Key, b.Again
+	charges := b.Charges()
+	c.batch.Room(len(charges))
+	widest := 0
+	for i := range charges {
+		x := &charges[i]
+		// Charges that stood side by side in one batch fit into another.
+		_, _ = c.batch.Add(*x)
+		at := c.place(KeyOf(x.Owner, x.Limit))
+		c.places = append(c.places, at)
+		if w := width(x); w > widest {
+			widest, c.widest = w, at
+		}
+	}
+	if s.manual {
+		c.at = b.Now
+	}
+}
+
+// width orders charges by how many callers have them.
+func width(c *headgate.Charge) int {
+	switch {
+	case c.Owner == "":
+		return 2
+	case c.Parent:
+		return 1
+	default:
+		return 0
+	}
+}
+
+func (c *call) place(k Key) int {
+	if at := slices.Index(c.keys, k); at >= 0 {
+		return at
+	}
+	c.keys = append(c.keys, k)
+	return len(c.keys) - 1
+}
+
+// askLease makes c ask what r asks.
+func (c *call) askLease(s *Store, r *headgate.LeaseRequest) {
+	c.leases, c.request, c.widest, c.at = true, *r, 0, 0
+	c.keys = append(c.keys[:0], KeyOf(r.Owner, r.Limit))
+}
+
+// tell copies the answer into the caller's batch.
+func (c *call) tell(b *headgate.Batch) error {
+	b.Allowed, b.Replayed, b.At = c.batch.Allowed, c.batch.Replayed, c.batch.At
+	if b.Replayed {
+		b.Hold = c.batch.Hold
+	}
+	copy(b.Outcomes(), c.batch.Outcomes())
+	return c.err
+}
+
+// leave lets the caller go, unless the call has finished.
+func (c *call) leave() bool {
+	l := c.lane
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.finished {
+		<-c.done // sent before mu was unlocked
+		return false
+	}
+	c.gone = true
+	return true
+}
+
+// lane decides calls group by group, so that those of one process on one item
+// seldom get in each other's way. What comes while a group is on its way waits for
+// the next one.
+type lane struct {
+	store *Store
+
+	mu      sync.Mutex
+	waiting []*call
+	flies   bool
+
+	// The goroutine that flies has the rest.
+	cache   map[Key]*cached
+	calls   []*call
+	changes []Change
+}
+
+// cached is an item as it was last found.
+type cached struct {
+	item  Item
+	owner record.Owner
+	err   error // why the item cannot be read
+}
+
+const (
+	// mostCalls is how many calls go in one group.
+	mostCalls = 64
+	// mostCached is how many items a lane remembers.
+	mostCached = 4096
+	// flightTime is how long a group may try.
+	flightTime = 5 * time.Second
+	// callTime is how long the table may take for one answer.
+	callTime = 2 * time.Second
+)
+
+func (l *lane) init(s *Store) { l.store, l.cache = s, make(map[Key]*cached) }
+
+// enqueue sends c on its way.
+func (l *lane) enqueue(c *call) {
+	c.lane, c.err, c.finished, c.gone = l, nil, false, false
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.store.closed.Load() {
+		c.err, c.finished = errClosed, true
+		c.done <- struct{}{}
+		return
+	}
+	l.waiting = append(l.waiting, c)
+	if !l.flies {
+		l.flies = true
+		l.store.flights.Go(l.fly)
+	}
+}
+
+// close fails what waits. A group that is on its way ends by itself.
+func (l *lane) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.waiting {
+		c.err, c.finished = errClosed, true
+		if !c.gone {
+			c.done <- struct{}{}
+		}
+	}
+	l.waiting = nil
+}
+
+// fly decides groups until nobody waits.
+func (l *lane) fly() {
+	for l.board() {
+		l.store.groups.Add(1)
+		l.decide()
+	}
+}
+
+// board takes the calls that wait, but those whose callers have gone.
+func (l *lane) board() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	most := mostCalls
+	if l.store.manual {
+		most = 1 // each has an instant of its own
+	}
+	l.calls = l.calls[:0]
+	n := 0
+	for n < len(l.waiting) && len(l.calls) < most {
+		if c := l.waiting[n]; !c.gone {
+			l.calls = append(l.calls, c)
+		}
+		n++
+	}
+	l.waiting = slices.Delete(l.waiting, 0, n)
+	l.flies = len(l.calls) > 0
+	return l.flies
+}
+
+// finish ends a call.
+func (l *lane) finish(c *call, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.finished, c.err = true, err
+	l.store.decided.Add(1)
+	if !c.gone {
+		c.done <- struct{}{}
+	}
+}
+
+// fail ends all calls that are left.
+func (l *lane) fail(err error) {
+	for _, c := range l.calls {
+		l.finish(c, err)
+	}
+	l.calls = l.calls[:0]
+}
+
+var errContended = errors.New("others change the same state all the time")
+
+// decide decides the group: on what is known of the items, and again on what the
+// table says where that has changed.
+func (l *lane) decide() {
+	s, start := l.store, time.Now()
+	for round := 0; len(l.calls) > 0; round++ {
+		if time.Since(start) > flightTime {
+			l.fail(&Failure{Kind: "contended", Err: errContended})
+			return
+		}
+		if round > 1 && !l.rest(round) {
+			l.fail(errClosed)
+			return
+		}
+		if err := l.look(start); err != nil {
+			l.fail(err)
+			return
+		}
+		if l.putOff(); len(l.calls) == 0 {
+			return
+		}
+		s.rounds.Add(1)
+		m, _ := s.clock.present()
+		if s.manual {
+			m.Now = cmp.Or(s.manualNow(l.calls[0].at), m.Now)
+		}
+		parts := l.part(m)
+		if err := l.swap(start, m.Epoch.ID, parts); err != nil {
+			l.fail(err)
+			return
+		}
+		l.settle(parts)
+	}
+}
+
+// putOff drops the calls whose callers have gone: nothing of them was done so far.
+func (l *lane) putOff() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls = slices.DeleteFunc(l.calls, func(c *call) bool {
+		c.finished = c.gone
+		return c.gone
+	})
+}
+
+// rest waits a little before another round, longer each time, up to 50 ms. It
+// reports whether the store still lives.
+func (l *lane) rest(round int) bool {
+	most := min(time.Millisecond<<min(round-2, 10), 50*time.Millisecond)
+	timer := time.NewTimer(most/4 + rand.N(most))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-l.store.life.Done():
+		return false
+	}
+}
+
+// manualNow returns when a manual clock that is told now decides: it does not go
+// back. 0 is by the table's clock.
+func (s *Store) manualNow(now int64) int64 {
+	for {
+		latest := s.latest.Load()
+		if now <= latest {
+			return latest
+		}
+		if s.latest.CompareAndSwap(latest, now) {
+			return now
+		}
+	}
+}
+
+// try asks the table until it answers, or there is no hope. doubt says that what
+// was asked before may have been done.
+func (l *lane) try(start time.Time, ask func(context.Context) error) (doubt bool, err error) {
+	for n := 0; ; n++ {
+		ctx, cancel := context.WithTimeout(context.Background(), callTime)
+		err = ask(ctx)
+		cancel()
+		f, ok := errors.AsType[*Failure](err)
+		if err == nil || ok && f.Stale {
+			return doubt, err
+		}
+		if !ok || !f.Unsent {
+			doubt = true
+		}
+		if !ok || !f.Passing || time.Since(start) > flightTime || !l.rest(n+2) {
+			return doubt, err
+		}
+	}
+}
+
+// look reads the items of the group that are not known.
+func (l *lane) look(start time.Time) error {
+	var missing []Item
+	for _, c := range l.calls {
+		for _, k := range c.keys {
+			if l.cache[k] == nil {
+				l.cache[k] = new(cached)
+				missing = append(missing, Item{Key: k})
+			}
+		}
+	}
+	if _, known := l.store.clock.present(); len(missing) == 0 && known {
+		return nil
+	}
+	var m Moment
+	_, err := l.try(start, func(ctx context.Context) (err error) {
+		m, err = l.store.table.Read(ctx, missing)
+		return err
+	})
+	if err != nil {
+		for i := range missing {
+			delete(l.cache, missing[i].Key)
+		}
+		return err
+	}
+	l.store.clock.told(m)
+	for i := range missing {
+		l.remember(missing[i])
+	}
+	return nil
+}
+
+// remember notes an item as the table has it.
+func (l *lane) remember(item Item) {
+	c := l.cache[item.Key]
+	if c == nil {
+		c = new(cached)
+		l.cache[item.Key] = c
+	}
+	c.item, c.owner = item, record.Owner{}
+	c.err = c.owner.Decode(item.Value)
+	c.item.Value = nil
+}
+
+// forget makes room for the items of another group.
+func (l *lane) forget() {
+	if len(l.cache) <= mostCached {
+		return
+	}
+	for k := range l.cache { // in no order
+		if delete(l.cache, k); len(l.cache) <= mostCached/2 {
+			return
+		}
+	}
+}
+
+// part is calls that have items in common, directly or by others: they change
+// together.
+type part struct {
+	calls []*call
+	keys  []Key
+	err   error
+}
+
+// part decides the calls one after the other and makes the changes of it.
+func (l *lane) part(m Moment) []part {
+	s := l.store
+	subjects := make(map[Key]*subject)
+	home := make(map[Key]int) // by item, its part
+	var parts []part
+	for _, c := range l.calls {
+		at := -1
+		for _, k := range c.keys {
+			p, ok := home[k]
+			switch {
+			case !ok:
+			case at < 0:
+				at = p
+			case at != p: // the call joins two
+				for _, moved := range parts[p].keys {
+					home[moved] = at
+				}
+				parts[at].calls = append(parts[at].calls, parts[p].calls...)
+				parts[at].keys = append(parts[at].keys, parts[p].keys...)
+				if parts[at].err == nil {
+					parts[at].err = parts[p].err
+				}
+				parts[p] = part{}
+			}
+		}
+		if at < 0 {
+			at = len(parts)
+			parts = append(parts, part{})
+		}
+		p := &parts[at]
+		for _, k := range c.keys {
+			if _, ok := home[k]; !ok {
+				home[k] = at
+				p.keys = append(p.keys, k)
+				known := l.cache[k]
+				subjects[k] = &subject{Owner: record.Owner{Budgets: slices.Clone(known.owner.Budgets)}}
+				if known.err != nil {
+					p.err = known.err
+				}
+			}
+		}
+		p.calls = append(p.calls, c)
+		if p.err == nil {
+			c.decide(moment{m.Now, m.Epoch}, subjects)
+		}
+	}
+	l.changes = l.changes[:0]
+	parts = slices.DeleteFunc(parts, func(p part) bool { return len(p.calls) == 0 })
+	for i := range parts {
+		p := &parts[i]
+		var change Change
+		for _, k := range p.keys {
+			swap := Swap{Old: l.cache[k].item}
+			if x := subjects[k]; p.err == nil && x.moved {
+				swap.Write = true
+				swap.New = Item{Key: k, Version: rand.Uint64() | 1, Value: x.Append(nil, m.Now), Expires: x.Absent()}
+				if len(swap.New.Value) > s.mostSize {
+					p.err = &headgate.Error{Code: headgate.Overloaded, Err: fmt.Errorf("state of %d bytes: at most %d of one owner", len(swap.New.Value), s.mostSize)}
+				}
+			}
+			change.Items = append(change.Items, swap)
+		}
+		if p.err != nil {
+			change.Items = nil
+		}
+		l.changes = append(l.changes, change)
+	}
+	return parts
+}
+
+// decide does the call on its subjects.
+func (c *call) decide(m moment, subjects map[Key]*subject) {
+	if c.leases {
+		m.acquire(&c.request, subjects[c.keys[0]], &algo.DefaultTerms, &c.reply)
+		return
+	}
+	mine := make([]*subject, len(c.places))
+	for i, at := range c.places {
+		mine[i] = subjects[c.keys[at]]
+	}
+	c.err = m.decide(&c.batch, mine)
+}
+
+// swap has the table make the changes. Where it may have made them without our
+// hearing of it, it is asked again: it then knows ours by their versions. What
+// stands as somebody else wrote it may have been ours before, and nobody knows.
+func (l *lane) swap(start time.Time, epoch uint64, parts []part) error {
+	var m Moment
+	doubt, err := l.try(start, func(ctx context.Context) (err error) {
+		m, err = l.store.table.Swap(ctx, epoch, l.changes)
+		return err
+	})
+	if f, ok := errors.AsType[*Failure](err); ok && f.Stale {
+		l.store.clock.stale()
+		clear(l.cache)
+		for i := range l.changes {
+			l.changes[i].Done = false
+		}
+		if doubt {
+			return &Failure{Kind: f.Kind, Err: fmt.Errorf("whether it was charged is not known: %w", err)}
+		}
+		return nil
+	}
+	if err != nil {
+		clear(l.cache)
+		return err
+	}
+	l.store.clock.told(m)
+	for i := range l.changes {
+		x := &l.changes[i]
+		if doubt && !x.Done && x.writes() {
+			if x.Done = x.ours(); !x.Done {
+				parts[i].err = errUnknown
+			}
+		}
+	}
+	return nil
+}
+
+var errUnknown = &Failure{Kind: "unknown", Err: errors.New("no answer came in time, and others have changed the state since")}
+
+// writes reports whether the change would write anything.
+func (x *Change) writes() bool {
+	return slices.ContainsFunc(x.Items, func(w Swap) bool { return w.Write })
+}
+
+// ours reports whether the items that the table has are those that the change
+// writes.
+func (x *Change) ours() bool {
+	return !slices.ContainsFunc(x.Items, func(w Swap) bool { return w.Write && w.Old.Version != w.New.Version })
+}
+
+// settle ends the calls of the parts that are done, and notes what the table says
+// of the others.
+func (l *lane) settle(parts []part) {
+	l.calls = l.calls[:0]
+	for i := range parts {
+		p, x := &parts[i], &l.changes[i]
+		switch {
+		case p.err != nil:
+			for _, k := range p.keys {
+				delete(l.cache, k)
+			}
+			for _, c := range p.calls {
+				l.finish(c, p.err)
+			}
+		case x.Done:
+			for _, w := range x.Items {
+				if w.Write {
+					l.remember(w.New)
+				}
+			}
+			for _, c := range p.calls {
+				l.finish(c, c.err)
+			}
+		default:
+			for _, w := range x.Items {
+				if l.cache[w.Old.Key] != nil {
+					l.remember(w.Old)
+				}
+			}
+			l.calls = append(l.calls, p.calls...)
+		}
+	}
+	l.forget()
+}

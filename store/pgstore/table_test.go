@@ -1,0 +1,199 @@
+package pgstore
+
+import (
+	"errors"
+	"math"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/headgate/headgate/store/cas"
+	"github.com/headgate/headgate/store/pgstore/pgtest"
+)
+
+func key(n byte) cas.Key { return cas.Key{0: n, 15: 7} }
+
+// write is a swap of the item that was found as old.
+func write(old cas.Item, version uint64, value string) cas.Swap {
+	return cas.Swap{Old: old, Write: true, New: cas.Item{Key: old.Key, Version: version, Value: []byte(value), Expires: math.MaxInt64}}
+}
+
+func compare(old cas.Item) cas.Swap { return cas.Swap{Old: old} }
+
+func absent(k cas.Key) cas.Item { return cas.Item{Key: k} }
+
+func change(items ...cas.Swap) cas.Change { return cas.Change{Items: items} }
+
+// readAll returns the items of keys and the moment.
+func readAll(t testing.TB, table *table, keys ...cas.Key) ([]cas.Item, cas.Moment) {
+	t.Helper()
+	items := make([]cas.Item, len(keys))
+	for i := range keys {
+		items[i].Key = keys[i]
+	}
+	m, err := table.Read(t.Context(), items)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return items, m
+}
+
+func swapAll(t testing.TB, table *table, changes ...cas.Change) cas.Moment {
+	t.Helper()
+	_, m := readAll(t, table)
+	got, err := table.Swap(t.Context(), m.Epoch.ID, changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Epoch != m.Epoch || got.Now < m.Now {
+		t.Errorf("moment %+v after %+v", got, m)
+	}
+	return got
+}
+
+func TestSwap(t *testing.T) {
+	table := openStore(t, Config{}).table
+	const version = math.MaxUint64 - 3 // beyond int64
+	made := []cas.Change{change(write(absent(key(1)), version, "one"), compare(absent(key(2)))), change(write(absent(key(3)), 5, "three"))}
+	swapAll(t, table, made...)
+	if !made[0].Done || !made[1].Done {
+		t.Fatalf("changes of what was not there: %+v", made)
+	}
+	items, _ := readAll(t, table, key(3), key(2), key(1))
+	want := []cas.Item{
+		{Key: key(3), Version: 5, Value: []byte("three"), Expires: math.MaxInt64}, {Key: key(2)},
+		{Key: key(1), Version: version, Value: []byte("one"), Expires: math.MaxInt64},
+	}
+	if !reflect.DeepEqual(items, want) {
+		t.Fatalf("items %+v, want %+v", items, want)
+	}
+	three, one := want[0], want[2]
+	// One of the items differs in each of the first four, and nothing of them is done.
+	some := []cas.Change{
+		change(write(cas.Item{Key: key(1), Version: 9}, 10, "x"), write(absent(key(4)), 11, "x")),
+		change(compare(cas.Item{Key: key(2), Version: 1}), write(absent(key(5)), 12, "x")),
+		change(compare(cas.Item{Key: key(6), Version: 1})),
+		change(write(absent(key(7)), 13, ""), compare(absent(key(8)))),
+		change(write(three, 14, "")),
+	}
+	swapAll(t, table, some...)
+	for i, done := range []bool{false, false, false, true, true} {
+		if some[i].Done != done {
+			t.Errorf("change %d: done %v", i, some[i].Done)
+		}
+	}
+	if got := some[0].Items[0].Old; !reflect.DeepEqual(got, one) {
+		t.Errorf("there is %+v, want %+v", got, one)
+	}
+	items, _ = readAll(t, table, key(1), key(2), key(3), key(4), key(5), key(6), key(7), key(8))
+	for i := range items {
+		if i == 0 && !reflect.DeepEqual(items[i], one) || i > 0 && items[i].Version != 0 {
+			t.Errorf("item %d is %+v", i+1, items[i])
+		}
+	}
+}
+
+func TestSwapOfAnotherEpoch(t *testing.T) {
+	table := openStore(t, Config{}).table
+	_, m := readAll(t, table)
+	_, err := table.Swap(t.Context(), m.Epoch.ID+1, []cas.Change{change(write(absent(key(1)), 1, "x"))})
+	if f, ok := errors.AsType[*cas.Failure](err); !ok || !f.Stale || !f.Unsent {
+		t.Errorf("error %v", err)
+	}
+	if items, _ := readAll(t, table, key(1)); items[0].Version != 0 {
+		t.Errorf("item %+v", items[0])
+	}
+}
+
+// Of inserts of the same rows at once, and of some that each need the other's row
+// to be absent, one is made and the others are told.
+func TestInsertsAtOnce(t *testing.T) {
+	table := openStore(t, Config{}).table
+	_, m := readAll(t, table)
+	for round := range byte(50) {
+		a, b := absent(key(2*round)), absent(key(2*round+1))
+		changes := []cas.Change{
+			change(write(a, 1, "x"), compare(b)), change(write(b, 2, "x"), compare(a)), change(write(b, 3, "x"), write(a, 4, "x")),
+		}
+		var wg sync.WaitGroup
+		for i := range changes {
+			wg.Go(func() {
+				for {
+					_, err := table.Swap(t.Context(), m.Epoch.ID, changes[i:i+1])
+					if err == nil {
+						return
+					}
+					if f, ok := errors.AsType[*cas.Failure](err); !ok || !f.Unsent || !f.Passing {
+						t.Errorf("change %d: %v", i, err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		done := []bool{changes[0].Done, changes[1].Done, changes[2].Done}
+		n := 0
+		for _, d := range done {
+			if d {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Fatalf("round %d: done %v, want one of them", round, done)
+		}
+	}
+}
+
+// Updates stay within their pages.
+func TestUpdatesAreHot(t *testing.T) {
+	server := pgtest.Shared(t)
+	url := server.Schema(t)
+	table := openStore(t, Config{URL: url}).table
+	old := absent(key(1))
+	const updates = 200
+	for i := range uint64(updates + 1) {
+		w := write(old, i+1, "some value")
+		swapAll(t, table, change(w))
+		old = w.New
+	}
+	pgtest.Wait(t, "statistics", func() error {
+		n := server.Int(t, url, `select n_tup_upd from pg_stat_user_tables where relid = 'headgate_item'::regclass`)
+		if n < updates {
+			return errors.New("they are not there yet")
+		}
+		return nil
+	})
+	if hot := server.Int(t, url, `select n_tup_hot_upd from pg_stat_user_tables where relid = 'headgate_item'::regclass`); hot < updates*9/10 {
+		t.Errorf("%d of %d updates were HOT", hot, updates)
+	}
+}
+
+func TestSweep(t *testing.T) {
+	table := openStore(t, Config{ManualClockForTest: true}).table
+	_, m := readAll(t, table)
+	var changes []cas.Change
+	for i := range byte(3) {
+		w := write(absent(key(i)), 1, "x")
+		w.New.Expires = m.Now - (time.Duration(i) * 50 * time.Second).Microseconds() // 0, 50 and 100 s ago
+		changes = append(changes, change(w))
+	}
+	swapAll(t, table, changes...)
+	if n, err := table.sweep(t.Context(), time.Hour); n != 1 || err != nil {
+		t.Errorf("deleted %d, %v", n, err)
+	}
+	items, _ := readAll(t, table, key(0), key(1), key(2))
+	if items[0].Version == 0 || items[1].Version == 0 || items[2].Version != 0 {
+		t.Errorf("items %+v", items)
+	}
+	// Somebody has just done it.
+	w := write(absent(key(9)), 1, "x")
+	w.New.Expires = 1
+	swapAll(t, table, change(w))
+	if n, err := table.sweep(t.Context(), time.Hour); n != 0 || err != nil {
+		t.Errorf("deleted %d, %v", n, err)
+	}
+	if n, err := table.sweep(t.Context(), 0); n != 1 || err != nil {
+		t.Errorf("deleted %d, %v", n, err)
+	}
+}
