@@ -25,9 +25,9 @@ import (
 	"github.com/headgate/headgate/algo"
 )
 
-// Form is the first byte of a value. Values of another form are of a later
+// form is the first byte of a value. Values of another form are of a later
 // version, and are refused.
-const Form = 1
+const form = 1
 
 const headBytes = 1 + 4
 
@@ -75,7 +75,7 @@ func (o *Owner) Append(buf []byte, now int64) []byte {
 			continue
 		}
 		if len(buf) == start {
-			buf = append(buf, Form, 0, 0, 0, 0)
+			buf = append(buf, form, 0, 0, 0, 0)
 		}
 		buf = binary.BigEndian.AppendUint64(buf, b.ID[0])
 		buf = binary.BigEndian.AppendUint64(buf, b.ID[1])
@@ -131,8 +131,8 @@ func (o *Owner) Decode(value []byte) error {
 	if len(value) == 0 {
 		return nil
 	}
-	if value[0] != Form {
-		return fmt.Errorf("state of form %d: this version reads %d", value[0], Form)
+	if value[0] != form {
+		return fmt.Errorf("state of form %d: this version reads %d", value[0], form)
 	}
 	if len(value) < headBytes || binary.BigEndian.Uint32(value[1:]) != crc32.Checksum(value[headBytes:], castagnoli) {
 		return errDamaged

@@ -149,7 +149,7 @@ func TestDamage(t *testing.T) {
 		}
 	}
 	later := bytes.Clone(value)
-	later[0] = Form + 1
+	later[0] = form + 1
 	if err := o.Decode(later); err == nil || !strings.Contains(err.Error(), "form 2") {
 		t.Errorf("a later form: %v", err)
 	}
@@ -160,7 +160,7 @@ func sealed(body []byte) []byte {
 	if len(body) == 0 {
 		return nil
 	}
-	value := append([]byte{Form, 0, 0, 0, 0}, body...)
+	value := append([]byte{form, 0, 0, 0, 0}, body...)
 	seal(value)
 	return value
 }

@@ -2,19 +2,17 @@ package pgtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/headgate/headgate/internal/servertest"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -30,7 +28,7 @@ type Options struct {
 // Server is one running server. Methods that take a [testing.TB] fail the test
 // where the server does not do what is asked.
 type Server struct {
-	process *process
+	process process
 	port    int
 	options Options
 }
@@ -48,9 +46,9 @@ func Standalone(t testing.TB, options ...Options) *Server {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("log of the server at %d:\n%s", s.port, s.process.tail())
+			t.Logf("log of the server at %d:\n%s", s.port, s.process.Tail())
 		}
-		s.process.remove()
+		s.process.Remove()
 	})
 	return s
 }
@@ -75,16 +73,14 @@ func start(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{process: p, options: o}
-	for range 10 {
-		if s.port, err = freePort(); err != nil {
-			break
+	err = servertest.StartAt(func() (err error) {
+		if s.port, err = servertest.FreePort(); err != nil {
+			return err
 		}
-		if err = s.launch(); !errors.Is(err, errPort) {
-			break
-		}
-	}
+		return s.launch()
+	})
 	if err != nil {
-		p.remove()
+		p.Remove()
 		return nil, err
 	}
 	return s, nil
@@ -98,8 +94,8 @@ func (s *Server) launch() error {
 	if err := s.process.start(settings); err != nil {
 		return err
 	}
-	return await(fmt.Sprintf("wait for the server at %d", s.port), func() error {
-		if err := s.process.running(); err != nil {
+	return servertest.Await(fmt.Sprintf("wait for the server at %d", s.port), func() error {
+		if err := s.process.Running(); err != nil {
 			return err
 		}
 		return s.Try(`select 1`)
@@ -146,7 +142,7 @@ func try(at, statement string, args []any) error {
 }
 
 func connected(at string, do func(context.Context, *pgx.Conn) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), servertest.Patience)
 	defer cancel()
 	c, err := pgx.Connect(ctx, at)
 	if err != nil {
@@ -185,7 +181,7 @@ func (s *Server) Int(t testing.TB, at, query string, args ...any) (n int64) {
 // Stop ends the server at once; what is not on disk is lost.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
-	if err := s.process.kill(); err != nil {
+	if err := s.process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -193,7 +189,7 @@ func (s *Server) Stop(t testing.TB) {
 // Start starts the server again at the same address and waits until it answers.
 func (s *Server) Start(t testing.TB) {
 	t.Helper()
-	if err := await("start the server again", s.launch); err != nil {
+	if err := servertest.Await("start the server again", s.launch); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -217,19 +213,7 @@ func (s *Server) Promote(t testing.TB) {
 // Pause halts the server: it keeps its connections and answers nobody.
 func (s *Server) Pause(t testing.TB) {
 	t.Helper()
-	children, err := s.process.signal(syscall.SIGSTOP)
-	if err == nil {
-		err = await("pause the server", func() error {
-			return errors.Join(slices.Collect(func(yield func(error) bool) {
-				for _, pid := range children {
-					if !yield(standing(pid)) {
-						return
-					}
-				}
-			})...)
-		})
-	}
-	if err != nil {
+	if err := s.process.Pause(); err != nil {
 		t.Fatalf("pause the server: %v", err)
 	}
 }
@@ -237,7 +221,7 @@ func (s *Server) Pause(t testing.TB) {
 // Resume lets a paused server go on.
 func (s *Server) Resume(t testing.TB) {
 	t.Helper()
-	if _, err := s.process.signal(syscall.SIGCONT); err != nil {
+	if err := s.process.Resume(); err != nil {
 		t.Fatalf("resume the server: %v", err)
 	}
 }
@@ -246,7 +230,7 @@ func (s *Server) Resume(t testing.TB) {
 func Wait(t testing.TB, what string, done func() error) {
 	t.Helper()
 	start := time.Now()
-	if err := await(what, done); err != nil {
+	if err := servertest.Await(what, done); err != nil {
 		t.Fatalf("after %v: %v", time.Since(start), err)
 	}
 }

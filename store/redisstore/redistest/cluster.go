@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/headgate/headgate/internal/servertest"
 )
 
 // slots is how many slots a cluster has.
@@ -62,7 +64,7 @@ func startRing(replicas int) (_ *Ring, err error) {
 	defer func() {
 		if err != nil {
 			for _, s := range r.all {
-				s.process.remove()
+				s.process.Remove()
 			}
 		}
 	}()
@@ -89,7 +91,7 @@ func startRing(replicas int) (_ *Ring, err error) {
 			return r, err
 		}
 	}
-	if err := await("wait for the cluster", r.joined); err != nil {
+	if err := servertest.Await("wait for the cluster", r.joined); err != nil {
 		return r, err
 	}
 	for i, s := range r.all[masters:] {
@@ -103,7 +105,7 @@ func startRing(replicas int) (_ *Ring, err error) {
 		}
 		r.Replicas[m] = append(r.Replicas[m], s)
 	}
-	return r, await("wait for the replicas", r.settled)
+	return r, servertest.Await("wait for the replicas", r.settled)
 }
 
 // tryAll sends commands one after the other.
@@ -127,7 +129,7 @@ func (s *Server) id() (string, error) {
 
 // running lists the nodes that have not been killed.
 func (r *Ring) running() []*Server {
-	return slices.DeleteFunc(slices.Clone(r.all), func(s *Server) bool { return s.process.running() != nil })
+	return slices.DeleteFunc(slices.Clone(r.all), func(s *Server) bool { return s.process.Running() != nil })
 }
 
 // joined returns nil when all nodes know each other and every slot.
@@ -169,14 +171,14 @@ func (r *Ring) settled() error {
 		}
 	}
 	for i, m := range r.Masters {
-		if m.process.running() != nil {
+		if m.process.Running() != nil {
 			return fmt.Errorf("%s does not run", m.Addr())
 		}
 		if err := m.isMaster(); err != nil {
 			return err
 		}
 		for _, s := range r.Replicas[i] {
-			if s.process.running() != nil {
+			if s.process.Running() != nil {
 				continue
 			}
 			if err := s.follows(m); err != nil {
@@ -193,7 +195,7 @@ func (r *Ring) groups() [][]int64 {
 	for i, m := range r.Masters {
 		g := []int64{int64(m.port)}
 		for _, s := range r.Replicas[i] {
-			if s.process.running() == nil {
+			if s.process.Running() == nil {
 				g = append(g, int64(s.port))
 			}
 		}
@@ -263,7 +265,7 @@ func (r *Ring) promoted(t testing.TB, i int) *Server {
 	t.Helper()
 	old := r.Masters[i]
 	n := -1
-	err := await("wait for another master than "+old.Addr(), func() error {
+	err := servertest.Await("wait for another master than "+old.Addr(), func() error {
 		n = slices.IndexFunc(r.Replicas[i], func(s *Server) bool { return s.isMaster() == nil })
 		if n < 0 {
 			return errors.New("no replica is the master")
@@ -280,7 +282,7 @@ func (r *Ring) promoted(t testing.TB, i int) *Server {
 
 func (r *Ring) await(t testing.TB) {
 	t.Helper()
-	if err := await("wait for the cluster to agree", r.settled); err != nil {
+	if err := servertest.Await("wait for the cluster to agree", r.settled); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/headgate/headgate/internal/servertest"
 	"github.com/headgate/headgate/store/redisstore/redistest"
 )
 
@@ -176,7 +177,7 @@ func TestNothingStays(t *testing.T) {
 	if addr == "" || dir == "" {
 		t.Fatalf("the process said\n%s", out)
 	}
-	if err := redistest.AwaitForTest("the end", func() error {
+	if err := servertest.Await("the end", func() error {
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 			return errors.New("its files are there")
 		}

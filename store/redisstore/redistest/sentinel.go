@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/headgate/headgate/internal/servertest"
 )
 
 // masterName is what the sentinels call the primary.
@@ -38,7 +40,7 @@ func startTrio() (_ *Trio, err error) {
 	defer func() {
 		if err != nil {
 			for _, s := range tr.all() {
-				s.process.remove()
+				s.process.Remove()
 			}
 		}
 	}()
@@ -53,7 +55,7 @@ func startTrio() (_ *Trio, err error) {
 		}
 		tr.Servers = append(tr.Servers, s)
 	}
-	if err := await("wait for the replicas", func() error { return tr.replicated(tr.Servers[0]) }); err != nil {
+	if err := servertest.Await("wait for the replicas", func() error { return tr.replicated(tr.Servers[0]) }); err != nil {
 		return tr, err
 	}
 	for range 3 {
@@ -63,7 +65,7 @@ func startTrio() (_ *Trio, err error) {
 		}
 		tr.Sentinels = append(tr.Sentinels, s)
 	}
-	return tr, await("wait for the sentinels", tr.complete)
+	return tr, servertest.Await("wait for the sentinels", tr.complete)
 }
 
 // startSentinel starts a sentinel that watches primary.
@@ -80,7 +82,7 @@ func startSentinel(primary *Server) (*Server, error) {
 	// Sentinels find each other and put a lost server right within seconds,
 	// where 10 are usual.
 	if err := s.tryAll([]string{"SENTINEL", "DEBUG", "INFO-PERIOD", "500", "PUBLISH-PERIOD", "200"}); err != nil {
-		s.process.remove()
+		s.process.Remove()
 		return nil, err
 	}
 	return s, nil
@@ -171,7 +173,7 @@ func (s *Server) isMaster() error {
 // replicated returns nil when all other servers that run follow primary.
 func (tr *Trio) replicated(primary *Server) error {
 	for _, s := range tr.Servers {
-		if s == primary || s.process.running() != nil {
+		if s == primary || s.process.Running() != nil {
 			continue
 		}
 		if err := s.follows(primary); err != nil {
@@ -217,7 +219,7 @@ func (tr *Trio) KillPrimary(t testing.TB) *Server {
 func (tr *Trio) promoted(t testing.TB, old *Server) *Server {
 	t.Helper()
 	var now *Server
-	err := await("wait for another primary than "+old.Addr(), func() error {
+	err := servertest.Await("wait for another primary than "+old.Addr(), func() error {
 		var err error
 		if now, err = tr.primary(); err != nil {
 			return err
@@ -237,7 +239,7 @@ func (tr *Trio) promoted(t testing.TB, old *Server) *Server {
 func (tr *Trio) Revive(t testing.TB, s *Server) {
 	t.Helper()
 	s.Restart(t)
-	err := await("wait for "+s.Addr()+" to follow the primary", func() error {
+	err := servertest.Await("wait for "+s.Addr()+" to follow the primary", func() error {
 		primary, err := tr.primary()
 		if err != nil {
 			return err

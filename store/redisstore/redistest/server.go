@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/headgate/headgate/internal/servertest"
 )
 
 // Options says what kind of server is wanted. The zero value is one that
@@ -41,7 +43,7 @@ type Options struct {
 // Server is one running server. Methods that take a [testing.TB] fail the test
 // where the server does not do what is asked.
 type Server struct {
-	process  *process
+	process  process
 	port     int
 	bus      int // the port on which cluster nodes talk, 0 outside of clusters
 	options  Options
@@ -92,16 +94,16 @@ func Prefix() string { return fmt.Sprintf("t%d:", prefixes.Add(1)) }
 // end stops the server, and shows its log if the test has failed.
 func (s *Server) end(t testing.TB) {
 	if t.Failed() {
-		t.Logf("log of the server at %s:\n%s", s.Addr(), s.process.tail())
+		t.Logf("log of the server at %s:\n%s", s.Addr(), s.process.Tail())
 	}
-	s.process.remove()
+	s.process.Remove()
 }
 
 // start starts a server on a free port and waits until it answers.
 func start(o Options) (*Server, error) {
 	var s *Server
-	err := startAt(func() error {
-		port, err := freePort()
+	err := servertest.StartAt(func() error {
+		port, err := servertest.FreePort()
 		if err != nil {
 			return err
 		}
@@ -129,7 +131,7 @@ func startOn(port int, o Options) (*Server, error) {
 		err = s.launch()
 	}
 	if err != nil {
-		s.process.remove()
+		s.process.Remove()
 		return nil, err
 	}
 	return s, nil
@@ -148,7 +150,7 @@ func (s *Server) config() ([]string, error) {
 		"repl-diskless-sync-delay 0", "repl-ping-replica-period 1")
 	if o.cluster {
 		var err error
-		if s.bus, err = freePort(); err != nil {
+		if s.bus, err = servertest.FreePort(); err != nil {
 			return nil, err
 		}
 		lines = append(lines, "cluster-enabled yes", "cluster-node-timeout 1000", fmt.Sprintf("cluster-port %d", s.bus),
@@ -165,7 +167,7 @@ func (s *Server) config() ([]string, error) {
 	}
 	if len(o.ACL) > 0 {
 		s.password = rand.Text()
-		file := filepath.Join(s.process.dir, "users.acl")
+		file := filepath.Join(s.process.Dir, "users.acl")
 		users := append([]string{"user " + admin + " on >" + s.password + " ~* &* +@all"}, o.ACL...)
 		if err := os.WriteFile(file, []byte(strings.Join(users, "\n")+"\n"), 0o600); err != nil {
 			return nil, err
@@ -175,7 +177,7 @@ func (s *Server) config() ([]string, error) {
 	if !o.TLS {
 		return append(append(lines, "port "+s.portText()), o.Config...), nil
 	}
-	c, err := newCertificates(s.process.dir)
+	c, err := newCertificates(s.process.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -195,15 +197,15 @@ func (s *Server) launch() error {
 	if err := s.process.start(); err != nil {
 		return err
 	}
-	return await("wait for the server at "+s.Addr(), func() error {
-		if err := s.process.running(); err != nil {
+	return servertest.Await("wait for the server at "+s.Addr(), func() error {
+		if err := s.process.Running(); err != nil {
 			return err
 		}
 		info, err := s.Try("INFO", "server")
 		if err != nil {
 			return err
 		}
-		if id := strconv.Itoa(s.process.cmd.Process.Pid); infoField(info.(string), "process_id") != id {
+		if id := strconv.Itoa(s.process.Pid()); infoField(info.(string), "process_id") != id {
 			return fmt.Errorf("not process %s answers", id)
 		}
 		_, err = s.Try("PING") // refused while it loads
@@ -222,7 +224,7 @@ func infoField(info, name string) string {
 }
 
 // Addr returns the server's host and port.
-func (s *Server) Addr() string { return address(s.port) }
+func (s *Server) Addr() string { return servertest.Address(s.port) }
 
 // Port returns the server's port.
 func (s *Server) Port() int { return s.port }
@@ -230,7 +232,7 @@ func (s *Server) Port() int { return s.port }
 func (s *Server) portText() string { return strconv.Itoa(s.port) }
 
 // Pid returns the process id of the server's present run.
-func (s *Server) Pid() int { return s.process.cmd.Process.Pid }
+func (s *Server) Pid() int { return s.process.Pid() }
 
 // URL returns the server's URL with the password of the user "default", if any.
 // Each query is a pair such as "prefix=hg:".
@@ -317,7 +319,7 @@ func (s *Server) Replicate(t testing.TB, replicas int) {
 // answers nobody.
 func (s *Server) Pause(t testing.TB) {
 	t.Helper()
-	if err := s.process.stop(); err != nil {
+	if err := s.process.Pause(); err != nil {
 		t.Fatalf("pause the server at %s: %v", s.Addr(), err)
 	}
 }
@@ -325,7 +327,7 @@ func (s *Server) Pause(t testing.TB) {
 // Resume lets a paused server go on.
 func (s *Server) Resume(t testing.TB) {
 	t.Helper()
-	if err := s.process.resume(); err != nil {
+	if err := s.process.Resume(); err != nil {
 		t.Fatalf("resume the server at %s: %v", s.Addr(), err)
 	}
 }
@@ -333,22 +335,20 @@ func (s *Server) Resume(t testing.TB) {
 // Kill ends the server at once; what is not on disk is lost.
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
-	s.process.kill()
+	if err := s.process.Kill(); err != nil {
+		t.Fatalf("kill the server at %s: %v", s.Addr(), err)
+	}
 }
 
 // Restart starts the server again at the same address, killing it where it
 // runs, and waits until it answers.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	s.process.kill()
-	err := await("start the server at "+s.Addr()+" again", func() error {
-		// What the log says of the port is to be of this run.
-		if err := os.Truncate(s.process.log(), 0); err != nil {
-			return err
-		}
+	s.Kill(t)
+	err := servertest.Await("start the server at "+s.Addr()+" again", func() error {
 		err := s.launch()
-		if err != nil && !errors.Is(err, errPort) {
-			return &fatalError{err}
+		if err != nil && !errors.Is(err, servertest.ErrPort) {
+			return servertest.Final(err)
 		}
 		return err
 	})

@@ -1,3 +1,0 @@
-package redistest
-
-var AwaitForTest = await
