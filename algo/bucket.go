@@ -169,6 +169,12 @@ func Unpack(l *headgate.Prepared, st []int64, x, t, now int64) {
 	st[bucketLevel], st[bucketAt] = PackedLevel(l, x, t), now
 }
 
+// PackWords packs a bucket kept in two words, without reservations, for a store of
+// the origin.
+func PackWords(l *headgate.Prepared, st []int64, origin int64) int64 {
+	return Pack(l, st[bucketLevel], st[bucketAt]-origin)
+}
+
 // Repack packs a bucket kept in words, as it stands at t, which is now. It
 // reports false if the bucket cannot be packed or has reservations open.
 func Repack(l *headgate.Prepared, st []int64, t, now int64) (x int64, ok bool) {

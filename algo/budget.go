@@ -93,13 +93,9 @@ func (b *Budget) init(l *headgate.Prepared, now int64, e headgate.Epoch) {
 func (b *Budget) recover(e headgate.Epoch) {
 	b.Epoch = e.ID
 	b.forgetLeases()
-	l, st := b.Limit, b.Words
-	if !bucket(l.Algorithm) {
-		return
+	if bucket(b.Limit.Algorithm) {
+		depleteBucket(b.Limit, b.Words, e.Since)
 	}
-	st[bucketAt] = max(st[bucketAt], e.Since)
-	t := tideOf(l, st, reservations(st, bucketWords))
-	st[bucketLevel] = min(t.v, max(-l.Cap, t.ceiling()-l.Cap))
 }
 
 // Apply is [Apply] on a budget that was loaded, which grows as the call needs it

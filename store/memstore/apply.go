@@ -3,7 +3,6 @@ package memstore
 import (
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"slices"
 
 	"github.com/headgate/headgate"
@@ -15,11 +14,8 @@ var (
 	errConflict = &headgate.Error{Code: headgate.Conflict, Field: "idempotency_key", Err: errors.New("key was used for another request")}
 )
 
-// applyAll decides any batch.
-func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64) error {
-	if err := b.Validate(); err != nil {
-		return err
-	}
+// applyAll decides any batch that is valid. f is nil without a journal.
+func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64, f *fetch) error {
 	if s.versions.due(now) {
 		s.collectDue(now)
 	}
@@ -49,7 +45,25 @@ func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64
 		s.shards[n].last = now
 	}
 	unpin(cells)
+	if f != nil {
+		if ok, err := s.resolve(f, charges, cells, now); !ok {
+			return err
+		}
+		s.stand(cells, charges, now)
+	}
 	b.At, b.Replayed = now, false
+	err := s.act(b, charges, cells, now)
+	if f != nil {
+		if err == nil {
+			s.explain(b, charges, now)
+		}
+		f.wait = s.note(b.Op, charges, cells, now)
+	}
+	return err
+}
+
+// act does the batch.
+func (s *Store) act(b *headgate.Batch, charges []headgate.Charge, cells []cell, now int64) error {
 	call := algo.Call{Op: b.Op, Now: now, Hold: b.Hold, HoldFor: b.HoldFor, MaxDelay: b.MaxDelay}
 	switch b.Op {
 	case headgate.Take:
@@ -74,7 +88,7 @@ func (s *Store) locate(cells []cell, charges []headgate.Charge) {
 	for i := range charges {
 		c := &charges[i]
 		if i == 0 || c.Owner != charges[i-1].Owner {
-			h1, h2 = maphash.String(s.owner1, c.Owner), maphash.String(s.owner2, c.Owner)
+			h1, h2 = s.hash.sum(c.Owner)
 		}
 		n := uint32(h1 >> s.shift)
 		cells[i] = cell{shard: &s.shards[n], number: n, id: identify(h1, h2, c.Limit), at: -1}
@@ -131,6 +145,7 @@ func (s *Store) spend(b *headgate.Batch, call *algo.Call, charges []headgate.Cha
 			c, o := &charges[i], &outcomes[i]
 			peek.Cost = c.Cost + cells[i].before
 			s.ask(&cells[i], &peek, c.Limit, o)
+			o.Recovering = !o.Allowed && s.recovering(c.Limit, now)
 			if cells[i].tight && o.Allowed {
 				switch {
 				case cells[i].crowded:
@@ -183,9 +198,9 @@ func (s *Store) spend(b *headgate.Batch, call *algo.Call, charges []headgate.Cha
 // rate. A cell that lets the charge pass, in a batch that does not, and one that
 // can never hold the cost become again what they were: a refusal is free.
 func (c *cell) goesOn(o *headgate.Outcome) {
-	if c.was.version&^wide != 0 && !c.unpacked && !o.Allowed && !o.Never {
+	if c.was.version != 0 && !c.unpacked && !o.Allowed && !o.Never {
 		c.shard.release(c.was)
-		c.was = entry{}
+		c.was, c.stays = entry{}, true
 	}
 }
 
@@ -348,7 +363,7 @@ func denied(owner string, charges []headgate.Charge, outcomes []headgate.Outcome
 		if c.Limit.Algorithm == headgate.Ban {
 			return false
 		}
-		counts = counts || !c.Parent && !o.Never
+		counts = counts || !c.Parent && !o.Never && !o.Recovering
 	}
 	return counts
 }

@@ -3,7 +3,6 @@ package memstore
 import (
 	"context"
 	"fmt"
-	"hash/maphash"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -35,7 +34,7 @@ func (s *Store) attempt(op headgate.Op, now int64, charges ...headgate.Charge) (
 
 // where returns the cell that a key spends from: its own, or one that it shares.
 func (s *Store) where(owner string, l *headgate.Prepared) (id ident, number uint32, own bool) {
-	h1, h2 := maphash.String(s.owner1, owner), maphash.String(s.owner2, owner)
+	h1, h2 := s.hash.sum(owner)
 	number = uint32(h1 >> s.shift)
 	id = identify(h1, h2, l)
 	if _, own = s.shards[number].find(id); own {

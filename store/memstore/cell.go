@@ -24,6 +24,13 @@ type cell struct {
 	crowded  bool   // with as many reservations open as may be
 	moved    bool   // its state has changed
 	unpacked bool   // was is the same state in one word
+	stays    bool   // it was carried over to other numbers and remains so
+
+	// With a journal, how it stood before:
+	mark      algo.Mark
+	unsure    bool // as its version said
+	other     bool // under other numbers than the charge's
+	journaled bool // the journal has it
 }
 
 // same reports whether two charges, of different owners then, meet in a cell.
@@ -83,7 +90,7 @@ func (s *Store) materialise(c *cell, l *headgate.Prepared, now int64, batch []ce
 		c.fresh = true
 		return true, nil
 	}
-	if !share {
+	if !share || s.durable(l) {
 		return true, errFull
 	}
 	c.shared = true
@@ -132,11 +139,15 @@ func (s *Store) create(sh *shard, id ident, l *headgate.Prepared, from int, now 
 	case from >= 0 && src.version&wide == 0:
 		e.state = src.state
 	case from < 0 && algo.Packable(l):
-		e.state = algo.Pack(l, l.Cap, now-s.origin)
+		e.state = s.initialWord(l, now)
 	default:
+		var init []int64
 		n := algo.Words(l)
 		if from >= 0 {
 			n = len(sh.arena.state(src.state))
+		} else if s.kept != nil {
+			init = s.initial(l, make([]int64, n), now)
+			n = len(init)
 		}
 		ref, ok := sh.arena.alloc(n, sh.room(id.lo))
 		if !ok {
@@ -145,10 +156,13 @@ func (s *Store) create(sh *shard, id ident, l *headgate.Prepared, from int, now 
 		e.version |= wide
 		e.state = ref
 		*sh.arena.keep(ref) = 0
-		if from >= 0 {
+		switch {
+		case from >= 0:
 			copy(sh.arena.state(ref), sh.arena.state(src.state))
 			*sh.arena.keep(ref) = *sh.arena.keep(src.state)
-		} else {
+		case init != nil:
+			clear(sh.arena.state(ref)[copy(sh.arena.state(ref), init):])
+		default:
 			algo.Init(l, sh.arena.state(ref), now)
 		}
 	}
@@ -159,6 +173,15 @@ func (s *Store) create(sh *shard, id ident, l *headgate.Prepared, from int, now 
 		return false, nil
 	}
 	return true, nil
+}
+
+// initialWord is initial in one word.
+func (s *Store) initialWord(l *headgate.Prepared, now int64) int64 {
+	if s.kept == nil {
+		return algo.Pack(l, l.Cap, now-s.origin)
+	}
+	var two [2]int64
+	return algo.PackWords(l, s.initial(l, two[:], now), s.origin)
 }
 
 // widen gives the cell at place at, kept in words, the room that the call needs.
@@ -188,15 +211,15 @@ func (sh *shard) widen(at int, call *algo.Call, l *headgate.Prepared) error {
 // nothing to undo.
 func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) (was entry, err error) {
 	e := &sh.table[at]
-	if e.version&^wide == l.Serial {
+	if e.version&^flags == l.Serial {
 		return entry{}, nil
 	}
-	old := s.versions.get(e.version &^ wide)
+	old := s.versions.get(e.version &^ flags)
 	if !s.touch(sh, l) {
 		return entry{}, errVersions
 	}
 	if old.SameNumbers(l) {
-		e.version = l.Serial | e.version&wide
+		e.version = l.Serial | e.version&flags
 		return entry{}, nil
 	}
 	var two [2]int64
@@ -204,7 +227,7 @@ func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) (was
 	absent := max(keep, algo.AbsentAt(old, src))
 	if now >= absent && algo.Packable(l) {
 		sh.release(*e)
-		e.version, e.state = l.Serial, algo.Pack(l, l.Cap, now-s.origin)
+		e.version, e.state = l.Serial|e.version&unsure, algo.Pack(l, l.Cap, now-s.origin)
 		return entry{}, nil
 	}
 	ref, ok := sh.arena.alloc(algo.ConvertWords(old, l, src), sh.room(e.lo))
@@ -212,7 +235,7 @@ func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) (was
 		return entry{}, errFull
 	}
 	was = *e
-	e.version, e.state = l.Serial|wide, ref
+	e.version, e.state = l.Serial|wide|e.version&unsure, ref
 	if now >= absent {
 		algo.Init(l, sh.arena.state(ref), now)
 		*sh.arena.keep(ref) = 0
@@ -268,7 +291,7 @@ func (s *Store) remove(sh *shard, at int) {
 // cannot be under two numbers: a later charge of the batch carries a shared one
 // over to its own, be it to spend from it or only to start from it.
 func (s *Store) keptUnder(c *cell, l *headgate.Prepared) bool {
-	v := c.shard.table[c.at].version &^ wide
+	v := c.shard.table[c.at].version &^ flags
 	return v == l.Serial || s.versions.get(v).SameNumbers(l)
 }
 
@@ -291,11 +314,15 @@ func (s *Store) sweepAround(sh *shard, n int, now int64, batch []cell) {
 			sh.hand++
 			continue
 		}
-		if v := e.version &^ wide; v != serial {
+		if v := e.version &^ flags; v != serial {
 			serial, l = v, s.versions.get(v)
 		}
 		var two [2]int64
-		st, keep := s.words(sh, e, l, now, &two)
+		kept := *e
+		if s.durable(l) && e.version&wide == 0 {
+			kept.state = algo.PackedMark(e.state).Ahead(l).Top // what the journal has counts longer
+		}
+		st, keep := s.words(sh, &kept, l, now, &two)
 		if now >= max(keep, algo.AbsentAt(l, st)) && !pinned(batch, e, sh) {
 			s.remove(sh, sh.hand) // the next one may have moved here
 			continue

@@ -42,6 +42,29 @@
 // is dated within it, and what is not charged yet fits beside it. A call that
 // finds too little left empties all slots first.
 //
+// # A journal
+//
+// A store with a Config.Journal outlives its process. Everything is decided in
+// memory as without one; the journal has, of every state, a mark that stands at
+// least as high: no process that begins from it admits what was admitted before.
+// Only where a charge passes the mark is it written, and the caller waits, together
+// with all who wait at that time. For limits of 200 and more the mark goes ahead by
+// one to two steps of up to half a percent of the limit, so that the next one is
+// written before anybody needs it: a kill forfeits at most one percent. Smaller
+// limits have exact marks, and everybody waits. States without a plain counter, such
+// as logs, slots, remembered requests and whatever has reservations, are written
+// whole with each change. A denial writes nothing, but for what counts towards a ban,
+// which nobody waits for.
+//
+// Limits that recover within ten seconds are not written at all: after a kill they
+// start empty. Nor is memory filled at the start: a key that is not in it is looked
+// up when it is asked for. When the memory is full, states leave it for the journal,
+// and no durable limit has overflow cells. A store that is closed in order writes all
+// states as they are.
+//
+// Where the journal fails, charges that need it are not decided; what they have
+// taken stays taken. The clock never goes back behind what was committed.
+//
 // # Time
 //
 // The clock is the process's: wall time at the start plus monotonic time since.

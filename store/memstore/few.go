@@ -1,8 +1,6 @@
 package memstore
 
 import (
-	"hash/maphash"
-
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
 )
@@ -18,9 +16,10 @@ const (
 type spot struct {
 	shard *shard
 	id    ident
-	entry *entry  // nil for a ban that nothing counts towards
-	words []int64 // nil for a packed bucket
-	next  int64   // of a packed bucket, if the batch passes
+	entry *entry    // nil for a ban that nothing counts towards
+	words []int64   // nil for a packed bucket
+	mark  algo.Mark // of words, before
+	next  int64     // of a packed bucket, if the batch passes
 }
 
 // applyFew does a Take of a few charges whose keys are all known under their
@@ -39,7 +38,7 @@ func (s *Store) applyFew(b *headgate.Batch, charges []headgate.Charge, now int64
 			return false
 		}
 		if i == 0 || c.Owner != charges[i-1].Owner {
-			h1, h2 = maphash.String(s.owner1, c.Owner), maphash.String(s.owner2, c.Owner)
+			h1, h2 = s.hash.sum(c.Owner)
 			held = insertLock(held, uint32(h1>>s.shift))
 		}
 		spots[i].shard, spots[i].id = &s.shards[h1>>s.shift], identify(h1, h2, c.Limit)
@@ -49,7 +48,7 @@ func (s *Store) applyFew(b *headgate.Batch, charges []headgate.Charge, now int64
 		sh.mu.Lock()
 		now = max(now, sh.last)
 	}
-	done := findFew(spots, charges, now) && s.takeFew(b, spots, charges, now)
+	done := s.findFew(spots, charges, now) && s.takeFew(b, spots, charges, now)
 	for _, n := range held {
 		sh := &s.shards[n]
 		if done {
@@ -61,14 +60,14 @@ func (s *Store) applyFew(b *headgate.Batch, charges []headgate.Charge, now int64
 }
 
 // findFew finds the states of all charges.
-func findFew(spots []spot, charges []headgate.Charge, now int64) bool {
+func (s *Store) findFew(spots []spot, charges []headgate.Charge, now int64) bool {
 	words := 0
 	call := algo.Call{Op: headgate.Take, Now: now}
 	for i := range spots {
 		p, l := &spots[i], charges[i].Limit
 		at, found := p.shard.find(p.id)
 		if !found {
-			if l.Algorithm != headgate.Ban || p.shard.closed {
+			if l.Algorithm != headgate.Ban || p.shard.closed || s.kept.banned(p.id) {
 				return false
 			}
 			continue // nothing was counted: it passes, and needs no cell
@@ -85,6 +84,11 @@ func findFew(spots []spot, charges []headgate.Charge, now int64) bool {
 			call.Cost = charges[i].Cost
 			if n := algo.Need(&call, l, p.words); words > fewWords || n > len(p.words) || n < 0 {
 				return false
+			}
+			if s.kept != nil && p.shard.lasts(p.entry, l, now) {
+				if p.mark = algo.MarkOf(l, p.words); !p.mark.OK && l.Algorithm != headgate.Ban {
+					return false
+				}
 			}
 		default:
 			return false
@@ -114,6 +118,10 @@ func (s *Store) takeFew(b *headgate.Batch, spots []spot, charges []headgate.Char
 		if !o.Allowed {
 			return s.refuseFew(b, &call, spots, charges, i, saved[:kept])
 		}
+		if s.kept != nil && !p.stays(c.Limit) {
+			giveBack(spots[:i+1], saved[:kept])
+			return false
+		}
 	}
 	for i := range spots {
 		if p := &spots[i]; p.words == nil && p.entry != nil {
@@ -124,12 +132,25 @@ func (s *Store) takeFew(b *headgate.Batch, spots []spot, charges []headgate.Char
 	return true
 }
 
+// stays reports whether the journal need not hear of what a spot was charged.
+func (p *spot) stays(l *headgate.Prepared) bool {
+	if p.words == nil {
+		return p.entry.stays(l, p.next)
+	}
+	return !p.mark.OK || p.mark.Ahead(l) == algo.MarkOf(l, p.words).Ahead(l)
+}
+
+// giveBack makes the words of spots again what was saved of them.
+func giveBack(spots []spot, saved []int64) {
+	for i := range spots {
+		saved = saved[copy(spots[i].words, saved):]
+	}
+}
+
 // refuseFew gives back what was taken before the charge numbered refused, and
 // answers how all limits stand.
 func (s *Store) refuseFew(b *headgate.Batch, call *algo.Call, spots []spot, charges []headgate.Charge, refused int, saved []int64) bool {
-	for i := range refused {
-		saved = saved[copy(spots[i].words, saved):]
-	}
+	giveBack(spots[:refused], saved)
 	for i := range charges {
 		if charges[i].Limit.Algorithm == headgate.Ban {
 			return false

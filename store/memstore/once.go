@@ -40,7 +40,7 @@ func (s *Store) remembered(c *cell, id [2]uint64, now int64) (print, hold uint64
 		return 0, 0, false
 	}
 	e := &c.shard.table[at]
-	if e.version&wide == 0 || s.versions.get(e.version&^wide).Algorithm != headgate.Idempotency {
+	if e.version&wide == 0 || s.versions.get(e.version&^flags).Algorithm != headgate.Idempotency {
 		return 0, 0, false
 	}
 	return algo.Remembered(c.shard.arena.state(e.state), id, now)

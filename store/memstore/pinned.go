@@ -1,7 +1,6 @@
 package memstore
 
 import (
-	"hash/maphash"
 	"sync/atomic"
 
 	"github.com/headgate/headgate"
@@ -53,10 +52,10 @@ const hots = 4
 
 // Pin keeps owner's bucket at hand; see [headgate.Pinner].
 func (s *Store) Pin(l *headgate.Prepared, owner string) (headgate.Cell, bool) {
-	if !pinnable(l) {
+	if !pinnable(l) || s.durable(l) {
 		return nil, false
 	}
-	h1, h2 := maphash.String(s.owner1, owner), maphash.String(s.owner2, owner)
+	h1, h2 := s.hash.sum(owner)
 	sh, id := &s.shards[h1>>s.shift], identify(h1, h2, l)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -145,6 +144,13 @@ func unpin(cells []cell) {
 	}
 }
 
+// parkAll puts the states of all pins back into the table.
+func (sh *shard) parkAll() {
+	for id := range sh.pins {
+		sh.park(id)
+	}
+}
+
 // unpinAll empties all pins of a shard that was closed.
 func (sh *shard) unpinAll() {
 	for _, p := range sh.pins {
@@ -182,7 +188,7 @@ const promoteEvery = 16
 // promote pins, now and then, a key whose call had to wait for the shard, unless
 // its place among those that are found without a lock belongs to a handle.
 func (s *Store) promote(sh *shard, id ident, l *headgate.Prepared) {
-	if sh.waits++; sh.waits%promoteEvery != 0 || !pinnable(l) {
+	if sh.waits++; sh.waits%promoteEvery != 0 || !pinnable(l) || s.durable(l) {
 		return
 	}
 	if old := sh.hot[id.lo>>2%hots].Load(); old == nil || old.handles == 0 {
@@ -305,7 +311,7 @@ func (p *pin) slow(cost, t int64, sl *slot) (allowed, ok bool) {
 // ready makes the pin active, if it can be. The caller holds the shard's lock.
 func (p *pin) ready() bool {
 	p.recall()
-	return p.word.Load() != parked || p.handles > 0 && p.activate()
+	return p.word.Load() != parked || p.handles > 0 && !p.shard.closed && p.activate()
 }
 
 // Decide implements [headgate.Cell].

@@ -25,8 +25,14 @@ type entry struct {
 	state   int64
 }
 
+// What else a version says.
 const (
-	wide       = 1 << 31
+	wide   = 1 << 31 // state is a reference to the arena
+	unsure = 1 << 30 // the journal's mark is not the one ahead of the state
+	flags  = wide | unsure
+)
+
+const (
 	entryBytes = int64(unsafe.Sizeof(entry{}))
 	// tail is the number of places behind the last home, so that no search
 	// wraps around.
@@ -50,6 +56,11 @@ type shard struct {
 	recent *version       // of the latest insert
 	pins   map[ident]*pin // keys kept outside of the table
 	waits  uint           // calls that had to wait for the lock
+
+	// With a journal:
+	pending map[ident]*pending
+	evicted uint64 // states that left memory though they count, or were reset
+	spilled int    // where spilling goes on
 
 	_   [64]byte // what follows is read without the lock
 	hot [hots]atomic.Pointer[pin]

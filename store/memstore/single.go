@@ -1,15 +1,13 @@
 package memstore
 
 import (
-	"hash/maphash"
-
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
 )
 
 // One decides a Take or Peek of one packed bucket; see [headgate.Single].
 func (s *Store) One(op headgate.Op, l *headgate.Prepared, owner string, cost int64) (level int64, allowed, ok bool) {
-	h1, h2 := maphash.String(s.owner1, owner), maphash.String(s.owner2, owner)
+	h1, h2 := s.hash.sum(owner)
 	sh := &s.shards[h1>>s.shift]
 	id := identify(h1, h2, l)
 	now := s.Now()
@@ -36,7 +34,7 @@ func (s *Store) One(op headgate.Op, l *headgate.Prepared, owner string, cost int
 		if !ok {
 			return 0, false, false
 		}
-	case sh.table[i].version != l.Serial:
+	case sh.table[i].version&^unsure != l.Serial:
 		sh.mu.Unlock()
 		return 0, false, false
 	case sh.table[i].state == parked:
@@ -51,11 +49,14 @@ func (s *Store) One(op headgate.Op, l *headgate.Prepared, owner string, cost int
 		t = sh.advance(now) - s.origin
 		e := &sh.table[i]
 		x, allowed = algo.PackedTake(l, e.state, t, cost)
-		if op == headgate.Take {
-			e.state = x
-		} else {
+		if op != headgate.Take {
 			x = e.state
 		}
+		if s.kept != nil && !e.stays(l, x) {
+			sh.mu.Unlock()
+			return 0, false, false
+		}
+		e.state = x
 		if contended {
 			s.promote(sh, id, l)
 		}
@@ -68,7 +69,7 @@ func (s *Store) One(op headgate.Op, l *headgate.Prepared, owner string, cost int
 // returns its word afterwards. It declines where room has to be made or a shared
 // cell may stand in for the key.
 func (s *Store) insertOne(sh *shard, at int, id ident, op headgate.Op, l *headgate.Prepared, now, cost int64) (int64, bool) {
-	if op != headgate.Take || cost == 0 || cost > l.Burst || sh.shared > 0 || sh.closed || !algo.Packable(l) || s.versions.due(now) {
+	if op != headgate.Take || cost == 0 || cost > l.Burst || sh.shared > 0 || sh.closed || !algo.Packable(l) || s.versions.due(now) || !s.quiet(l, now) {
 		return 0, false
 	}
 	now = sh.advance(now)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"math/bits"
 	"sync/atomic"
 	"time"
@@ -26,6 +25,12 @@ type Config struct {
 	// ten years to either side can be decided. 0 means the time of New; set it
 	// to decide about the past.
 	Origin int64
+	// Journal, if not nil, keeps the state beyond the process: see the package's
+	// comment. Secret, random by default, is what keys are hashed under, and Past
+	// what the journal knows of the process before.
+	Journal Journal
+	Secret  [32]byte
+	Past    Past
 }
 
 const (
@@ -41,15 +46,16 @@ const (
 
 // Store is a [headgate.Store] in memory. Make one with [New].
 type Store struct {
-	owner1, owner2 maphash.Seed
-	start          time.Time
-	startMicros    int64
-	origin         int64
-	maxBytes       int64
-	shift          uint // of an owner's hash, to its shard
-	shards         []shard
-	versions       versions
-	overflowed     atomic.Int64
+	hash        *hasher
+	start       time.Time
+	startMicros int64
+	origin      int64
+	maxBytes    int64
+	shift       uint // of an owner's hash, to its shard
+	shards      []shard
+	versions    versions
+	overflowed  atomic.Int64
+	kept        *keeper // nil without a journal
 }
 
 // New returns an empty store. Panics if c.Shards is not a power of two from 0
@@ -70,12 +76,12 @@ func New(c Config) *Store {
 		panic(fmt.Sprintf("memstore: MaxBytes %d in %d shards: must be at least %d in each", c.MaxBytes, c.Shards, leastShard))
 	}
 	start := time.Now()
+	micros := max(start.UnixMicro(), c.Past.Latest)
 	s := &Store{
-		owner1:      maphash.MakeSeed(),
-		owner2:      maphash.MakeSeed(),
+		hash:        newHasher(c.Secret),
 		start:       start,
-		startMicros: start.UnixMicro(),
-		origin:      cmp.Or(c.Origin, start.UnixMicro()),
+		startMicros: micros,
+		origin:      cmp.Or(c.Origin, micros),
 		maxBytes:    c.MaxBytes,
 		shift:       uint(64 - bits.TrailingZeros(uint(c.Shards))),
 		shards:      make([]shard, c.Shards),
@@ -86,14 +92,22 @@ func New(c Config) *Store {
 		s.shards[i].budget = c.MaxBytes / int64(c.Shards)
 		s.shards[i].last = -1 << 63
 	}
+	if c.Journal != nil {
+		s.keep(c.Journal, c.Past)
+	}
 	return s
 }
 
 // Now returns the store's clock; see [headgate.Clock].
 func (s *Store) Now() int64 { return s.startMicros + time.Since(s.start).Microseconds() }
 
-// Close drops all state. Apply fails from then on.
+// Close drops all state, after it has given it to the journal. Apply fails from then
+// on.
 func (s *Store) Close() error {
+	var err error
+	if s.kept != nil {
+		s.kept.closing.Do(func() { err = s.finish() })
+	}
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
@@ -102,7 +116,7 @@ func (s *Store) Close() error {
 		sh.unpinAll()
 		sh.mu.Unlock()
 	}
-	return nil
+	return err
 }
 
 // Stats says how full a store is.
@@ -154,9 +168,9 @@ var (
 	errInstant  = &headgate.Error{Code: headgate.InvalidRequest, Err: errors.New("instant is more than ten years from the memory store's origin")}
 )
 
-// Apply does b.Op; see [headgate.Store]. It never blocks on anything but its
-// own locks and ignores ctx.
-func (s *Store) Apply(_ context.Context, b *headgate.Batch) error {
+// Apply does b.Op; see [headgate.Store]. Without a journal it never blocks on
+// anything but its own locks, and ignores ctx.
+func (s *Store) Apply(ctx context.Context, b *headgate.Batch) error {
 	now := b.Now
 	if now == 0 {
 		now = s.Now()
@@ -175,7 +189,13 @@ func (s *Store) Apply(_ context.Context, b *headgate.Batch) error {
 			return nil
 		}
 	}
-	return s.applyAll(b, charges, now)
+	if s.kept != nil {
+		return s.applyKept(ctx, b, charges, now)
+	}
+	if err := b.Validate(); err != nil {
+		return err
+	}
+	return s.applyAll(b, charges, now, nil)
 }
 
 // applyHot decides the most common batch: one known bucket in one word.
@@ -183,7 +203,7 @@ func (s *Store) applyHot(b *headgate.Batch, c *headgate.Charge, now int64) bool 
 	if c.Shadow {
 		return false
 	}
-	h1, h2 := maphash.String(s.owner1, c.Owner), maphash.String(s.owner2, c.Owner)
+	h1, h2 := s.hash.sum(c.Owner)
 	sh := &s.shards[h1>>s.shift]
 	id := identify(h1, h2, c.Limit)
 	o := &b.Outcomes()[0]
@@ -203,13 +223,19 @@ func (s *Store) applyHot(b *headgate.Batch, c *headgate.Charge, now int64) bool 
 		}
 		return ok
 	}
-	if sh.table[i].version != c.Limit.Serial {
+	e := &sh.table[i]
+	if e.version&^unsure != c.Limit.Serial {
 		sh.mu.Unlock()
 		return false
 	}
-	if e := &sh.table[i]; e.state != parked {
+	if e.state != parked {
 		now = sh.advance(now)
-		e.state = algo.PackedApply(b.Op, c.Limit, e.state, now-s.origin, c.Cost, o)
+		next := algo.PackedApply(b.Op, c.Limit, e.state, now-s.origin, c.Cost, o)
+		if s.kept != nil && !e.stays(c.Limit, next) {
+			sh.mu.Unlock()
+			return false
+		}
+		e.state = next
 	} else {
 		p := sh.active(id)
 		p.recall()

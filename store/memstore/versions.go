@@ -107,7 +107,7 @@ func (s *Store) collectVersions() {
 		sh.mu.Lock()
 		for j := range sh.table {
 			if e := &sh.table[j]; e.version != 0 {
-				live[e.version&^wide] = struct{}{}
+				live[e.version&^flags] = struct{}{}
 			}
 		}
 		sh.mu.Unlock()

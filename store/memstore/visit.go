@@ -21,8 +21,7 @@ func (s *Store) forget(b *headgate.Batch, charges []headgate.Charge, cells []cel
 func (s *Store) unseen(call *algo.Call, l *headgate.Prepared, o *headgate.Outcome) {
 	var buf [headgate.MaxSlices + 8]int64
 	st := buf[:algo.Words(l)]
-	algo.Init(l, st, call.Now)
-	algo.Apply(call, l, st, o)
+	algo.Apply(call, l, s.initial(l, st, call.Now), o)
 }
 
 // visit does the operations that make no cells: Peek, Refund, Release, Renew and
@@ -87,7 +86,7 @@ func (s *Store) pack(c *cell, l *headgate.Prepared, now int64) {
 	}
 	if x, ok := algo.Repack(l, c.shard.arena.state(e.state), now-s.origin, now); ok {
 		c.shard.release(*e)
-		e.version, e.state = l.Serial, x
+		e.version, e.state = l.Serial|e.version&unsure, x
 	}
 }
 
@@ -95,11 +94,11 @@ func (s *Store) pack(c *cell, l *headgate.Prepared, now int64) {
 // it stays so; that is rare, and may allocate.
 func (s *Store) peekAt(sh *shard, at int, call *algo.Call, l *headgate.Prepared, o *headgate.Outcome) {
 	e := &sh.table[at]
-	if e.version&^wide == l.Serial {
+	if e.version&^flags == l.Serial {
 		s.run(&cell{shard: sh, at: at}, call, l, o)
 		return
 	}
-	old := s.versions.get(e.version &^ wide)
+	old := s.versions.get(e.version &^ flags)
 	var two [2]int64
 	src, keep := s.words(sh, e, old, call.Now, &two)
 	switch {
