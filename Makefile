@@ -2,7 +2,7 @@
 # make test   passes every test; installs what they need, as root
 # The rest is for those who work on Headgate.
 
-MODULES := . gate store/lintest store/pgstore store/redisstore server
+MODULES := . gate store/dynamostore store/lintest store/pgstore store/redisstore store/sqlitestore server
 GO      ?= go
 
 .PHONY: run build test test-go test-bench test-examples test-valkey check fmt tidy lin sim bench bench-stores model fuzz flood outage deps clean
@@ -56,7 +56,7 @@ test-valkey: .bin/valkey-server
 # minutes for 500.
 HISTORIES ?= 500
 lin:
-	$(GO) test ./store/lintest -run '^TestLinearizable$$' -count=1 -v -timeout 3h -lin.histories=$(HISTORIES)
+	$(GO) test ./store/lintest -run '^TestLinearizable' -count=1 -v -timeout 6h -lin.histories=$(HISTORIES) -lin.postgres=$(HISTORIES)
 
 # Schedules of leases in a world where all that can fails; about 10 minutes for a
 # million. A violation says how to see it again.
@@ -70,7 +70,7 @@ bench:
 
 # The shared stores alone; about 2 minutes.
 bench-stores:
-	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^Redis' -time 500ms $(ARGS)
+	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^(Redis|Postgres)' -time 500ms $(ARGS)
 
 # 20 million random operations against the big-integer model; minutes to an hour.
 MODEL_OPS ?= 20000000

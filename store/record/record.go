@@ -91,8 +91,8 @@ func (o *Owner) Append(buf []byte, now int64) []byte {
 	return buf
 }
 
-func appendBudget(buf []byte, b *algo.Budget) []byte {
-	l := &b.Limit.Limit
+// AppendLimit appends the numbers of l, which do not tell its scope and name.
+func AppendLimit(buf []byte, l *headgate.Limit) []byte {
 	buf = append(buf, byte(l.Algorithm))
 	for _, n := range [...]int64{
 		l.Count, l.Period.Microseconds(), l.Burst, int64(l.Slices), l.TTL.Microseconds(),
@@ -104,7 +104,23 @@ func appendBudget(buf []byte, b *algo.Budget) []byte {
 	if l.Soft {
 		soft = 1
 	}
-	buf = appendZone(append(buf, soft), l.Calendar.Location)
+	return appendZone(append(buf, soft), l.Calendar.Location)
+}
+
+// ReadLimit returns the limit with the numbers that [AppendLimit] has written,
+// without scope and name. It fails if text is anything else.
+func ReadLimit(text []byte) (*headgate.Prepared, error) {
+	r := reader{rest: text}
+	var n numbers
+	n.read(&r)
+	if r.bad || len(r.rest) > 0 {
+		return nil, errDamaged
+	}
+	return prepared.of(string(text), &n)
+}
+
+func appendBudget(buf []byte, b *algo.Budget) []byte {
+	buf = AppendLimit(buf, &b.Limit.Limit)
 	buf = binary.AppendVarint(buf, b.Keep)
 	buf = binary.AppendUvarint(buf, b.Epoch)
 	buf = binary.AppendUvarint(buf, uint64(len(b.Words)))

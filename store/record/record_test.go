@@ -108,6 +108,24 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+func TestLimitRoundTrip(t *testing.T) {
+	for _, l := range everyLimit(t) {
+		text := AppendLimit([]byte("before"), &l.Limit)[len("before"):]
+		got, err := ReadLimit(text)
+		if err != nil || !got.SameNumbers(l) {
+			t.Errorf("%+v came back as %+v: %v", l, got, err)
+		}
+		for n := range text {
+			if _, err := ReadLimit(text[:n]); err == nil {
+				t.Errorf("%v: %d bytes of %d were read", l.Algorithm, n, len(text))
+			}
+		}
+		if _, err := ReadLimit(append(text, 0)); err == nil {
+			t.Errorf("%v: a byte more was read", l.Algorithm)
+		}
+	}
+}
+
 func TestNothingIsNeverSeen(t *testing.T) {
 	var o Owner
 	if err := o.Decode(nil); err != nil || len(o.Budgets) != 0 {

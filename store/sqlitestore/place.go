@@ -1,0 +1,128 @@
+package sqlitestore
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const (
+	// databaseName is the file in a directory that has the states.
+	databaseName = "limits.db"
+	// placeName is the file that has the place of the database of this directory,
+	// which changes at every start: a database that was put there from elsewhere, or
+	// from before, has another one.
+	placeName = "place"
+	walSuffix = "-wal"
+)
+
+func fileOf(dir string) string { return filepath.Join(dir, databaseName) }
+
+// readPlace returns what file place says, nil if there is none or it is damaged.
+func readPlace(dir string) ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join(dir, placeName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	place, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(place) != 16 {
+		return nil, nil
+	}
+	return place, nil
+}
+
+// writePlace replaces file place, durably.
+func writePlace(dir string, place [16]byte) error {
+	return replace(dir, placeName, func(f *os.File) error {
+		_, err := io.WriteString(f, hex.EncodeToString(place[:])+"\n")
+		return err
+	})
+}
+
+// replace makes a file in dir what fill writes, durably, or leaves it as it is.
+func replace(dir, name string, fill func(*os.File) error) error {
+	next := filepath.Join(dir, name+".new")
+	f, err := os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	err = fill(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(next, filepath.Join(dir, name))
+	}
+	if err != nil {
+		os.Remove(next)
+		return err
+	}
+	return syncDir(dir)
+}
+
+// header is the beginning of a database file.
+const (
+	headerBytes = 100
+	headerMagic = "SQLite format 3\x00"
+	headerApp   = 68
+)
+
+// inspect looks at what is in dir before SQLite does, which would take an empty
+// file for a new database. found says that there is a database.
+func inspect(dir string) (found bool, err error) {
+	file := fileOf(dir)
+	head, err := readHead(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		for _, name := range [...]string{databaseName + walSuffix, placeName} {
+			if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+				return false, fmt.Errorf("%s is missing, though %s says that it was there: restore a backup, or delete %s to begin anew with every limit full",
+					file, name, filepath.Join(dir, name))
+			}
+		}
+		return false, nil
+	}
+	if err != nil {
+		return false, explainFile(dir, err)
+	}
+	return true, checkHead(file, head)
+}
+
+// readHead returns the header of a file, or all of a shorter one.
+func readHead(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	head := make([]byte, headerBytes)
+	n, err := io.ReadFull(f, head)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = nil
+	}
+	return head[:n], err
+}
+
+func checkHead(file string, head []byte) error {
+	switch {
+	case len(head) == 0:
+		return fmt.Errorf("%s is empty: it was cut off: restore a backup", file)
+	case len(head) >= len(headerMagic) && string(head[:len(headerMagic)]) != headerMagic:
+		return fmt.Errorf("%s is not a database: restore a backup, or name another --data", file)
+	case len(head) < headerBytes:
+		return fmt.Errorf("%s has only %d bytes: it was cut off: restore a backup", file, len(head))
+	}
+	app := uint32(head[headerApp])<<24 | uint32(head[headerApp+1])<<16 | uint32(head[headerApp+2])<<8 | uint32(head[headerApp+3])
+	if app != application {
+		return fmt.Errorf("%s is the database of another application (its application_id is %#x): name another --data", file, app)
+	}
+	return nil
+}
