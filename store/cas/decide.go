@@ -18,12 +18,13 @@ var (
 // subject is an owner's state as a group of decisions works on it.
 type subject struct {
 	record.Owner
-	moved bool // differs from what is kept
+	at    int64 // the instant of what was last decided on it
+	moved bool  // differs from what is kept
 }
 
 // commit makes b the state of the budget.
-func (s *subject) commit(id [2]uint64, b algo.Budget) {
-	s.moved = true
+func (s *subject) commit(id [2]uint64, b algo.Budget, now int64) {
+	s.moved, s.at = true, now
 	at := s.Find(id)
 	if at < 0 {
 		s.Budgets = append(s.Budgets, record.Budget{ID: id, Budget: b})
@@ -33,9 +34,9 @@ func (s *subject) commit(id [2]uint64, b algo.Budget) {
 }
 
 // drop makes the budget one that was never seen.
-func (s *subject) drop(id [2]uint64) {
+func (s *subject) drop(id [2]uint64, now int64) {
 	if at := s.Find(id); at >= 0 {
-		s.moved = true
+		s.moved, s.at = true, now
 		s.Budgets = slices.Delete(s.Budgets, at, at+1)
 	}
 }
@@ -71,13 +72,19 @@ type decision struct {
 	batch  *headgate.Batch
 	call   algo.Call
 	stakes []stake
+	trial  uint64 // names what is taken on trial; 0 if nothing is
+	marks  []mark // of the trial
 }
 
-// decide does the batch on the subjects of its charges. The error is the
-// batch's; nothing has moved then.
-func (m moment) decide(b *headgate.Batch, subjects []*subject) error {
+// decide does the call on the subjects of its charges. The error is the batch's;
+// nothing has moved then.
+func (m moment) decide(c *call, subjects []*subject) error {
+	for _, s := range subjects {
+		m.now = max(m.now, s.at)
+	}
+	b := &c.batch
 	d := decision{
-		moment: m, batch: b,
+		moment: m, batch: b, trial: c.trial, marks: c.marks,
 		call: algo.Call{Op: b.Op, Now: m.now, Hold: b.Hold, HoldFor: b.HoldFor, MaxDelay: b.MaxDelay},
 	}
 	charges := b.Charges()
@@ -87,12 +94,19 @@ func (m moment) decide(b *headgate.Batch, subjects []*subject) error {
 	}
 	b.Allowed, b.Replayed, b.At = true, false, m.now
 	var err error
-	switch b.Op {
-	case headgate.Take:
+	switch {
+	case c.step == looks:
+		err = d.ask()
+	case c.step == confirms:
+		err = d.confirm()
+	case c.step == undoes:
+		d.undo()
+	case b.Op == headgate.Take:
+		d.marks = nil // of an earlier round
 		err = d.take()
-	case headgate.Reset:
+		c.marks = d.marks
+	case b.Op == headgate.Reset:
 		d.reset()
-		return nil
 	default:
 		err = d.visit()
 	}
@@ -101,7 +115,7 @@ func (m moment) decide(b *headgate.Batch, subjects []*subject) error {
 	}
 	for i := range d.stakes {
 		if x := &d.stakes[i]; x.moved {
-			x.subject.commit(x.id, x.Budget)
+			x.subject.commit(x.id, x.Budget, m.now)
 		}
 	}
 	return nil
@@ -150,9 +164,9 @@ func (d *decision) reset() {
 		x := &d.stakes[i]
 		x.Reset(d.now, d.epoch)
 		if len(x.Leases) > 0 {
-			x.subject.commit(x.id, x.Budget)
+			x.subject.commit(x.id, x.Budget, d.now)
 		} else {
-			x.subject.drop(x.id)
+			x.subject.drop(x.id, d.now)
 		}
 		d.look(x, 0, &d.batch.Outcomes()[i])
 	}
@@ -160,26 +174,78 @@ func (d *decision) reset() {
 
 // take looks at every limit first, and charges them only if all pass.
 func (d *decision) take() error {
-	b := d.batch
-	charges, outcomes := b.Charges(), b.Outcomes()
-	keys := -1
-	if b.Key != (headgate.RequestKey{}) {
-		keys = slices.IndexFunc(charges, func(c headgate.Charge) bool { return c.Limit.Algorithm == headgate.Idempotency })
+	keys := d.keyed()
+	if found, err := d.recall(keys); found || err != nil {
+		return err
 	}
-	if keys >= 0 {
-		if print, hold, found := algo.Remembered(d.stakes[keys].Words, b.Key.ID, d.now); found {
-			if print != b.Key.Print {
-				b.Allowed = false
-				return errConflict
-			}
-			b.Replayed, b.Hold = true, hold
-			for i := range d.stakes {
-				d.look(&d.stakes[i], 0, &outcomes[i])
-			}
-			return nil
+	crowded := d.survey()
+	if !d.batch.Allowed {
+		d.deny()
+		return nil
+	}
+	if crowded {
+		d.batch.Allowed = false
+		return errHolds
+	}
+	charges, outcomes := d.batch.Charges(), d.batch.Outcomes()
+	for i := range charges {
+		c, x, o := &charges[i], &d.stakes[i], &outcomes[i]
+		switch {
+		case i == keys:
+			d.remember(x, c, o)
+		case c.Limit.Algorithm == headgate.Ban:
+		case o.Allowed:
+			d.charge(x, c, o)
+			x.moved = c.Cost > 0 || d.call.Reserves(c.Limit.Algorithm)
+		default:
+			x.moved = d.goesOn(x, c, o)
 		}
 	}
-	crowded := false
+	return nil
+}
+
+// keyed returns the place of the charge that remembers the batch's key, -1 if
+// there is none.
+func (d *decision) keyed() int {
+	if d.batch.Key == (headgate.RequestKey{}) {
+		return -1
+	}
+	return slices.IndexFunc(d.batch.Charges(), func(c headgate.Charge) bool { return c.Limit.Algorithm == headgate.Idempotency })
+}
+
+// recall answers a batch that was allowed before, as the budget at keys remembers.
+func (d *decision) recall(keys int) (found bool, err error) {
+	if keys < 0 {
+		return false, nil
+	}
+	b := d.batch
+	print, hold, found := algo.Remembered(d.stakes[keys].Words, b.Key.ID, d.now)
+	if !found {
+		return false, nil
+	}
+	if print != b.Key.Print {
+		b.Allowed = false
+		return true, errConflict
+	}
+	b.Replayed, b.Hold = true, hold
+	for i := range d.stakes {
+		d.look(&d.stakes[i], 0, &b.Outcomes()[i])
+	}
+	return true, nil
+}
+
+// remember keeps the batch's key.
+func (d *decision) remember(x *stake, c *headgate.Charge, o *headgate.Outcome) {
+	d.run(x, 0, o) // gets the room
+	x.moved = algo.Remember(c.Limit, x.Words, d.now, d.batch.Key, d.batch.Hold)
+	d.look(x, 0, o)
+}
+
+// survey looks at every limit. It reports whether one has no room for another
+// reservation.
+func (d *decision) survey() (crowded bool) {
+	b := d.batch
+	charges, outcomes := b.Charges(), b.Outcomes()
 	for i := range charges {
 		c, x, o := &charges[i], &d.stakes[i], &outcomes[i]
 		d.look(x, c.Cost, o)
@@ -191,30 +257,7 @@ func (d *decision) take() error {
 			b.Allowed = false
 		}
 	}
-	if !b.Allowed {
-		d.deny()
-		return nil
-	}
-	if crowded {
-		b.Allowed = false
-		return errHolds
-	}
-	for i := range charges {
-		c, x, o := &charges[i], &d.stakes[i], &outcomes[i]
-		switch {
-		case i == keys:
-			d.run(x, 0, o) // gets the room
-			x.moved = algo.Remember(c.Limit, x.Words, d.now, b.Key, b.Hold)
-			d.look(x, 0, o)
-		case c.Limit.Algorithm == headgate.Ban:
-		case o.Allowed:
-			d.run(x, c.Cost, o)
-			x.moved = c.Cost > 0 || d.call.Reserves(c.Limit.Algorithm)
-		default:
-			x.moved = d.goesOn(x, c, o)
-		}
-	}
-	return nil
+	return crowded
 }
 
 // goesOn reports whether a budget that refuses the charge under other numbers
@@ -269,11 +312,12 @@ func counts(owner string, charges []headgate.Charge, outcomes []headgate.Outcome
 
 // acquire answers a lease request on the subject's budget.
 func (m moment) acquire(r *headgate.LeaseRequest, s *subject, terms *algo.Terms, reply *headgate.LeaseReply) {
+	m.now = max(m.now, s.at)
 	var b algo.Budget
 	if at := s.Find(r.Limit.ID); at >= 0 {
 		b = s.Budgets[at].Clone()
 	}
 	if b.Acquire(r, m.now, m.epoch, terms, reply) {
-		s.commit(r.Limit.ID, b)
+		s.commit(r.Limit.ID, b, m.now)
 	}
 }

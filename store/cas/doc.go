@@ -20,11 +20,32 @@
 // lane remembers the items that it saw last, so a call of the table decides a group
 // mostly.
 //
+// # Items apart
+//
+// With [Config.Apart] a table changes one item at a time. A Take over several items
+// then looks at all of them first. Only if all pass does it take: from the subject's
+// own item first, so that nobody else's budget is parked while others are asked, and
+// for good from the one that most callers share, last. What is taken before that is
+// on trial: it is held like a reservation, so that nothing refills that would not
+// have, until it is confirmed. If a later item refuses after all, or cannot be asked,
+// the trials are undone: a budget that nobody has decided on since is what it was,
+// and of another one the hold is given back, in the window in which it was taken and
+// under the same epoch. A hold ends once, so nothing is given back twice.
+//
+// What this costs: for a round trip others of the same subject may see the hold. A
+// process that ends in between, and an undoing that the table does not answer, lose
+// what was held: it stays charged when its 15 s are over. A leaky bucket gets
+// back what it held only if nobody has decided on it since. A key is remembered when
+// all have passed, and until then all of them are on trial; of two batches with one
+// key at once, one is undone. Everything but Take is done item by item: an error may
+// come after some of them.
+//
 // # Time
 //
 // The table's clock decides, as it was last heard plus the time since, by this
 // process's monotonic clock less one part in 1,024: never ahead of it, and behind by
-// a round trip at most.
+// a round trip at most. Where items tell when they were made, nobody decides on them
+// at an earlier instant.
 //
 // # Failures
 //

@@ -28,6 +28,10 @@ type call struct {
 	keys    []Key // of the items, each once
 	places  []int // by charge, its item among keys
 	widest  int   // the item among keys that most callers share
+	step    step
+	trial   uint64 // names what it takes on trial; 0 if it is no trial
+	marks   []mark // what the trial made of the budgets
+	aside   bool   // it is done whether its caller waits or not, and when the store is being closed
 
 	err error
 
@@ -38,9 +42,7 @@ type call struct {
 
 // ask makes c ask what b asks.
 func (c *call) ask(s *Store, b *headgate.Batch) {
-	c.leases, c.keys, c.places, c.widest, c.at = false, c.keys[:0], c.places[:0], 0, 0
-	c.batch.Reset(b.Op)
-	c.batch.Now, c.batch.Hold, c.batch.HoldFor, c.batch.MaxDelay, c.batch.Key, c.batch.Again = b.Now, b.Hold, b.HoldFor, b.MaxDelay, b.Key, b.Again
+	c.clear(s, b)
 	charges := b.Charges()
 	c.batch.Room(len(charges))
 	widest := 0
@@ -54,17 +56,29 @@ func (c *call) ask(s *Store, b *headgate.Batch) {
 			widest, c.widest = w, at
 		}
 	}
+}
+
+// clear makes c one that asks what b asks, without charges.
+func (c *call) clear(s *Store, b *headgate.Batch) {
+	c.leases, c.keys, c.places, c.widest, c.at = false, c.keys[:0], c.places[:0], 0, 0
+	c.step, c.trial, c.marks, c.aside = decides, 0, nil, false
+	c.batch.Reset(b.Op)
+	c.batch.Now, c.batch.Hold, c.batch.HoldFor, c.batch.MaxDelay, c.batch.Key, c.batch.Again = b.Now, b.Hold, b.HoldFor, b.MaxDelay, b.Key, b.Again
 	if s.manual {
 		c.at = b.Now
 	}
 }
 
-// width orders charges by how many callers have them.
+// widths is more than any width.
+const widths = 3
+
+// width orders charges by how many callers have them. What remembers keys is the
+// subject's own.
 func width(c *headgate.Charge) int {
 	switch {
 	case c.Owner == "":
 		return 2
-	case c.Parent:
+	case c.Parent && c.Limit.Algorithm != headgate.Idempotency:
 		return 1
 	default:
 		return 0
@@ -81,7 +95,7 @@ func (c *call) place(k Key) int {
 
 // askLease makes c ask what r asks.
 func (c *call) askLease(s *Store, r *headgate.LeaseRequest) {
-	c.leases, c.request, c.widest, c.at = true, *r, 0, 0
+	c.leases, c.request, c.widest, c.at, c.aside = true, *r, 0, 0, false
 	c.keys = append(c.keys[:0], KeyOf(r.Owner, r.Limit))
 }
 
@@ -122,6 +136,7 @@ type lane struct {
 	cache   map[Key]*cached
 	calls   []*call
 	changes []Change
+	group   int64 // the number of the group
 }
 
 // cached is an item as it was last found.
@@ -129,13 +144,14 @@ type cached struct {
 	item  Item
 	owner record.Owner
 	err   error // why the item cannot be read
+	told  int64 // the group for which the table told it
 }
 
 const (
 	// mostCalls is how many calls go in one group.
-	mostCalls = 64
-	// mostCached is how many items a lane remembers.
-	mostCached = 4096
+	mostCalls = 128
+	// mostCached is how many items the lanes remember, about 400 bytes each.
+	mostCached = 1 << 17
 	// flightTime is how long a group may try.
 	flightTime = 5 * time.Second
 	// callTime is how long the table may take for one answer.
@@ -149,7 +165,7 @@ func (l *lane) enqueue(c *call) {
 	c.lane, c.err, c.finished, c.gone = l, nil, false, false
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.store.closed.Load() {
+	if l.store.closed.Load() && !c.aside {
 		c.err, c.finished = errClosed, true
 		c.done <- struct{}{}
 		return
@@ -161,23 +177,27 @@ func (l *lane) enqueue(c *call) {
 	}
 }
 
-// close fails what waits. A group that is on its way ends by itself.
+// close fails what waits, but for what is done aside. A group that is on its way
+// ends by itself.
 func (l *lane) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, c := range l.waiting {
+	l.waiting = slices.DeleteFunc(l.waiting, func(c *call) bool {
+		if c.aside {
+			return false
+		}
 		c.err, c.finished = errClosed, true
 		if !c.gone {
 			c.done <- struct{}{}
 		}
-	}
-	l.waiting = nil
+		return true
+	})
 }
 
 // fly decides groups until nobody waits.
 func (l *lane) fly() {
 	for l.board() {
-		l.store.groups.Add(1)
+		l.group = l.store.groups.Add(1)
 		l.decide()
 	}
 }
@@ -186,17 +206,17 @@ func (l *lane) fly() {
 func (l *lane) board() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	most := mostCalls
-	if l.store.manual {
-		most = 1 // each has an instant of its own
-	}
 	l.calls = l.calls[:0]
 	n := 0
-	for n < len(l.waiting) && len(l.calls) < most {
-		if c := l.waiting[n]; !c.gone {
-			l.calls = append(l.calls, c)
+	for ; n < len(l.waiting) && len(l.calls) < mostCalls; n++ {
+		c := l.waiting[n]
+		if c.gone && !c.aside {
+			continue
 		}
-		n++
+		if len(l.calls) > 0 && c.at != l.calls[0].at {
+			break // it has an instant of its own
+		}
+		l.calls = append(l.calls, c)
 	}
 	l.waiting = slices.Delete(l.waiting, 0, n)
 	l.flies = len(l.calls) > 0
@@ -233,7 +253,7 @@ func (l *lane) decide() {
 			l.fail(&Failure{Kind: "contended", Err: errContended})
 			return
 		}
-		if round > 1 && !l.rest(round) {
+		if round > 1 && !l.rest(min(time.Duration(round)*contention, mostContention)) {
 			l.fail(errClosed)
 			return
 		}
@@ -263,15 +283,23 @@ func (l *lane) putOff() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.calls = slices.DeleteFunc(l.calls, func(c *call) bool {
-		c.finished = c.gone
-		return c.gone
+		c.finished = c.gone && !c.aside
+		return c.finished
 	})
 }
 
-// rest waits a little before another round, longer each time, up to 50 ms. It
-// reports whether the store still lives.
-func (l *lane) rest(round int) bool {
-	most := min(time.Millisecond<<min(round-2, 10), 50*time.Millisecond)
+const (
+	// contention is how much longer a lane rests, at most, each time that others were
+	// faster, up to mostContention: who rests for long never has a turn beside one
+	// that has just won, and so knows what stands.
+	contention, mostContention = 200 * time.Microsecond, 4 * time.Millisecond
+	// mostRest is how long it rests, at most, between two tries of a table that
+	// fails.
+	mostRest = 50 * time.Millisecond
+)
+
+// rest waits for a while around most. It reports whether the store still lives.
+func (l *lane) rest(most time.Duration) bool {
 	timer := time.NewTimer(most/4 + rand.N(most))
 	defer timer.Stop()
 	select {
@@ -296,22 +324,16 @@ func (s *Store) manualNow(now int64) int64 {
 	}
 }
 
-// try asks the table until it answers, or there is no hope. doubt says that what
-// was asked before may have been done.
-func (l *lane) try(start time.Time, ask func(context.Context) error) (doubt bool, err error) {
+// try asks the table until it answers, or there is no hope. It counts from start,
+// which ask may move.
+func (l *lane) try(start *time.Time, ask func(context.Context) error) error {
 	for n := 0; ; n++ {
 		ctx, cancel := context.WithTimeout(context.Background(), callTime)
-		err = ask(ctx)
+		err := ask(ctx)
 		cancel()
 		f, ok := errors.AsType[*Failure](err)
-		if err == nil || ok && f.Stale {
-			return doubt, err
-		}
-		if !ok || !f.Unsent {
-			doubt = true
-		}
-		if !ok || !f.Passing || time.Since(start) > flightTime || !l.rest(n+2) {
-			return doubt, err
+		if err == nil || ok && f.Stale || !passing(err) || time.Since(*start) > flightTime || !l.rest(min(time.Millisecond<<min(n, 10), mostRest)) {
+			return err
 		}
 	}
 }
@@ -331,7 +353,7 @@ func (l *lane) look(start time.Time) error {
 		return nil
 	}
 	var m Moment
-	_, err := l.try(start, func(ctx context.Context) (err error) {
+	err := l.try(&start, func(ctx context.Context) (err error) {
 		m, err = l.store.table.Read(ctx, missing)
 		return err
 	})
@@ -343,30 +365,32 @@ func (l *lane) look(start time.Time) error {
 	}
 	l.store.clock.told(m)
 	for i := range missing {
-		l.remember(missing[i])
+		l.remember(missing[i]).told = l.group
 	}
 	return nil
 }
 
 // remember notes an item as the table has it.
-func (l *lane) remember(item Item) {
+func (l *lane) remember(item Item) *cached {
 	c := l.cache[item.Key]
 	if c == nil {
 		c = new(cached)
 		l.cache[item.Key] = c
 	}
-	c.item, c.owner = item, record.Owner{}
+	*c = cached{item: item}
 	c.err = c.owner.Decode(item.Value)
 	c.item.Value = nil
+	return c
 }
 
 // forget makes room for the items of another group.
 func (l *lane) forget() {
-	if len(l.cache) <= mostCached {
+	most := mostCached / len(l.store.lanes)
+	if len(l.cache) <= most {
 		return
 	}
 	for k := range l.cache { // in no order
-		if delete(l.cache, k); len(l.cache) <= mostCached/2 {
+		if delete(l.cache, k); len(l.cache) <= most/2 {
 			return
 		}
 	}
@@ -416,7 +440,7 @@ func (l *lane) part(m Moment) []part {
 				home[k] = at
 				p.keys = append(p.keys, k)
 				known := l.cache[k]
-				subjects[k] = &subject{Owner: record.Owner{Budgets: slices.Clone(known.owner.Budgets)}}
+				subjects[k] = &subject{Owner: record.Owner{Budgets: slices.Clone(known.owner.Budgets)}, at: known.item.At}
 				if known.err != nil {
 					p.err = known.err
 				}
@@ -436,15 +460,18 @@ func (l *lane) part(m Moment) []part {
 			swap := Swap{Old: l.cache[k].item}
 			if x := subjects[k]; p.err == nil && x.moved {
 				swap.Write = true
-				swap.New = Item{Key: k, Version: rand.Uint64() | 1, Value: x.Append(nil, m.Now), Expires: x.Absent()}
+				swap.New = Item{Key: k, Version: rand.Uint64() | 1, Value: x.Append(nil, x.at), Expires: x.Absent(), At: x.at}
 				if len(swap.New.Value) > s.mostSize {
 					p.err = &headgate.Error{Code: headgate.Overloaded, Err: fmt.Errorf("state of %d bytes: at most %d of one owner", len(swap.New.Value), s.mostSize)}
 				}
 			}
 			change.Items = append(change.Items, swap)
 		}
-		if p.err != nil {
+		switch {
+		case p.err != nil:
 			change.Items = nil
+		case l.store.apart && !change.writes() && l.cache[p.keys[0]].told == l.group:
+			change.Done = true // was just read
 		}
 		l.changes = append(l.changes, change)
 	}
@@ -461,89 +488,5 @@ func (c *call) decide(m moment, subjects map[Key]*subject) {
 	for i, at := range c.places {
 		mine[i] = subjects[c.keys[at]]
 	}
-	c.err = m.decide(&c.batch, mine)
-}
-
-// swap has the table make the changes. Where it may have made them without our
-// hearing of it, it is asked again: it then knows ours by their versions. What
-// stands as somebody else wrote it may have been ours before, and nobody knows.
-func (l *lane) swap(start time.Time, epoch uint64, parts []part) error {
-	var m Moment
-	doubt, err := l.try(start, func(ctx context.Context) (err error) {
-		m, err = l.store.table.Swap(ctx, epoch, l.changes)
-		return err
-	})
-	if f, ok := errors.AsType[*Failure](err); ok && f.Stale {
-		l.store.clock.stale()
-		clear(l.cache)
-		for i := range l.changes {
-			l.changes[i].Done = false
-		}
-		if doubt {
-			return &Failure{Kind: f.Kind, Err: fmt.Errorf("whether it was charged is not known: %w", err)}
-		}
-		return nil
-	}
-	if err != nil {
-		clear(l.cache)
-		return err
-	}
-	l.store.clock.told(m)
-	for i := range l.changes {
-		x := &l.changes[i]
-		if doubt && !x.Done && x.writes() {
-			if x.Done = x.ours(); !x.Done {
-				parts[i].err = errUnknown
-			}
-		}
-	}
-	return nil
-}
-
-var errUnknown = &Failure{Kind: "unknown", Err: errors.New("no answer came in time, and others have changed the state since")}
-
-// writes reports whether the change would write anything.
-func (x *Change) writes() bool {
-	return slices.ContainsFunc(x.Items, func(w Swap) bool { return w.Write })
-}
-
-// ours reports whether the items that the table has are those that the change
-// writes.
-func (x *Change) ours() bool {
-	return !slices.ContainsFunc(x.Items, func(w Swap) bool { return w.Write && w.Old.Version != w.New.Version })
-}
-
-// settle ends the calls of the parts that are done, and notes what the table says
-// of the others.
-func (l *lane) settle(parts []part) {
-	l.calls = l.calls[:0]
-	for i := range parts {
-		p, x := &parts[i], &l.changes[i]
-		switch {
-		case p.err != nil:
-			for _, k := range p.keys {
-				delete(l.cache, k)
-			}
-			for _, c := range p.calls {
-				l.finish(c, p.err)
-			}
-		case x.Done:
-			for _, w := range x.Items {
-				if w.Write {
-					l.remember(w.New)
-				}
-			}
-			for _, c := range p.calls {
-				l.finish(c, c.err)
-			}
-		default:
-			for _, w := range x.Items {
-				if l.cache[w.Old.Key] != nil {
-					l.remember(w.Old)
-				}
-			}
-			l.calls = append(l.calls, p.calls...)
-		}
-	}
-	l.forget()
+	c.err = m.decide(c, mine)
 }

@@ -17,6 +17,9 @@ import (
 type Config struct {
 	// Table keeps the state. The store closes it.
 	Table Table
+	// Apart says that Table changes one item at a time only. What concerns several
+	// items is then decided item by item, as the package's documentation says.
+	Apart bool
 	// Lanes is how many groups may be on their way at once; 0 means 8.
 	Lanes int
 	// Observe, if not nil, is told of every operation when it has ended: its
@@ -31,6 +34,7 @@ type Config struct {
 // Store is a [headgate.Authority] over a table. Make one with [New].
 type Store struct {
 	table    Table
+	apart    bool // it changes one item at a time only
 	mostSize int
 	observe  func(op string, took time.Duration, failure string)
 	manual   bool         // Batch.Now, where it is not 0, is the table's clock
@@ -39,11 +43,13 @@ type Store struct {
 	clock    clock
 	life     context.Context // ends with Close
 	quit     context.CancelFunc
-	closed   atomic.Bool
-	flights  sync.WaitGroup
 	calls    sync.Pool
 
-	groups, rounds, decided atomic.Int64
+	closing sync.Mutex // held where closed changes, or must not
+	closed  atomic.Bool
+	flights sync.WaitGroup
+
+	groups, rounds, decided, undone atomic.Int64
 }
 
 // New returns a store over c.Table.
@@ -51,7 +57,7 @@ func New(c Config) *Store {
 	if c.Lanes <= 0 {
 		c.Lanes = 8
 	}
-	s := &Store{table: c.Table, observe: c.Observe, manual: c.ManualClockForTest, lanes: make([]lane, c.Lanes)}
+	s := &Store{table: c.Table, apart: c.Apart, observe: c.Observe, manual: c.ManualClockForTest, lanes: make([]lane, c.Lanes)}
 	s.mostSize = c.Table.MaxValue()
 	s.life, s.quit = context.WithCancel(context.Background())
 	s.calls.New = func() any { return &call{done: make(chan struct{}, 1)} }
@@ -63,15 +69,18 @@ func New(c Config) *Store {
 
 // Stats counts since the store was opened.
 type Stats struct {
-	// Calls is the number of batches and lease requests that were decided, Groups
+	// Calls is the number of batches, or steps of them, and lease requests that were decided, Groups
 	// that of the groups they went in, and Rounds how often groups were decided:
 	// again where somebody else had changed an item.
 	Calls, Groups, Rounds int64
+	// Undone is how often something was given back, because a batch was refused or
+	// failed after some of its items were charged.
+	Undone int64
 }
 
 // Stats returns what was done so far.
 func (s *Store) Stats() Stats {
-	return Stats{Calls: s.decided.Load(), Groups: s.groups.Load(), Rounds: s.rounds.Load()}
+	return Stats{Calls: s.decided.Load(), Groups: s.groups.Load(), Rounds: s.rounds.Load(), Undone: s.undone.Load()}
 }
 
 var errClosed = &headgate.Error{Code: headgate.Closed, Err: errors.New("store is closed")}
@@ -130,6 +139,11 @@ func (s *Store) apply(ctx context.Context, b *headgate.Batch) error {
 		b.Allowed, b.Replayed, b.At = true, false, s.clock.read()
 		s.calls.Put(c)
 		return nil
+	}
+	if s.apart && len(c.keys) > 1 {
+		err := s.across(ctx, b, c)
+		s.calls.Put(c)
+		return err
 	}
 	s.laneOf(c).enqueue(c)
 	if err := s.wait(ctx, c, time.Duration(b.Patience)*time.Microsecond); err != nil {
@@ -216,7 +230,10 @@ func (s *Store) acquire(ctx context.Context, requests []headgate.LeaseRequest, r
 // Close waits for what is on its way and closes the table. Apply fails from then
 // on.
 func (s *Store) Close() error {
-	if s.closed.Swap(true) {
+	s.closing.Lock()
+	was := s.closed.Swap(true)
+	s.closing.Unlock()
+	if was {
 		return nil
 	}
 	s.quit()
@@ -225,6 +242,18 @@ func (s *Store) Close() error {
 	}
 	s.flights.Wait()
 	return s.table.Close()
+}
+
+// begin keeps the table open until the function that it returns is called. It
+// reports false if the store is closed.
+func (s *Store) begin() (end func(), ok bool) {
+	s.closing.Lock()
+	defer s.closing.Unlock()
+	if s.closed.Load() {
+		return nil, false
+	}
+	s.flights.Add(1)
+	return s.flights.Done, true
 }
 
 // KeyOf returns the item in which the budget of owner under l stands: all budgets

@@ -19,6 +19,10 @@ type Item struct {
 	// Expires is the instant, in microseconds since the Unix epoch on the table's
 	// clock, from which the value means never seen. The item may be deleted then.
 	Expires int64
+	// At is the instant of the decision that made the item, 0 if the table does not
+	// keep it. Where it does, nobody decides on the item at an earlier one: a table
+	// whose clock is that of many nodes must keep it.
+	At int64
 }
 
 // Swap is one item of a change.
@@ -36,6 +40,11 @@ type Change struct {
 	Items []Swap
 	// Done is set by [Table.Swap]: it was made.
 	Done bool
+	// Err is set by a table that makes each change by itself: why this one was not
+	// made, or why nobody knows, while others were. It may be a [*Failure].
+	Err error
+
+	doubt bool // it may have been made
 }
 
 // Moment is an instant, in microseconds since the Unix epoch on the table's
@@ -45,7 +54,9 @@ type Moment struct {
 	Epoch headgate.Epoch
 }
 
-// Table keeps items, which it changes only where nobody else has.
+// Table keeps items, which it changes only where nobody else has. One that can
+// change one item at a time only is used with [Config.Apart]: every change is then
+// of one item.
 //
 // An error of its methods may be a [*Failure], which says whether anything can
 // have been done.
@@ -53,9 +64,9 @@ type Table interface {
 	// Read fills in the items by their Keys. It may be asked for none.
 	Read(ctx context.Context, items []Item) (Moment, error)
 	// Swap makes each change of which all items have their versions, each by
-	// itself; no key is in two of them. It fails as Stale, and nothing has changed, if the table's epoch is
-	// another one. Making the same changes again is harmless: those that are made
-	// already are found under the versions that they gave.
+	// itself; no key is in two of them. It fails as Stale, and nothing is decided, if
+	// the table's epoch is another one. Making the same changes again is harmless:
+	// those that are made already are found under the versions that they gave.
 	Swap(ctx context.Context, epoch uint64, changes []Change) (Moment, error)
 	// MaxValue is how many bytes a value may have.
 	MaxValue() int

@@ -3,6 +3,7 @@ package cas
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +20,11 @@ type memTable struct {
 	// is what the call returns instead of being done. after is the same for calls
 	// that were done. disturb sets them.
 	before, after func(n int) error
-	most          int
+	// meddle is called ahead of every Swap; what it returns, if not nil, is called
+	// when that was done, and its error returned instead of the answer.
+	meddle func(changes []Change) func() error
+	most   int
+	apart  bool // it changes one item at a time only
 }
 
 func newMemTable() *memTable {
@@ -56,6 +61,13 @@ func (t *memTable) disturb(before, after func(n int) error) {
 	t.before, t.after = before, after
 }
 
+// meddleWith sets meddle.
+func (t *memTable) meddleWith(meddle func(changes []Change) func() error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.meddle = meddle
+}
+
 func (t *memTable) Read(_ context.Context, items []Item) (Moment, error) {
 	n, err := t.enter()
 	if err != nil {
@@ -67,7 +79,10 @@ func (t *memTable) Read(_ context.Context, items []Item) (Moment, error) {
 	}
 	m := t.moment()
 	t.mu.Unlock()
-	return m, t.leave(n)
+	if err := t.leave(n); err != nil {
+		return Moment{}, err
+	}
+	return m, nil
 }
 
 func (t *memTable) find(k Key) Item {
@@ -82,17 +97,32 @@ func (t *memTable) Swap(_ context.Context, epoch uint64, changes []Change) (Mome
 	if err != nil {
 		return Moment{}, err
 	}
+	leave := func() error { return t.leave(n) }
+	t.mu.Lock()
+	meddle := t.meddle
+	t.mu.Unlock()
+	if meddle != nil {
+		if after := meddle(changes); after != nil {
+			leave = after
+		}
+	}
 	t.mu.Lock()
 	if epoch != t.epoch.ID {
 		t.mu.Unlock()
 		return Moment{}, &Failure{Kind: "epoch", Unsent: true, Stale: true, Err: errors.New("another epoch")}
 	}
 	for i := range changes {
+		if t.apart && len(changes[i].Items) > 1 {
+			panic("a change of several items")
+		}
 		t.change(&changes[i])
 	}
 	m := t.moment()
 	t.mu.Unlock()
-	return m, t.leave(n)
+	if err := leave(); err != nil {
+		return Moment{}, err
+	}
+	return m, nil
 }
 
 func (t *memTable) change(x *Change) {
@@ -108,6 +138,9 @@ func (t *memTable) change(x *Change) {
 		case w.Write && len(w.New.Value) == 0:
 			delete(t.items, w.New.Key)
 		case w.Write:
+			if w.New.Value = slices.Clone(w.New.Value); !t.apart {
+				w.New.At = 0 // it has a clock of its own
+			}
 			t.items[w.New.Key] = w.New
 		}
 	}

@@ -1,0 +1,147 @@
+package cas
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// swap has the table make the changes. Where it may have made them without our
+// hearing of it, it is asked again, as before: it then knows ours by their versions.
+// What stands as somebody else wrote it may have been ours before, and nobody knows.
+// The error is that of all parts.
+func (l *lane) swap(start time.Time, epoch uint64, parts []part) error {
+	var left []int // of the changes, those that the table has said nothing of
+	for i := range l.changes {
+		if !l.changes[i].Done {
+			left = append(left, i)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	var m Moment
+	err := l.try(&start, func(ctx context.Context) (err error) {
+		changes := make([]Change, len(left))
+		for j, i := range left {
+			changes[j].Items = slices.Clone(l.changes[i].Items)
+		}
+		m, err = l.store.table.Swap(ctx, epoch, changes)
+		still, err := l.review(left, changes, err)
+		if len(still) < len(left) {
+			start = time.Now() // it is busy, and gets on
+		}
+		left = still
+		return err
+	})
+	if f, ok := errors.AsType[*Failure](err); ok && f.Stale {
+		l.store.clock.stale()
+		clear(l.cache)
+		doubt := false
+		for i := range l.changes {
+			l.changes[i].Done = false
+			doubt = doubt || l.changes[i].doubt
+		}
+		if doubt {
+			return &Failure{Kind: f.Kind, Err: fmt.Errorf("whether it was charged is not known: %w", err)}
+		}
+		return nil
+	}
+	if err == nil {
+		l.store.clock.told(m)
+	}
+	for _, i := range left {
+		parts[i].err = cmp.Or(parts[i].err, l.changes[i].Err, err)
+	}
+	for i := range l.changes {
+		if x := &l.changes[i]; !x.Done && x.doubt && parts[i].err == nil && x.writes() {
+			if x.Done = x.ours(); !x.Done {
+				parts[i].err = errUnknown
+			}
+		}
+	}
+	return nil
+}
+
+// review notes what the table said of the changes left, err being its error. It
+// returns those of which it said nothing, and why it is to be asked again.
+func (l *lane) review(left []int, changes []Change, err error) (still []int, again error) {
+	if f, ok := errors.AsType[*Failure](err); ok && f.Stale {
+		return left, err
+	}
+	for j, i := range left {
+		x, said := &l.changes[i], &changes[j]
+		if x.Err = said.Err; err == nil && said.Err == nil {
+			x.Items, x.Done = said.Items, said.Done
+			continue
+		}
+		still = append(still, i)
+		why := cmp.Or(said.Err, err)
+		if f, ok := errors.AsType[*Failure](why); !ok || !f.Unsent {
+			x.doubt = true
+		}
+		if again == nil || !passing(again) {
+			again = why
+		}
+	}
+	return still, again
+}
+
+// passing reports whether asking again soon may help.
+func passing(err error) bool {
+	f, ok := errors.AsType[*Failure](err)
+	return ok && f.Passing
+}
+
+var errUnknown = &Failure{Kind: "unknown", Err: errors.New("no answer came in time, and others have changed the state since")}
+
+// writes reports whether the change would write anything.
+func (x *Change) writes() bool {
+	return slices.ContainsFunc(x.Items, func(w Swap) bool { return w.Write })
+}
+
+// ours reports whether the items that the table has are those that the change
+// writes. One without a value need not be kept.
+func (x *Change) ours() bool {
+	return !slices.ContainsFunc(x.Items, func(w Swap) bool {
+		return w.Write && w.Old.Version != w.New.Version && (w.Old.Version != 0 || len(w.New.Value) > 0)
+	})
+}
+
+// settle ends the calls of the parts that are done, and notes what the table says
+// of the others.
+func (l *lane) settle(parts []part) {
+	l.calls = l.calls[:0]
+	for i := range parts {
+		p, x := &parts[i], &l.changes[i]
+		switch {
+		case p.err != nil:
+			for _, k := range p.keys {
+				delete(l.cache, k)
+			}
+			for _, c := range p.calls {
+				l.finish(c, p.err)
+			}
+		case x.Done:
+			for _, w := range x.Items {
+				if w.Write {
+					l.remember(w.New)
+				}
+			}
+			for _, c := range p.calls {
+				l.finish(c, c.err)
+			}
+		default:
+			for _, w := range x.Items {
+				if l.cache[w.Old.Key] != nil {
+					l.remember(w.Old).told = l.group
+				}
+			}
+			l.calls = append(l.calls, p.calls...)
+		}
+	}
+	l.forget()
+}
