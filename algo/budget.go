@@ -71,7 +71,7 @@ func (b *Budget) Load(l *headgate.Prepared, now int64, e headgate.Epoch) (fresh,
 	words := make([]int64, ConvertWords(old, l, b.Words))
 	Convert(old, l, words, b.Words, now)
 	b.Words = words
-	if l.Algorithm != headgate.TokenBucket && !sameTags(old, l) {
+	if leasesEnd(old, l) {
 		b.forgetLeases()
 	}
 	return false, true

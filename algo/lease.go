@@ -53,7 +53,7 @@ func Leasable(l *headgate.Prepared, t *Terms) bool {
 	switch {
 	case l.Algorithm == headgate.Ban:
 		return true
-	case !lendable(l):
+	case !Lendable(l):
 		return false
 	case l.Algorithm == headgate.TokenBucket:
 		return l.Burst >= t.Least
@@ -62,8 +62,9 @@ func Leasable(l *headgate.Prepared, t *Terms) bool {
 	}
 }
 
-// lendable reports whether a lease means anything to limits of this kind.
-func lendable(l *headgate.Prepared) bool {
+// Lendable reports whether a lease means anything to limits of this kind: an
+// authority keeps accounts of those that ask for tokens of it.
+func Lendable(l *headgate.Prepared) bool {
 	switch l.Algorithm {
 	case headgate.TokenBucket, headgate.FixedWindow, headgate.Quota:
 		return true
@@ -85,7 +86,7 @@ func lendable(l *headgate.Prepared) bool {
 func (b *Budget) Acquire(r *headgate.LeaseRequest, now int64, e headgate.Epoch, t *Terms, reply *headgate.LeaseReply) (changed bool) {
 	b.Load(r.Limit, now, e)
 	*reply = headgate.LeaseReply{Epoch: e.ID, TTL: duration(t.TTL), Holders: 1}
-	if lendable(b.Limit) {
+	if Lendable(b.Limit) {
 		changed = b.lend(r, now, e, t, reply)
 	} else {
 		b.forgetLeases()
@@ -253,8 +254,33 @@ func (b *Budget) leased(now int64) bool {
 	if len(b.Leases) == 0 {
 		return false
 	}
-	i := b.lent(max(now, seen(b.Limit, b.Words)))
-	return i >= 0 && b.holds().at(i)[holdAmount] > 0
+	out, _ := Lent(b.Limit, b.Words, now)
+	return out > 0
+}
+
+// Lent returns how many tokens of a state are out at now. It reports false if the
+// accounts of those that held any mean nothing any more: all they had has run out.
+func Lent(l *headgate.Prepared, st []int64, now int64) (out int64, ok bool) {
+	b := Budget{Limit: l, Words: st}
+	i := b.lent(max(now, seen(l, st)))
+	if i < 0 {
+		return 0, false
+	}
+	return b.holds().at(i)[holdAmount], true
+}
+
+// VoidLeases removes what is out from st, which was carried over from old to l, if
+// leases under the one mean nothing under the other. The accounts are void then.
+func VoidLeases(old, l *headgate.Prepared, st []int64) {
+	if leasesEnd(old, l) {
+		b := Budget{Limit: l, Words: st}
+		b.removeLease()
+	}
+}
+
+// leasesEnd reports whether leases under old mean nothing under l.
+func leasesEnd(old, l *headgate.Prepared) bool {
+	return l.Algorithm != headgate.TokenBucket && !sameTags(old, l)
 }
 
 // removeLease removes the hold of what is out.

@@ -20,7 +20,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// remote is a contestant whose limits live in Redis. worker's take is of one
+// remote is a contestant whose limits live on a server. worker's take is of one
 // goroutine.
 type remote struct {
 	worker func(testing.TB) take
@@ -28,14 +28,13 @@ type remote struct {
 	// most.
 	used func(tb testing.TB, key string) int64
 	// settle makes used tell all that was allowed; local returns how many calls
-	// were decided without Redis. Both are nil without leases.
+	// were decided without the server. Both are nil without leases.
 	settle func(testing.TB)
 	local  func() int64
 }
 
-// remotes opens contestants for a number of limits with the rule's numbers, all
-// of which a take asks.
-var remotes = map[string]func(tb testing.TB, r rule, limits int) *remote{
+// remotes opens the contestants whose server is Redis.
+var remotes = map[string]opener{
 	"headgate":        openRedisStore,
 	"headgate-leases": openLeases,
 	"redis_rate":      openRedisRate,

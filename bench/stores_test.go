@@ -46,27 +46,32 @@ var (
 // the process: benchmarks of one process share the server.
 type session struct {
 	*remote
-	rule  rule
-	asked []int64 // by key
-	since time.Time
+	rule    rule
+	asked   []int64 // by key
+	since   time.Time
+	scripts func(*testing.B) int64 // how many the server has run; nil if it runs none
 }
 
 var sessions = map[string]*session{}
 
-// open returns the contestant, after it has shown that it limits.
-func open(b *testing.B, name string, r rule, limits int) *session {
+// opener opens a contestant for a number of limits with the rule's numbers, all
+// of which a take asks.
+type opener = func(tb testing.TB, r rule, limits int) *remote
+
+// open returns the contestant called id, after it has shown that it limits.
+func open(b *testing.B, id string, by opener, r rule, limits, keys int) *session {
 	b.Helper()
-	id := name + strconv.FormatInt(r.burst, 10) + "/" + strconv.Itoa(limits)
+	id += strconv.FormatInt(r.burst, 10) + "/" + strconv.Itoa(limits)
 	if s := sessions[id]; s != nil {
 		return s
 	}
-	s := &session{remote: remotes[name](b, r, limits), rule: r, asked: make([]int64, redisKeys), since: time.Now()}
+	s := &session{remote: by(b, r, limits), rule: r, asked: make([]int64, keys), since: time.Now()}
 	sessions[id] = s
 	if s.used != nil {
-		prove(b, remotes[name], limits)
+		prove(b, by, limits)
 	}
 	if s.local == nil {
-		s.each(b, redisKeys, 1) // no key is new
+		s.each(b, keys, 1) // no key is new
 	}
 	return s
 }
@@ -99,7 +104,7 @@ func (s *session) each(b *testing.B, keys, times int) int64 {
 
 // prove has 64 goroutines ask together for twice what there is: not one more
 // passes, and hardly one fewer.
-func prove(b *testing.B, open func(testing.TB, rule, int) *remote, limits int) {
+func prove(b *testing.B, open opener, limits int) {
 	b.Helper()
 	const burst = 2000
 	c := open(b, rule{burst: burst, every: time.Hour}, limits)
@@ -136,7 +141,10 @@ func (s *session) fly(b *testing.B, o *order, keys int) {
 	var next, allowed atomic.Int64
 	var mu sync.Mutex
 	var times sampler
-	calls := scripts(b)
+	var calls int64
+	if s.scripts != nil {
+		calls = s.scripts(b)
+	}
 	flights(b)
 	b.ReportAllocs()
 	began := cpu(b)
@@ -166,7 +174,9 @@ func (s *session) fly(b *testing.B, o *order, keys int) {
 	b.StopTimer()
 	reportCPU(b, began, int64(b.N))
 	times.report(b)
-	b.ReportMetric(1000*float64(scripts(b)-calls)/float64(b.N), "scripts/kop")
+	if s.scripts != nil {
+		b.ReportMetric(1000*float64(s.scripts(b)-calls)/float64(b.N), "scripts/kop")
+	}
 	check(b, int64(b.N), allowed.Load(), int64(b.N))
 	s.balance(b, keys)
 }
@@ -224,7 +234,11 @@ func scripts(b *testing.B) int64 {
 
 func eachRemote(b *testing.B, names []string, r rule, limits int, o *order, keys int) {
 	for _, name := range names {
-		b.Run(name, func(b *testing.B) { open(b, name, r, limits).fly(b, o, keys) })
+		b.Run(name, func(b *testing.B) {
+			s := open(b, name, remotes[name], r, limits, redisKeys)
+			s.scripts = scripts
+			s.fly(b, o, keys)
+		})
 	}
 }
 

@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -27,7 +28,7 @@ type switcher interface {
 	TrustedProxies(application string) ([]netip.Prefix, bool)
 }
 
-// Config is what the routes are made of. All but Logger is required.
+// Config is what the routes are made of. All but Backup and Logger is required.
 type Config struct {
 	Gate    switcher
 	Journal *journal.Journal
@@ -35,12 +36,15 @@ type Config struct {
 	Token string
 	// Failures bounds wrong tokens, by client address.
 	Failures *headgate.Limiter
+	// Backup copies the state of limits; nil where that is not in this process's
+	// data directory.
+	Backup func(ctx context.Context) (Backup, error)
 	// Logger takes changes of modes and wrong tokens; nil discards them.
 	Logger *slog.Logger
 }
 
-// Routes returns the handlers of /v1/decisions and /v1/mode by their patterns
-// for [http.ServeMux]. Panics if a required field of c is not set.
+// Routes returns the handlers of /v1/backup, /v1/decisions and /v1/mode by their
+// patterns for [http.ServeMux]. Panics if a required field of c is not set.
 func Routes(c Config) map[string]http.Handler {
 	if c.Gate == nil || c.Journal == nil || c.Token == "" || c.Failures == nil {
 		panic("admin: Config without Gate, Journal, Token or Failures")
@@ -50,6 +54,7 @@ func Routes(c Config) map[string]http.Handler {
 	}
 	a := &api{Config: c, guard: newGuard(c.Token, c.Failures, c.Logger)}
 	return map[string]http.Handler{
+		"/v1/backup":    a.guard.protect(http.HandlerFunc(a.backup), http.MethodPost),
 		"/v1/decisions": a.guard.protect(http.HandlerFunc(a.decisions), http.MethodGet, http.MethodHead),
 		"/v1/mode":      a.guard.protect(http.HandlerFunc(a.mode), http.MethodGet, http.MethodHead, http.MethodPut),
 	}

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +90,7 @@ func openWith(t *testing.T, text string) *house {
 			})
 		}
 	}
-	routes := admin.Routes(admin.Config{Gate: g, Journal: kept, Token: secret, Failures: limiter})
+	routes := admin.Routes(admin.Config{Gate: g, Journal: kept, Token: secret, Failures: limiter, Backup: copyOf(t)})
 	routes[forwardauth.Pattern] = forwardauth.New(forwardauth.Config{Gate: g, Decided: decided("forward_auth")})
 	routes["/metrics"] = httpapi.ReadOnly(observe.New(observe.Build{}, func() observe.State { return observe.State{} }).Handler())
 	routes[Path] = httpapi.ReadOnly(Handler())
@@ -143,4 +145,15 @@ func (h *house) send(t *testing.T, c call) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w
+}
+
+// copyOf returns a way to make a backup, of something.
+func copyOf(t *testing.T) func(context.Context) (admin.Backup, error) {
+	return func(context.Context) (admin.Backup, error) {
+		file := filepath.Join(t.TempDir(), "copy")
+		if err := os.WriteFile(file, []byte("SQLite format 3"), 0o600); err != nil {
+			return nil, err
+		}
+		return os.Open(file)
+	}
 }

@@ -1,5 +1,5 @@
 // Package pgstore keeps limits in PostgreSQL 15 or later. Package cas decides, in
-// Go; what it decides is written by one call of a function in the database for many
+// Go; what it decides is written by one statement for many
 // callers, where nobody else has changed the state meanwhile.
 //
 // Clock: the server's decides, read after what is to be written is locked.

@@ -40,6 +40,9 @@ func (t *table) connected(ctx context.Context, c *pgx.Conn) error {
 	if err != nil {
 		return fmt.Errorf("find the epoch: %w", err)
 	}
+	if err := statements(ctx, c); err != nil {
+		return fmt.Errorf("prepare the statements: %w", err)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	first := t.known.seq == 0

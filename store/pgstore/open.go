@@ -3,11 +3,13 @@ package pgstore
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
-	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,9 +24,9 @@ import (
 const (
 	// oldest is the first version of PostgreSQL that will do.
 	oldest = 15
-	// lanes is how many groups are on their way at once; the pool has a few
-	// connections more.
-	lanes, spare = 8, 2
+	// lanes is how many groups are on their way at once: few, because a large group
+	// costs a server hardly more than a small one. The pool has some connections more.
+	lanes, spare = 2, 8
 	// dialTime bounds connecting and logging in.
 	dialTime = 2 * time.Second
 	// lockTime and statementTime bound what the server does for us, each a bit less
@@ -48,14 +50,15 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 }
 
 func open(ctx context.Context, c Config) (*Store, error) {
-	pc, err := parseURL(c.URL)
+	to, err := parseURL(c.URL)
 	if err != nil {
 		return nil, err
 	}
+	pc := to.pool
 	if err := prepare(ctx, pc.ConnConfig); err != nil {
 		return nil, explain(pc.ConnConfig, err)
 	}
-	t := &table{log: cmp.Or(c.Logger, slog.New(slog.DiscardHandler)), lenient: c.Lenient}
+	t := &table{log: cmp.Or(c.Logger, slog.New(slog.DiscardHandler)), lenient: c.Lenient || to.lenient}
 	pc.AfterConnect = t.connected
 	life, quit := context.WithCancel(context.WithoutCancel(ctx))
 	if t.pool, err = pgxpool.NewWithConfig(life, pc); err != nil {
@@ -69,6 +72,9 @@ func open(ctx context.Context, c Config) (*Store, error) {
 		t.pool.Close()
 		return nil, explain(pc.ConnConfig, err)
 	}
+	if t.lenient {
+		t.log.Warn("postgres: strict=false: after a promotion or a restore limits go on with what the server has kept, which may lack charges", "store", place(pc.ConnConfig))
+	}
 	s := &Store{
 		Store: cas.New(cas.Config{Table: t, Lanes: lanes, Observe: c.Observe, ManualClockForTest: c.ManualClockForTest}),
 		table: t, log: t.log, observe: c.Observe, quit: quit,
@@ -79,60 +85,23 @@ func open(ctx context.Context, c Config) (*Store, error) {
 	return s, nil
 }
 
-// parseURL reads a URL as [Config] describes it. No error repeats what may be a
-// password.
-func parseURL(text string) (*pgxpool.Config, error) {
-	if !strings.HasPrefix(text, "postgres://") && !strings.HasPrefix(text, "postgresql://") {
-		return nil, errors.New("the URL must begin with postgres://")
-	}
-	if _, err := url.Parse(text); err != nil {
-		// The error would show what may be a password.
-		return nil, errors.New("the URL cannot be read: in a user name or password, write %23 for #, %2F for /, %3A for :, %3F for ?, %40 for @ and %25 for %")
-	}
-	c, err := pgxpool.ParseConfig(text)
-	if err != nil {
-		what := err.Error() // begins with the URL in quotes
-		if at := strings.LastIndex(what, "`: "); at >= 0 {
-			what = what[at+len("`: "):]
-		}
-		return nil, fmt.Errorf("the URL cannot be read: %s", what)
-	}
-	if !strings.Contains(text, "pool_max_conns=") {
-		c.MaxConns = lanes + spare
-	}
-	cc := c.ConnConfig
-	cc.ConnectTimeout = cmp.Or(cc.ConnectTimeout, dialTime)
-	if len(cc.Fallbacks) > 0 && cc.ValidateConnect == nil && strings.Contains(text, ",") {
-		cc.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-	}
-	for name, value := range map[string]string{
-		"application_name": "headgate", "lock_timeout": lockTime, "statement_timeout": statementTime,
-		"default_transaction_isolation": "read committed", "default_transaction_read_only": "off",
-		// The statements are those of functions and always the same: rows by their keys.
-		// What is planned while a table is small must do when it is large.
-		"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
-		"enable_bitmapscan": "off", "jit": "off",
-	} {
-		if cc.RuntimeParams[name] == "" {
-			cc.RuntimeParams[name] = value
-		}
-	}
-	return c, nil
-}
-
 // prepare makes sure that the server is of the right kind and has the tables.
 func prepare(ctx context.Context, c *pgx.ConnConfig) error {
 	c = c.Copy()
-	c.RuntimeParams["statement_timeout"] = migrationTime
-	c.RuntimeParams["synchronous_commit"] = "on" // the tables must outlive a crash
+	settings := maps.Clone(sessionSettings)
+	settings["statement_timeout"] = migrationTime
+	settings["synchronous_commit"] = "on" // the tables must outlive a crash
+	c.AfterConnect = settle(settings)
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	var version int
-	var standby bool
-	if err := conn.QueryRow(ctx, `select current_setting('server_version_num')::int, pg_is_in_recovery()`).Scan(&version, &standby); err != nil {
+	var standby, nowhere bool
+	asked, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	if err := conn.QueryRow(asked, `select current_setting('server_version_num')::int, pg_is_in_recovery(), current_schema() is null`).Scan(&version, &standby, &nowhere); err != nil {
 		return err
 	}
 	if err := checkVersion(version); err != nil {
@@ -141,8 +110,14 @@ func prepare(ctx context.Context, c *pgx.ConnConfig) error {
 	if standby {
 		return errStandby
 	}
+	if nowhere {
+		return errNoSchema
+	}
 	return migrate(ctx, conn, c)
 }
+
+// errNoSchema says that no schema of the search path is there, or none may be used.
+var errNoSchema = errors.New("there is no schema to keep the tables in")
 
 // checkVersion takes a version as server_version_num has it.
 func checkVersion(version int) error {
@@ -159,11 +134,32 @@ func (e *versionError) Error() string {
 	return fmt.Sprintf("the server is PostgreSQL %d: must be %d or later", e.version/10000, oldest)
 }
 
+// ErrPasswordWanted is what [Open] wraps where the server wants a password and the
+// URL has none.
+var ErrPasswordWanted = errors.New("the URL has no password")
+
+// addresses lists the servers that a URL names.
+func addresses(c *pgx.ConnConfig) []string {
+	all := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
+	for _, f := range c.Fallbacks { // with TLS and without, a server is there twice
+		if a := net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port))); !slices.Contains(all, a) {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// place names servers and database in messages.
+func place(c *pgx.ConnConfig) string {
+	return fmt.Sprintf("%s, database %q", strings.Join(addresses(c), ", "), c.Database)
+}
+
 // explain puts an error of Open into one sentence.
 func explain(c *pgx.ConnConfig, err error) error {
-	at := fmt.Sprintf("%s, database %q", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), c.Database)
+	at := place(c)
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return explainAnswer(c, at, e)
+		_, connecting := errors.AsType[*pgconn.ConnectError](err)
+		return explainAnswer(c, at, e, connecting)
 	}
 	if e, ok := errors.AsType[*newerError](err); ok {
 		return fmt.Errorf("%s: %w", at, e)
@@ -174,11 +170,17 @@ func explain(c *pgx.ConnConfig, err error) error {
 	if errors.Is(err, errStandby) {
 		return fmt.Errorf("%s: %w, or still recovers: name the primary, or all servers as in HOST,HOST", at, errStandby)
 	}
+	if errors.Is(err, errNoSchema) {
+		return fmt.Errorf("%s: %w: create the one that search_path names, and let user %q use it", at, errNoSchema, c.User)
+	}
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
 		return fmt.Errorf("cannot connect to %s: %w", at, e)
 	}
 	if e, ok := errors.AsType[*net.DNSError](err); ok {
 		return fmt.Errorf("cannot connect to %s: %w", at, e)
+	}
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("%s shows a certificate that cannot be trusted: %w: sslrootcert is to name the file of its authority", at, e.Err)
 	}
 	if errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
 		return fmt.Errorf("%s did not answer in time", at)
@@ -189,20 +191,23 @@ func explain(c *pgx.ConnConfig, err error) error {
 	return fmt.Errorf("cannot use %s: %s", at, strings.Join(strings.Fields(err.Error()), " "))
 }
 
-// explainAnswer explains what the server answered.
-func explainAnswer(c *pgx.ConnConfig, at string, e *pgconn.PgError) error {
+// explainAnswer explains what the server answered, connecting or later.
+func explainAnswer(c *pgx.ConnConfig, at string, e *pgconn.PgError, connecting bool) error {
 	switch {
-	case strings.HasPrefix(e.Code, "28") && c.Password == "":
-		return fmt.Errorf("%s does not let user %q in, and the URL has no password: %s", at, c.User, e.Message)
+	case e.Code == stateWrongPassword && c.Password == "":
+		return fmt.Errorf("%s does not let user %q in: %w: write it into the URL, postgres://USER:PASSWORD@HOST/DATABASE", at, c.User, ErrPasswordWanted)
 	case strings.HasPrefix(e.Code, "28"):
 		return fmt.Errorf("%s does not let user %q in: %s", at, c.User, e.Message)
 	case e.Code == stateNoDatabase:
 		return fmt.Errorf("%s: there is no such database: create it, or name another one", at)
+	case e.Code == stateNoRight && connecting:
+		return fmt.Errorf("%s: user %q lacks a right: %s", at, c.User, e.Message)
 	case e.Code == stateNoRight:
-		return fmt.Errorf("%s: user %q lacks a right: %s: grant usage and create on the schema once, to create the tables", at, c.User, e.Message)
-	case e.Code == "3F000":
-		return fmt.Errorf("%s: there is no schema to create the tables in: create the one that search_path names", at)
+		return fmt.Errorf("%s: user %q lacks a right: %s: it needs usage and create on the schema to create the tables, and once they are there usage, and select, insert, update and delete on them", at, c.User, e.Message)
 	default:
 		return fmt.Errorf("cannot use %s: %s (SQLSTATE %s)", at, e.Message, e.Code)
 	}
 }
+
+// stateWrongPassword is the SQLSTATE of a password that is wrong or missing.
+const stateWrongPassword = "28P01"

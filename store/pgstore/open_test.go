@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"errors"
 	"log/slog"
 	"net/url"
 	"strings"
@@ -35,13 +36,83 @@ func expect(t *testing.T, got string, words ...string) {
 }
 
 func TestURLs(t *testing.T) {
-	expect(t, refused(t, "redis://localhost"), "must begin with postgres://")
-	expect(t, refused(t, "host=localhost password=hunter2"), "must begin with postgres://")
-	expect(t, refused(t, "postgres://u:hunter2@[::1/x"), "cannot be read")
-	expect(t, refused(t, "postgres://u:hunter2/@h/x"), "cannot be read", "%2F for /")
-	expect(t, refused(t, "postgres://h/x?sslmode=perhaps"), "cannot be read", "sslmode")
-	expect(t, refused(t, "postgres://h/x?pool_max_conns=many"), "cannot be read", "pool_max_conns")
-	expect(t, refused(t, "postgres://u:hunter2@127.0.0.1:1/x"), "cannot connect to 127.0.0.1:1", "refused")
+	for at, words := range map[string][]string{
+		"redis://localhost":                              {"must begin with postgres://"},
+		"host=localhost password=hunter2":                {"must begin with postgres://"},
+		"postgres://u:hunter2@[::1/x":                    {"cannot be read", "IPv6"},
+		"postgres://u:1@hunter2@h/x":                     {"cannot be read", "%40 for @"},
+		"postgres://u:1%hunter2@h/x":                     {"cannot be read"},
+		"postgres://u:hunter2/x":                         {"cannot be read: invalid port"},
+		"postgres://u:1?sslmode=hunter2@h/x":             {"cannot be read", "%3F for ?"},
+		"postgres://u:hunter2/@h/x":                      {"cannot be read", "%2F for /"},
+		"postgres://u:1/hunter2@h/x":                     {"cannot be read", "%2F for /"},
+		"postgres://u:1#hunter2@h/x":                     {"cannot be read", "%23 for #"},
+		"postgres://u:1?hunter2@h/x":                     {"cannot be read", "%3F for ?"},
+		"postgres://h/x?sslmode=%zz":                     {"NAME=VALUE pairs"},
+		"postgres://h/x?sslmode=perhaps":                 {"cannot be read", "sslmode"},
+		"postgres://h/x?pool_max_conns=many":             {"cannot be read", "pool_max_conns"},
+		"postgres://h/x?sslrootcert=/no.pem":             {"cannot be read", "/no.pem"},
+		"postgres://h/x?strict=no":                       {`strict: must be true or false, not "no"`},
+		"postgres://h/x?leases=":                         {`leases: must be true or false, not ""`},
+		"postgres://h/x?strict=true&strict=0":            {"strict: is in the URL twice"},
+		"postgres://h/x?lease=false":                     {`"lease" is no option of the URL: there are leases, strict, `},
+		"postgres://h/x?statement_timeout=1h":            {`"statement_timeout" is no option of the URL`},
+		"postgres://h/?target_session_attrs=standby":     {"target_session_attrs: must be read-write, primary or any"},
+		"postgres://u:hunter2@127.0.0.1:1/x":             {`cannot connect to 127.0.0.1:1, database "x"`, "refused"},
+		"postgres://u:hunter2@127.0.0.1:1,127.0.0.1:2/x": {`cannot connect to 127.0.0.1:1, 127.0.0.1:2, database "x"`, "refused"},
+	} {
+		expect(t, refused(t, at), words...)
+	}
+}
+
+// What we set for a session cannot be changed from outside.
+func TestSession(t *testing.T) {
+	t.Setenv("PGOPTIONS", "-c statement_timeout=1h -c jit=on")
+	server := pgtest.Shared(t)
+	s := openStore(t, Config{URL: server.Schema(t) + "&synchronous_commit=local"})
+	for name, want := range map[string]string{"statement_timeout": statementTime, "jit": "off", "synchronous_commit": "local", "application_name": "headgate"} {
+		var got string
+		if err := s.table.pool.QueryRow(t.Context(), `select current_setting($1)`, name).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %q, %v; want %q", name, got, err, want)
+		}
+	}
+}
+
+// What is ours does not reach the server.
+func TestURLOptions(t *testing.T) {
+	for _, test := range []struct {
+		query           string
+		leases, lenient bool
+		conns           int32
+		application     string
+	}{
+		{"", true, false, lanes + spare, "headgate"},
+		{"?leases=false&strict=true", false, false, lanes + spare, "headgate"},
+		{"?strict=false&leases=1&pool_max_conns=3&application_name=front", true, true, 3, "front"},
+	} {
+		at := "postgresql://u:p%40ss@h1:5433,h2/x" + test.query
+		leases, err := Leases(at)
+		if err != nil || leases != test.leases {
+			t.Errorf("%s: leases %v, %v", at, leases, err)
+		}
+		to, err := parseURL(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := to.pool.ConnConfig
+		if to.lenient != test.lenient || to.pool.MaxConns != test.conns || c.RuntimeParams["application_name"] != test.application {
+			t.Errorf("%s: lenient %v, %d connections, %v", at, to.lenient, to.pool.MaxConns, c.RuntimeParams)
+		}
+		if _, ok := c.RuntimeParams["strict"]; ok {
+			t.Errorf("%s: settings %v", at, c.RuntimeParams)
+		}
+		if got := place(c); got != `h1:5433, h2:5432, database "x"` || c.Password != "p@ss" || c.ValidateConnect == nil {
+			t.Errorf("%s: %s, password %q", at, got, c.Password)
+		}
+	}
+	if _, err := Leases("postgres://h/x?leases=maybe"); err == nil || err.Error() != `postgres: leases: must be true or false, not "maybe"` {
+		t.Error(err)
+	}
 }
 
 func TestRefusals(t *testing.T) {
@@ -56,15 +127,21 @@ func TestRefusals(t *testing.T) {
 	}
 	root := url.UserPassword("postgres", "open sesame")
 	expect(t, refused(t, with(url.UserPassword("postgres", "hunter2"), "/postgres")), `does not let user "postgres" in`, "password authentication failed")
-	expect(t, refused(t, with(url.User("postgres"), "/postgres")), "the URL has no password")
+	expect(t, refused(t, with(url.User("postgres"), "/postgres")), `does not let user "postgres" in: the URL has no password: write it into the URL`)
+	if _, err := Open(t.Context(), Config{URL: with(url.User("postgres"), "/postgres")}); !errors.Is(err, ErrPasswordWanted) {
+		t.Errorf("error %v", err)
+	}
 	expect(t, refused(t, with(root, "/nowhere")), `database "nowhere": there is no such database`)
-	expect(t, refused(t, server.URL("search_path=nowhere")), "no schema")
+	expect(t, refused(t, server.URL("search_path=nowhere")), "no schema to keep the tables in: create the one that search_path names")
 	server.Exec(t, "", `create role app login password 'hunter2'`)
 	app := with(url.UserPassword("app", "hunter2"), "/postgres")
-	expect(t, refused(t, app), `user "app" lacks a right`, "create")
+	server.Exec(t, "", `create database closed`)
+	server.Exec(t, "", `revoke connect on database closed from public`)
+	expect(t, refused(t, with(url.UserPassword("app", "hunter2"), "/closed")), `user "app" lacks a right: permission denied for database "closed"`)
+	expect(t, refused(t, app), `user "app" lacks a right`, "usage and create on the schema")
 	// Where the tables stand, rights to use them are enough.
 	openStore(t, Config{URL: server.URL()})
-	expect(t, refused(t, app), `user "app" lacks a right`)
+	expect(t, refused(t, app), `user "app" lacks a right`, "select, insert, update and delete")
 	server.Exec(t, "", `grant select, insert, update, delete on all tables in schema public to app`)
 	if !allowed(t, openStore(t, Config{URL: app}), bucket(t, 1)) {
 		t.Error("refused")
@@ -106,6 +183,15 @@ func TestWarnsOfLoss(t *testing.T) {
 		t.Error(err)
 	}
 	expect(t, log.String(), "synchronous_commit or fsync is off")
+}
+
+func TestLenientByURL(t *testing.T) {
+	var log strings.Builder
+	s := openStore(t, Config{URL: pgtest.Shared(t).Schema(t) + "&strict=false", Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if !s.table.lenient {
+		t.Error("strict")
+	}
+	expect(t, log.String(), "strict=false: after a promotion")
 }
 
 // Many that open an empty schema at once find it migrated once.

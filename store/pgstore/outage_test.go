@@ -2,8 +2,6 @@ package pgstore
 
 import (
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,64 +12,15 @@ import (
 // A server that is killed and started again has kept what it had answered: errors
 // are those of a store that is away, and no more passes than the limit.
 func TestKilledServer(t *testing.T) {
-	const limit = 3_000
 	server := pgtest.Standalone(t)
-	stores := openStores(t, server.URL(), 2)
-	l := bucket(t, limit)
-	var passed, failed atomic.Int64
-	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	for _, s := range stores {
-		for range 8 {
-			wg.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
-					b, err := take(t, s, headgate.Charge{Limit: l, Owner: "alice", Cost: 1})
-					switch {
-					case err != nil:
-						failed.Add(1)
-						if code := headgate.CodeOf(err); code != headgate.Unavailable {
-							t.Errorf("%v has code %v", err, code)
-						}
-					case b.Allowed:
-						passed.Add(1)
-					}
-				}
-			})
-		}
-	}
+	x := newLoad(t, openStores(t, server.URL(), 2), bucket(t, 400), 3, 8)
 	for range 2 {
-		before := passed.Load()
-		pgtest.Wait(t, "takes", func() error {
-			if n := passed.Load(); n < before+200 && n+failed.Load() < limit {
-				return fmt.Errorf("%d have passed", n)
-			}
-			return nil
-		})
+		x.more(t, 100)
 		server.Stop(t)
 		server.Start(t)
 	}
-	pgtest.Wait(t, "the limit", func() error {
-		b, err := take(t, stores[0], headgate.Charge{Limit: l, Owner: "alice", Cost: 1})
-		if err != nil {
-			return err
-		}
-		if b.Allowed {
-			passed.Add(1)
-			return fmt.Errorf("%d have passed", passed.Load())
-		}
-		return nil
-	})
-	close(stop)
-	wg.Wait()
-	// Who was told nothing may have been charged.
-	if n := passed.Load(); n > limit || n+failed.Load() < limit {
-		t.Errorf("%d have passed and %d failed, of %d", n, failed.Load(), limit)
-	}
+	x.more(t, 100)
+	x.end(t)
 	if seq := server.Int(t, "", `select seq from headgate_epoch`); seq != 1 {
 		t.Errorf("epoch %d: nothing was lost", seq)
 	}

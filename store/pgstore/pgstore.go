@@ -16,9 +16,11 @@ type Config struct {
 	//
 	//	postgres://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]...]/DATABASE[?NAME=VALUE&...]
 	//
-	// Options are such as sslmode, sslrootcert and search_path, the schema in which
-	// the tables stand, and pool_max_conns, 10 by default. Of several hosts the one
-	// that takes writes is used.
+	// Options are those of libpq, such as sslmode and sslrootcert; search_path, the
+	// schema in which the tables stand; synchronous_commit and role; pool_max_conns, 10
+	// by default; strict=false, which is Lenient, and leases, of which [Leases] tells.
+	// What the URL leaves out is taken from libpq's variables, such as PGPASSWORD. Of
+	// several hosts the one that takes writes is used.
 	URL string
 	// Lenient takes the state of a server that was promoted or restored as it is,
 	// though writes may be lost. Without it, limits start empty there.

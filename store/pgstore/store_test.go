@@ -73,6 +73,7 @@ var clocks = []struct {
 func TestStore(t *testing.T) {
 	for _, clock := range clocks {
 		t.Run(clock.name, func(t *testing.T) {
+			t.Parallel() // much of it waits for the disk
 			storetest.Run(t, func(t *testing.T) headgate.Store { return openStore(t, Config{ManualClockForTest: clock.manual}) },
 				storetest.Capabilities{ManualClock: clock.manual})
 		})
@@ -82,6 +83,7 @@ func TestStore(t *testing.T) {
 func TestAuthority(t *testing.T) {
 	for _, clock := range clocks {
 		t.Run(clock.name, func(t *testing.T) {
+			t.Parallel() // much of it waits for the disk
 			storetest.RunAuthority(t, func(t *testing.T) headgate.Authority { return openStore(t, Config{ManualClockForTest: clock.manual}) },
 				storetest.Capabilities{ManualClock: clock.manual})
 		})

@@ -3,6 +3,7 @@ package pgstore
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"slices"
@@ -52,10 +53,29 @@ func release(c *pgxpool.Conn, f *cas.Failure) {
 	c.Release()
 }
 
-// read asks for the rows of keys, and at least one row for the moment.
-const read = `
-select headgate_now(), e.id, e.since, i.k, i.version, i.expires, i.value
+// The statements that every connection has prepared, by their names.
+const (
+	readName, eachName, swapName = "headgate_read", "headgate_each", "headgate_swap"
+
+	// read asks for the rows of keys, and at least one row for the moment.
+	read = `
+select (select headgate_now()), e.id, e.since, i.k, i.version, i.expires, i.value
 from headgate_epoch e left join headgate_item i on i.k = any($1)`
+	swap = `select clock, since, places, versions, expiries, present from headgate_swap($1, $2, $3, $4, $5, $6, $7, $8)`
+)
+
+// statements prepares them.
+func statements(ctx context.Context, c *pgx.Conn) error {
+	for name, text := range map[string]string{readName: read, eachName: each, swapName: swap} {
+		if _, err := c.Prepare(ctx, name, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// binaryForm has all parameters or columns in their binary form.
+var binaryForm = []int16{1}
 
 // Read fills in items; see [cas.Table].
 func (t *table) Read(ctx context.Context, items []cas.Item) (cas.Moment, error) {
@@ -86,36 +106,43 @@ func (t *table) Read(ctx context.Context, items []cas.Item) (cas.Moment, error) 
 var errNoEpoch = errors.New("the table headgate_epoch is emptied all the time")
 
 func readItems(ctx context.Context, c *pgx.Conn, items []cas.Item) (m cas.Moment, err error) {
-	keys, at := make([][16]byte, len(items)), make(map[cas.Key]int, len(items))
+	keys, at := uuids(len(items)), make(map[cas.Key]int, len(items))
 	for i := range items {
 		k := items[i].Key
-		keys[i], at[k] = k, i
+		keys, at[k] = keys.bytes(k[:]), i
 		items[i] = cas.Item{Key: k}
 	}
-	rows, err := c.Query(ctx, read, keys)
-	if err != nil {
-		return m, err
+	rows := c.PgConn().ExecPrepared(ctx, readName, [][]byte{keys}, binaryForm, binaryForm)
+	for err == nil && rows.NextRow() {
+		err = readRow(rows.Values(), &m, items, at)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var now, id, since int64
-		var k *[16]byte
-		var version, expires *int64
-		var value []byte
-		if err := rows.Scan(&now, &id, &since, &k, &version, &expires, &value); err != nil {
-			return m, err
-		}
-		if m.Epoch.ID == 0 {
-			m = cas.Moment{Now: now, Epoch: headgate.Epoch{ID: uint64(id), Since: since}}
-		}
-		if k != nil {
-			items[at[*k]] = cas.Item{Key: *k, Version: uint64(*version), Expires: *expires, Value: value}
-		}
-	}
-	return m, rows.Err()
+	_, failed := rows.Close()
+	return m, cmp.Or(failed, err)
 }
 
-const swap = `select clock, since, places, versions, expiries, present from headgate_swap($1, $2, $3, $4, $5, $6, $7, $8)`
+// readRow reads a row: the moment, and the item unless there is none.
+func readRow(columns [][]byte, m *cas.Moment, items []cas.Item, at map[cas.Key]int) error {
+	if len(columns) != 7 {
+		return errAnswer
+	}
+	now, err1 := bigint(columns[0])
+	id, err2 := bigint(columns[1])
+	since, err3 := bigint(columns[2])
+	*m = cas.Moment{Now: now, Epoch: headgate.Epoch{ID: uint64(id), Since: since}}
+	if err := cmp.Or(err1, err2, err3); err != nil || columns[3] == nil {
+		return err
+	}
+	version, err1 := bigint(columns[4])
+	expires, err2 := bigint(columns[5])
+	var k cas.Key
+	copy(k[:], columns[3])
+	i, asked := at[k]
+	if !asked {
+		return errAnswer
+	}
+	items[i] = cas.Item{Key: k, Version: uint64(version), Expires: expires, Value: slices.Clone(columns[6])}
+	return cmp.Or(err1, err2)
+}
 
 // Swap makes changes; see [cas.Table]. No two items may have one key.
 func (t *table) Swap(ctx context.Context, epoch uint64, changes []cas.Change) (cas.Moment, error) {
@@ -131,65 +158,108 @@ func (t *table) Swap(ctx context.Context, epoch uint64, changes []cas.Change) (c
 	return m, nil
 }
 
-// swapArgs are the arguments of headgate_swap, by item.
-type swapArgs struct {
-	changes                   []int32
-	writes                    []bool
-	keys                      [][16]byte
-	olds, news, ends          []int64
-	values                    [][]byte
-	swaps                     []*cas.Swap
-	clock, since              int64
-	places, versions, expires []int64
-	present                   [][]byte
-}
-
-func (a *swapArgs) add(change int, writes bool, w *cas.Swap) {
-	a.swaps = append(a.swaps, w)
-	a.changes, a.writes = append(a.changes, int32(change)), append(a.writes, writes)
-	a.keys, a.olds = append(a.keys, w.Old.Key), append(a.olds, int64(w.Old.Version))
-	if !w.Write {
-		a.news, a.ends, a.values = append(a.news, 0), append(a.ends, 0), append(a.values, []byte{})
-		return
-	}
-	a.news, a.ends = append(a.news, int64(w.New.Version)), append(a.ends, w.New.Expires)
-	if len(w.New.Value) == 0 {
-		a.values = append(a.values, []byte{}) // nil would be NULL
-		return
-	}
-	a.values = append(a.values, w.New.Value)
-}
-
 func swapItems(ctx context.Context, c *pgx.Conn, epoch uint64, changes []cas.Change) (m cas.Moment, failed *cas.Failure) {
-	var a swapArgs
+	if single(changes) {
+		return swapEach(ctx, c, epoch, changes)
+	}
+	params, all := swapParams(epoch, changes)
+	rows := c.PgConn().ExecPrepared(ctx, swapName, params, binaryForm, binaryForm)
+	answered := rows.NextRow()
+	var err error
+	if answered {
+		m.Epoch.ID = epoch
+		err = swapAnswer(rows.Values(), &m, changes, all)
+	}
+	_, undone := rows.Close()
+	if err = cmp.Or(undone, err); err != nil {
+		return m, diagnose(err, answered)
+	}
+	return m, nil
+}
+
+// swapped is an item among changes.
+type swapped struct {
+	*cas.Swap
+	change int
+}
+
+// swapParams returns the arguments of headgate_swap, and the items by their places.
+func swapParams(epoch uint64, changes []cas.Change) ([][]byte, []swapped) {
+	all := make([]swapped, 0, len(changes))
+	size := 0
 	for i := range changes {
 		items := changes[i].Items
-		writes := slices.ContainsFunc(items, func(w cas.Swap) bool { return w.Write })
 		for j := range items {
-			a.add(i, writes, &items[j])
+			all = append(all, swapped{&items[j], i})
+			size += len(items[j].New.Value)
 		}
 	}
-	rows, err := c.Query(ctx, swap, int64(epoch), a.changes, a.writes, a.keys, a.olds, a.news, a.values, a.ends)
-	if err != nil {
-		return m, diagnose(err, false)
+	n := len(all)
+	keys, olds, news, values, ends := uuids(n), int64s(n), int64s(n), byteStrings(n, size), int64s(n)
+	for _, w := range all {
+		var to cas.Item // a version of 0 only compares
+		if w.Write {
+			to = w.New
+		}
+		keys, olds = keys.bytes(w.Old.Key[:]), olds.int64(int64(w.Old.Version))
+		news, values, ends = news.int64(int64(to.Version)), values.bytes(to.Value), ends.int64(to.Expires)
 	}
-	answered := rows.Next()
-	if answered {
-		err = rows.Scan(&a.clock, &a.since, &a.places, &a.versions, &a.expires, &a.present)
+	numbers, writes := int32s(n), bools(n)
+	for i := range changes {
+		items := changes[i].Items
+		writing := slices.ContainsFunc(items, func(w cas.Swap) bool { return w.Write })
+		for range items {
+			numbers, writes = numbers.int32(int32(i)), writes.bool(writing)
+		}
 	}
-	rows.Close()
-	if err = cmp.Or(err, rows.Err()); err != nil {
-		return m, diagnose(err, answered)
+	return [][]byte{binary.BigEndian.AppendUint64(nil, epoch), numbers, writes, keys, olds, news, values, ends}, all
+}
+
+// swapAnswer reads what headgate_swap answers.
+func swapAnswer(columns [][]byte, m *cas.Moment, changes []cas.Change, all []swapped) (err error) {
+	if len(columns) != 6 {
+		return errAnswer
+	}
+	var err2 error
+	m.Now, err = bigint(columns[0])
+	m.Epoch.Since, err2 = bigint(columns[1])
+	if err = cmp.Or(err, err2); err != nil {
+		return err
 	}
 	for i := range changes {
 		changes[i].Done = true
 	}
-	for i, place := range a.places {
-		w := a.swaps[place-1]
-		changes[a.changes[place-1]].Done = false
-		w.Old = cas.Item{Key: w.Old.Key, Version: uint64(a.versions[i]), Expires: a.expires[i], Value: a.present[i]}
+	if columns[2] == nil {
+		return nil
 	}
-	return cas.Moment{Now: a.clock, Epoch: headgate.Epoch{ID: epoch, Since: a.since}}, nil
+	var others []*cas.Item // what is there, of the changes that were not made
+	err = elements(columns[2], func(_ int, b []byte) error {
+		place, err := bigint(b)
+		if err != nil || place < 1 || place > int64(len(all)) {
+			return errAnswer
+		}
+		w := all[place-1]
+		changes[w.change].Done = false
+		w.Old = cas.Item{Key: w.Old.Key}
+		others = append(others, &w.Old)
+		return nil
+	})
+	for i, set := range []func(*cas.Item, []byte) error{
+		func(x *cas.Item, b []byte) error { n, err := bigint(b); x.Version = uint64(n); return err },
+		func(x *cas.Item, b []byte) error { n, err := bigint(b); x.Expires = n; return err },
+		func(x *cas.Item, b []byte) error { x.Value = slices.Clone(b); return nil },
+	} {
+		if err != nil {
+			return err
+		}
+		err = elements(columns[3+i], func(at int, b []byte) error {
+			if at >= len(others) {
+				return errAnswer
+			}
+			return set(others[at], b)
+		})
+	}
+	return err
 }
 
 // MaxValue is how many bytes an item may have; see [cas.Table].

@@ -12,6 +12,7 @@ const (
 	growth = "growth"
 	door   = "door"
 	stores = "stores"
+	sql    = "sql"
 	floors = "floors"
 )
 
@@ -79,7 +80,8 @@ var (
 	keyed  = []string{"sethvargo", "throttled", "x-time", "failsafe-go", "ulule"}
 	slow   = []string{"throttled", "x-time"} // where others would take minutes
 	redis  = []string{"redis_rate", "rueidis-gcra"}
-	script = []string{"floor"} // an empty script on the server
+	script = []string{"floor"}  // an empty script on the server
+	upsert = []string{"upsert"} // one statement per decision
 )
 
 // plan is the table. The goals are those for in-process work on two cores.
@@ -239,5 +241,16 @@ var plan = []row{
 	{
 		group: stores, work: "the same, 99th percentile", bench: "RedisThousand", ours: "headgate-leases", rivals: redis, beside: script, unit: "p99-us",
 		goals: []goal{atMost(1500, "p99-us")},
+	},
+	{
+		group: sql, work: "PostgreSQL, 100,000 keys, a crash may lose some", bench: "PostgresMany", ours: "headgate", rivals: upsert,
+		goals: []goal{faster(3.5, "PostgresMany/upsert")},
+	},
+	{
+		group: sql, work: "PostgreSQL, 100,000 keys", bench: "PostgresManySynced", ours: "headgate", rivals: upsert,
+	},
+	{
+		group: sql, work: "PostgreSQL, one hot key", bench: "PostgresHotSynced", ours: "headgate", rivals: upsert,
+		goals: []goal{faster(10, "PostgresHotSynced/upsert")},
 	},
 }

@@ -113,7 +113,8 @@ func TestServeErrorsAreCounted(t *testing.T) {
 func TestServeAdminListener(t *testing.T) {
 	token := strings.Repeat("t", 40)
 	t.Setenv("HEADGATE_ADMIN_TOKEN", token)
-	s := startServe(t, "--http", "127.0.0.1:0", "--admin", "localhost:0")
+	s := startServe(t, "--http", "127.0.0.1:0", "--admin", "localhost:0", "--store", "memory")
+	s.await(t, `level=WARN msg="store memory: state is lost at stop"`)
 	address := s.address(t)
 	_, admin, _ := strings.Cut(s.await(t, "door=admin"), "address=")
 	t.Setenv("HEADGATE_TOKEN", token)
@@ -133,7 +134,7 @@ func TestServeAdminListener(t *testing.T) {
 }
 
 func TestServeWithoutAdmin(t *testing.T) {
-	s := startServe(t, "--http", "127.0.0.1:0", "--admin", "")
+	s := startServe(t, "--http", "127.0.0.1:0", "--admin", "", "--store", "memory")
 	if status, body := get(t, "http://"+s.address(t)+"/v1/mode"); status != 404 {
 		t.Errorf("%d %s", status, body)
 	}

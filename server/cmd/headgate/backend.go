@@ -10,7 +10,7 @@ import (
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/server/observe"
 	"github.com/headgate/headgate/store/memstore"
-	"github.com/headgate/headgate/store/redisstore"
+	"github.com/headgate/headgate/store/sqlitestore"
 )
 
 // backend is where the state of limits lives.
@@ -23,26 +23,32 @@ type backend struct {
 	now func() int64
 	// away reports whether store cannot be asked; nil where it always can.
 	away func() bool
-	// memory is nil where state is shared, shared where it is not.
-	memory *memstore.Store
-	shared *shared
+	// memory is nil where state is shared, shared where it is not. embedded is the
+	// store that keeps what is in memory, nil where none does.
+	memory   *memstore.Store
+	embedded *sqlitestore.Store
+	shared   *shared
 }
 
 // openBackend opens the store that was asked for. called is told of every call of
 // one that is not in this process.
-func openBackend(ctx context.Context, s *settings, called func(store, op string, took time.Duration, kind string), log *slog.Logger) (*backend, error) {
+func openBackend(ctx context.Context, s *settings, called func(store, op string, took time.Duration, failure string), log *slog.Logger) (*backend, error) {
 	if s.store == "memory" {
 		m := memstore.New(memstore.Config{MaxBytes: s.memory})
 		log.Warn("store memory: state is lost at stop", "budget_bytes", s.memory)
 		return &backend{store: m, memory: m}, nil
 	}
-	b, err := openRedis(ctx, s.store, s.memory, func(op string, took time.Duration, kind string) { called("redis", op, took, kind) }, log)
+	if s.store == embeddedStore {
+		return openEmbedded(ctx, s, func(op string, took time.Duration, failure string) { called(embeddedStore, op, took, failure) }, log)
+	}
+	kind := kindOf(s.store) // there is one: check has seen to that
+	b, err := openShared(ctx, kind, s.store, s.memory, func(op string, took time.Duration, failure string) { called(kind.name, op, took, failure) }, log)
 	switch {
 	case err == nil:
 		return b, nil
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: told to stop before the store had answered", s.storeFrom)
-	case errors.Is(err, redisstore.ErrPasswordWanted) && s.storeFrom != storeFile:
+	case errors.Is(err, kind.passwordWanted) && s.storeFrom != storeFile:
 		return nil, fmt.Errorf("%s: %w, best in a file that %s names", s.storeFrom, err, storeFile)
 	}
 	return nil, fmt.Errorf("%s: %w", s.storeFrom, err)
@@ -53,6 +59,9 @@ func (b *backend) observe(s *observe.State) {
 	if b.memory != nil {
 		st := b.memory.Stats()
 		s.Memory = &observe.Memory{Keys: st.Keys, OverflowCells: st.Overflow, Bytes: st.Bytes, Limit: st.MaxBytes}
+	}
+	if b.embedded != nil {
+		s.StoreUp = s.StoreUp && !b.embedded.Stats().Broken
 	}
 	if b.shared != nil {
 		b.shared.observe(s)

@@ -89,15 +89,20 @@ func (r *remote) call(ctx context.Context, method, path string, body []byte, wit
 	if resp.StatusCode == http.StatusOK {
 		return got, nil
 	}
+	return got, r.refused(resp, got)
+}
+
+// refused says what an answer says that is a problem.
+func (r *remote) refused(resp *http.Response, body []byte) error {
 	var problem struct{ Type, Detail string }
-	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") || json.Unmarshal(got, &problem) != nil {
-		return nil, fmt.Errorf("%s answered %s; is it a Headgate server?", r.address, resp.Status)
+	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") || json.Unmarshal(body, &problem) != nil {
+		return fmt.Errorf("%s answered %s; is it a Headgate server?", r.address, resp.Status)
 	}
-	err = errors.New(plain(problem.Detail))
+	err := errors.New(plain(problem.Detail))
 	if problem.Type == "urn:headgate:problem:invalid_request" { // it came from the command line
-		err = usageError{err}
+		return usageError{err}
 	}
-	return got, err
+	return err
 }
 
 // notOurs is the error for an answer that cannot be read.

@@ -76,7 +76,7 @@ func (h *house) openAdmin(s *settings) (routes map[string]http.Handler, end func
 		return nil, nil, err
 	}
 	h.journal = journal.New(journal.Config{})
-	routes = admin.Routes(admin.Config{Gate: h.gate, Journal: h.journal, Token: token, Failures: limiter, Logger: h.log})
+	routes = admin.Routes(admin.Config{Gate: h.gate, Journal: h.journal, Token: token, Failures: limiter, Backup: h.backend.backup(s.data), Logger: h.log})
 	return routes, func() { failures.Close() }, nil
 }
 

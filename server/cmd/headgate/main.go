@@ -77,7 +77,7 @@ must wait, or is refused, and says why.
 	}
 	root.Flags().BoolVar(&version, "version", false, "say what this program is made of, as the verb version does")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newInit(), newServe(), newValidate(), newTake(), newPeek(), newExplain(), newMode(), newDenials(), newSchema(), newVersion())
+	root.AddCommand(newInit(), newServe(), newValidate(), newTake(), newPeek(), newExplain(), newMode(), newDenials(), newBackup(), newRestore(), newSchema(), newVersion())
 	return root
 }
 

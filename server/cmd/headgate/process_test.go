@@ -114,11 +114,20 @@ type decided struct {
 	} `json:"limits"`
 }
 
-// take asks once. It may be called from any goroutine.
-func (p *process) take(operation, subject string) (decided, error) {
+// take asks once, with an idempotency key if key is not "". It may be called from any
+// goroutine.
+func (p *process) take(operation, subject, key string) (decided, error) {
 	var a decided
 	body := fmt.Sprintf(`{"application":"a","operation":%q,"subject":%q}`, operation, subject)
-	r, err := p.http.Post(p.url+"/v1/take", "application/json", strings.NewReader(body))
+	q, err := http.NewRequest("POST", p.url+"/v1/take", strings.NewReader(body))
+	if err != nil {
+		return a, err
+	}
+	q.Header.Set("Content-Type", "application/json")
+	if key != "" {
+		q.Header.Set("Idempotency-Key", key)
+	}
+	r, err := p.http.Do(q)
 	if err != nil {
 		return a, err
 	}

@@ -47,7 +47,7 @@ may hold a password can also stand in a file: HEADGATE_STORE_FILE names it.`,
 }
 
 // serve runs until ctx ends or a listener fails.
-func serve(ctx context.Context, s *settings, log *slog.Logger) error {
+func serve(ctx context.Context, s *settings, log *slog.Logger) (err error) {
 	ls, err := openListeners(s)
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer b.store.Close()
+	defer func() { err = errors.Join(err, b.close()) }()
 	h.backend = b
 	g, err := gate.Open(ctx, gate.Config{PolicyFile: s.policy, Store: b.store, Local: b.local, Now: b.now, Away: b.away, Logger: log})
 	if err != nil {

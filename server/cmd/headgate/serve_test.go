@@ -117,7 +117,7 @@ func TestServeAndReload(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "policy.yaml")
 	replace(t, file, policyOf("5/h"))
 	s := startServe(t, "--policy", file, "--http", "127.0.0.1:0")
-	s.await(t, `level=WARN msg="store memory: state is lost at stop"`)
+	s.await(t, `level=INFO msg="store embedded: state is kept in the data directory"`)
 	s.await(t, "revision=1")
 	address := s.address(t)
 	if strings.HasSuffix(address, ":0") {

@@ -31,7 +31,7 @@ type settings struct {
 	admin  string // "" for none, autoAdmin for the usual
 	data   string
 	token  string // of the administration, "" for that of the data directory
-	store  string // "memory" or a URL, which may hold a password
+	store  string // "embedded", "memory" or a URL, which may hold a password
 	// storeFrom is who said so: a flag, a variable or a key of the configuration.
 	storeFrom string
 	memory    int64
@@ -65,8 +65,8 @@ type setting struct {
 var serveSettings = []setting{
 	{name: "policy", usage: "policy `FILE`, read again when it changes and on SIGHUP (default: built-in policy)"},
 	{name: "config", usage: "configuration `FILE`"},
-	{name: "data", value: defaultData, usage: "`DIR` for the admin token, made at the first start"},
-	{name: "store", value: "memory", usage: "`STORE` of state: memory, which is lost at stop, or redis://[USER:PASSWORD@]HOST:PORT, shared by all nodes that name it (rediss:// for TLS)", key: "store", secret: true},
+	{name: "data", value: defaultData, usage: "`DIR` for the embedded store and the admin token, made at the first start"},
+	{name: "store", value: embeddedStore, usage: "`STORE` of state: embedded, in the data directory; memory, which is lost at stop; or a URL that all nodes share: redis://[USER:PASSWORD@]HOST:PORT (rediss:// for TLS), postgres://[USER:PASSWORD@]HOST:PORT/DATABASE, or dynamodb://TABLE?region=REGION", key: "store", secret: true},
 	{name: "records", usage: "`URL` of the records (not supported yet)", later: true, secret: true},
 	{name: "http", value: "127.0.0.1:8080", usage: "`ADDRESS` of the HTTP door: HOST:PORT, unix:PATH, or empty for none", key: "listen.http"},
 	{name: "grpc", usage: "`ADDRESS` of the gRPC door (not supported yet)", later: true},
@@ -172,16 +172,11 @@ func check(v, from map[string]string, config configFile) (*settings, error) {
 // checkStore looks at which store is meant by a value that comes from who. No
 // error repeats the value: it may hold a password.
 func checkStore(value, who string) (string, error) {
-	if value == "memory" {
+	switch {
+	case value == embeddedStore, value == "memory", kindOf(value) != nil:
 		return value, nil
 	}
-	switch scheme, _, found := strings.Cut(value, "://"); {
-	case found && (scheme == "redis" || scheme == "rediss"):
-		return value, nil
-	case value == "embedded", found && (scheme == "postgres" || scheme == "postgresql" || scheme == "dynamodb"):
-		return "", fmt.Errorf("%s: not supported yet: embedded, postgres:// and dynamodb://", who)
-	}
-	return "", usageError{fmt.Errorf("%s: must be memory, or a URL that begins with redis:// or rediss://", who)}
+	return "", usageError{fmt.Errorf("%s: must be embedded, memory, or a URL that begins with %s", who, sharedSchemes())}
 }
 
 // checkAddress looks at how an address is written; whether it can be had shows

@@ -8,7 +8,6 @@ import (
 	"github.com/headgate/headgate/guard"
 	"github.com/headgate/headgate/lease"
 	"github.com/headgate/headgate/server/observe"
-	"github.com/headgate/headgate/store/redisstore"
 )
 
 // shared is a store that other nodes use too: leases, where they are wanted, over
@@ -18,20 +17,13 @@ type shared struct {
 	lease *lease.Store // nil without leases
 }
 
-// openTimeout is how long a store may take to answer when serve starts.
-const openTimeout = 10 * time.Second
-
-// openRedis connects to the store that the URL names. called is told of every
-// call of the store. memory is the cap of what is kept for the time in which the
-// store is away.
-func openRedis(ctx context.Context, text string, memory int64, called func(op string, took time.Duration, kind string), log *slog.Logger) (*backend, error) {
-	leases, err := redisstore.Leases(text)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+// openShared connects to the store of a kind that the URL names. called is told of
+// every call of the store. memory is the cap of what is kept for the time in which
+// the store is away.
+func openShared(ctx context.Context, kind *sharedKind, url string, memory int64, called func(op string, took time.Duration, failure string), log *slog.Logger) (*backend, error) {
+	ctx, cancel := context.WithTimeout(ctx, kind.patience)
 	defer cancel()
-	store, err := redisstore.Open(ctx, redisstore.Config{URL: text, Logger: log, Observe: called})
+	store, leases, err := kind.open(ctx, url, openOptions{log, called})
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +39,10 @@ func openRedis(ctx context.Context, text string, memory int64, called func(op st
 		b.store.Close()
 		return nil, err
 	}
-	log.Info("store redis: state is shared by all nodes that name it", "leases", leases)
+	if kind.warning != "" {
+		log.Warn("store " + kind.name + ": " + kind.warning)
+	}
+	log.Info("store "+kind.name+": state is shared by all nodes that name it", "leases", leases)
 	log.Info(s.guard.Bound().String())
 	return b, nil
 }

@@ -101,6 +101,9 @@ $$;
 -- anything, the key, the versions, and the new value, which is empty to delete; a
 -- new version of 0 only compares. No key is in two items.
 --
+-- A key that is any of an array of one is looked up by the index: what is planned while
+-- the table is empty would else go through all of it, also when it has grown.
+--
 -- It answers the clock, the epoch's since and, of each item of the changes that were not
 -- made, its place and what there is. HG001 is another epoch, HG002 that somebody else has just
 -- inserted the same row; nothing has changed then.
@@ -129,7 +132,7 @@ begin
         from (
             select g.place, g.change, g.old, i.version
             from unnest(changes, writes, keys, olds) with ordinality g(change, writes, k, old, place)
-            join headgate_item i on i.k = g.k
+            join headgate_item i on i.k = any (array[g.k])
             where g.writes
             order by i.k
             for update of i
@@ -148,7 +151,7 @@ begin
     update headgate_item i
     set version = g.new, expires = g.ends, value = g.value
     from unnest(changes, writes, keys, olds, news, vals, ends) g(change, writes, k, old, new, value, ends)
-    where i.k = g.k and g.writes and g.old <> 0 and g.new <> 0 and g.value <> '' and g.change <> all (bad);
+    where i.k = any (array[g.k]) and g.writes and g.old <> 0 and g.new <> 0 and g.value <> '' and g.change <> all (bad);
 
     if 0 = any (olds) then
         -- Rows that must not be there are inserted as well, and deleted below: nobody
@@ -173,14 +176,14 @@ begin
     if '' = any (vals) then
         delete from headgate_item i
         using unnest(changes, writes, keys, olds, news, vals) g(change, writes, k, old, new, value)
-        where i.k = g.k and g.writes and g.value = '' and (g.old = 0 or g.new <> 0) and g.change <> all (bad);
+        where i.k = any (array[g.k]) and g.writes and g.value = '' and (g.old = 0 or g.new <> 0) and g.change <> all (bad);
     end if;
 
     if bad <> '{}' then
         select array_agg(g.place), array_agg(coalesce(i.version, 0)), array_agg(coalesce(i.expires, 0)), array_agg(coalesce(i.value, ''))
         into places, versions, expiries, present
         from unnest(changes, keys) with ordinality g(change, k, place)
-        left join headgate_item i on i.k = g.k
+        left join headgate_item i on i.k = any (array[g.k])
         where g.change = any (bad);
     end if;
 end

@@ -65,19 +65,21 @@ func program(name string) (string, error) {
 // process is a server program and its database cluster.
 type process struct{ *servertest.Process }
 
-// newProcess makes a directory with an empty database cluster. With a password
-// the user postgres needs it.
-func newProcess(password string) (p process, err error) {
+// newProcess makes a directory.
+func newProcess() (p process, err error) {
 	k, err := keep()
 	if err != nil {
 		return p, err
 	}
+	p.Process, err = k.NewProcess()
+	return p, err
+}
+
+// init makes an empty database cluster. With a password the user postgres needs it.
+func (p process) init(password string) error {
 	path, err := program("initdb")
 	if err != nil {
-		return p, err
-	}
-	if p.Process, err = k.NewProcess(); err != nil {
-		return p, err
+		return err
 	}
 	args := []string{"-D", p.data(), "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"}
 	if password == "" {
@@ -85,11 +87,32 @@ func newProcess(password string) (p process, err error) {
 	} else {
 		file := filepath.Join(p.Dir, "password")
 		if err := os.WriteFile(file, []byte(password+"\n"), 0o644); err != nil {
-			return p, err
+			return err
 		}
 		args = append(args, "-A", "scram-sha-256", "--pwfile", file)
 	}
-	return p, p.Run(path, args...)
+	return p.Run(path, args...)
+}
+
+// put writes files into the cluster's directory, which nobody but the server reads.
+func (p process) put(files map[string][]byte) error {
+	for name, data := range files {
+		path := filepath.Join(p.data(), name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			return err
+		}
+		if os.Getuid() != 0 {
+			continue
+		}
+		owner, err := postgres()
+		if err != nil {
+			return err
+		}
+		if err := os.Chown(path, int(owner.Uid), int(owner.Gid)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p process) data() string { return filepath.Join(p.Dir, "data") }

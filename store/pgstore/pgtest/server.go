@@ -23,6 +23,8 @@ type Options struct {
 	Password string
 	// Config lists further settings, such as "max_connections=20".
 	Config []string
+	// Files are put beside the database, such as "server.key", for the server to read.
+	Files map[string][]byte
 }
 
 // Server is one running server. Methods that take a [testing.TB] fail the test
@@ -44,13 +46,18 @@ func Standalone(t testing.TB, options ...Options) *Server {
 	if err != nil {
 		t.Fatalf("start postgres: %v", err)
 	}
+	s.ends(t)
+	return s
+}
+
+// ends ends the server at the end of the test.
+func (s *Server) ends(t testing.TB) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log of the server at %d:\n%s", s.port, s.process.Tail())
 		}
 		s.process.Remove()
 	})
-	return s
 }
 
 var shared = sync.OnceValues(func() (*Server, error) { return start(Options{}) })
@@ -66,24 +73,35 @@ func Shared(t testing.TB) *Server {
 	return s
 }
 
-// start starts a server on a free port, and tries others where somebody was faster.
+// start starts a server.
 func start(o Options) (*Server, error) {
-	p, err := newProcess(o.Password)
+	p, err := newProcess()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{process: p, options: o}
-	err = servertest.StartAt(func() (err error) {
-		if s.port, err = servertest.FreePort(); err != nil {
-			return err
-		}
-		return s.launch()
-	})
+	if err = p.init(o.Password); err == nil {
+		err = p.put(o.Files)
+	}
+	if err == nil {
+		err = s.startAnywhere()
+	}
 	if err != nil {
 		p.Remove()
 		return nil, err
 	}
 	return s, nil
+}
+
+// startAnywhere starts the server on a free port, and tries others where somebody
+// was faster.
+func (s *Server) startAnywhere() error {
+	return servertest.StartAt(func() (err error) {
+		if s.port, err = servertest.FreePort(); err != nil {
+			return err
+		}
+		return s.launch()
+	})
 }
 
 // launch starts the program and waits until it answers.
@@ -102,10 +120,13 @@ func (s *Server) launch() error {
 	})
 }
 
+// Addr returns the server's host and port.
+func (s *Server) Addr() string { return servertest.Address(s.port) }
+
 // URL returns the URL of the database postgres for the user postgres. Each query is
 // a pair such as "search_path=t1".
 func (s *Server) URL(query ...string) string {
-	u := url.URL{Scheme: "postgres", Host: fmt.Sprintf("127.0.0.1:%d", s.port), Path: "/postgres", User: url.User("postgres")}
+	u := url.URL{Scheme: "postgres", Host: s.Addr(), Path: "/postgres", User: url.User("postgres")}
 	if s.options.Password != "" {
 		u.User = url.UserPassword("postgres", s.options.Password)
 	}
