@@ -13,11 +13,12 @@ const (
 	door   = "door"
 	stores = "stores"
 	sql    = "sql"
+	disk   = "disk"
 	floors = "floors"
 )
 
 // mostRounds bounds the rounds of groups that take long or do not vary.
-var mostRounds = map[string]int{memory: 1, growth: 2}
+var mostRounds = map[string]int{memory: 1, growth: 2, disk: 2}
 
 // row is one line of the table.
 type row struct {
@@ -82,6 +83,8 @@ var (
 	redis  = []string{"redis_rate", "rueidis-gcra"}
 	script = []string{"floor"}  // an empty script on the server
 	upsert = []string{"upsert"} // one statement per decision
+
+	inMemory = []string{"memory"} // the same store without a journal
 )
 
 // plan is the table. The goals are those for in-process work on two cores.
@@ -252,5 +255,36 @@ var plan = []row{
 	{
 		group: sql, work: "PostgreSQL, one hot key", bench: "PostgresHotSynced", ours: "headgate", rivals: upsert,
 		goals: []goal{faster(10, "PostgresHotSynced/upsert")},
+	},
+	{
+		group: disk, work: "embedded, 100,000 warm keys under 1 M a day, all cores", bench: "EmbeddedWarm", ours: "headgate", beside: inMemory,
+		goals: []goal{faster(0.9, "EmbeddedWarm/memory"), noAllocations},
+	},
+	{
+		group: disk, work: "the same under 1,000 a day, 64 callers", bench: "EmbeddedThousand", ours: "headgate", beside: inMemory,
+	},
+	{
+		group: disk, work: "the same, bytes written per decision", bench: "EmbeddedThousand", ours: "headgate", unit: "written-B/op",
+	},
+	{
+		group: disk, work: "the same under 100 a day, each on disk", bench: "EmbeddedHundred", ours: "headgate", beside: inMemory,
+	},
+	{
+		group: disk, work: "the same, bytes written per decision", bench: "EmbeddedHundred", ours: "headgate", unit: "written-B/op",
+	},
+	{
+		group: disk, work: "embedded, one of 1 thousand keys", bench: "EmbeddedKeys", ours: "headgate-1k", beside: []string{"memory-1k"},
+		goals: []goal{faster(0.9, "EmbeddedKeys/memory-1k"), noAllocations},
+	},
+	{
+		group: disk, work: "embedded, one of 1 M keys", bench: "EmbeddedKeys", ours: "headgate-1000k", beside: []string{"memory-1000k"},
+		goals: []goal{faster(0.9, "EmbeddedKeys/memory-1000k"), noAllocations},
+	},
+	{
+		group: disk, work: "embedded, one of 5 M keys", bench: "EmbeddedKeys", ours: "headgate-5000k", beside: []string{"memory-5000k"},
+		goals: []goal{faster(0.9, "EmbeddedKeys/memory-5000k"), noAllocations},
+	},
+	{
+		group: disk, work: "the same, bytes on disk per key", bench: "EmbeddedKeys", ours: "headgate-5000k", unit: "disk-B/key",
 	},
 }
