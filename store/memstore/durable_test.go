@@ -188,7 +188,7 @@ func TestKilledWhileManySpend(t *testing.T) {
 			j := newPaper()
 			limit := max(l.Burst, l.Count)
 			var passed int64
-			for life := 0; life < 50; life++ {
+			for life := range 50 {
 				s := kept(t, j, memstore.Config{})
 				var acknowledged atomic.Int64
 				var next *paper

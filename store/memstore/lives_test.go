@@ -186,11 +186,11 @@ func (v *lives) act(holds *[]uint64) {
 		v.t.Fatalf("at %d: the clock went back from %d", b.At, v.last)
 	}
 	v.last = b.At
-	line := fmt.Sprintf("%v at %d, hold %x for %d:", b.Op, b.At, b.Hold, b.HoldFor)
+	line := fmt.Appendf(nil, "%v at %d, hold %x for %d:", b.Op, b.At, b.Hold, b.HoldFor)
 	for _, x := range b.Charges() {
-		line += fmt.Sprintf(" %s (%d) of %s %d,", x.Limit.Name, x.Limit.Count, x.Owner, x.Cost)
+		line = fmt.Appendf(line, " %s (%d) of %s %d,", x.Limit.Name, x.Limit.Count, x.Owner, x.Cost)
 	}
-	v.log = append(v.log, fmt.Sprint(line, b.Allowed))
+	v.log = append(v.log, fmt.Sprintf("%s %v", line, b.Allowed))
 	if !b.Allowed && b.Op != headgate.Settle {
 		for _, x := range asked {
 			x.apart = x.apart || len(x.limits) > 1
