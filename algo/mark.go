@@ -132,18 +132,20 @@ func counter(l *headgate.Prepared, st []int64) (label int64, at int) {
 
 // Settled takes back from a state what its mark may have gone ahead beyond the
 // limit: a bucket is not in debt, and a window not above its count, for that alone.
-// A true debt or overage of up to two steps is forgiven with it.
-func Settled(l *headgate.Prepared, st []int64) {
+// Of a bucket that is so at the instant now, when nobody spends from it any more: what
+// the mark covers may have been spent until then. A true debt or overage of up to two
+// steps is forgiven with it.
+func Settled(l *headgate.Prepared, st []int64, now int64) {
 	shift, ok := stepOf(l)
 	if !ok {
 		return
 	}
 	if l.Algorithm == headgate.TokenBucket {
-		switch v := &st[bucketLevel]; {
-		case *v < -l.Cap:
-			*v = -l.Cap
-		case *v < 0 && *v >= -2<<shift:
-			*v = 0
+		switch v, at := level(l, st, now); {
+		case v < -l.Cap:
+			st[bucketLevel], st[bucketAt] = -l.Cap, at
+		case v < 0 && v >= -2<<shift:
+			st[bucketLevel], st[bucketAt] = 0, at
 		}
 		return
 	}

@@ -67,7 +67,7 @@ func TestMarkOfWindows(t *testing.T) {
 		take(988, now)
 		full := algo.MarkOf(p, st).Ahead(p)
 		full.Lift(p, st)
-		algo.Settled(p, st)
+		algo.Settled(p, st, now)
 		if algo.Apply(&algo.Call{Op: headgate.Peek, Now: now}, p, st, &o); o.Used != 1000 || o.Overage != 0 {
 			t.Errorf("%v: settled to %+v", p.Algorithm, o)
 		}

@@ -45,6 +45,7 @@ func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64
 		s.shards[n].last = now
 	}
 	unpin(cells)
+	s.endLeases(cells, now)
 	if f != nil {
 		if ok, err := s.resolve(f, charges, cells, now); !ok {
 			return err
@@ -74,8 +75,7 @@ func (s *Store) act(b *headgate.Batch, charges []headgate.Charge, cells []cell, 
 	case headgate.Debit:
 		return s.spend(b, &call, charges, cells)
 	case headgate.Reset:
-		s.forget(b, charges, cells, now)
-		return nil
+		return s.forget(b, charges, cells, now)
 	default:
 		return s.visit(b, &call, charges, cells)
 	}
@@ -291,7 +291,9 @@ func (s *Store) fit(c *cell, call *algo.Call, l *headgate.Prepared) error {
 func (s *Store) run(c *cell, call *algo.Call, l *headgate.Prepared, o *headgate.Outcome) {
 	e := &c.shard.table[c.at]
 	if e.version&wide != 0 {
-		algo.Apply(call, l, c.shard.arena.state(e.state), o)
+		st := c.shard.arena.state(e.state)
+		algo.Apply(call, l, st, o)
+		o.Leased = c.shard.leased(e, l, st, call.Now)
 	} else {
 		e.state = algo.PackedApply(call.Op, l, e.state, call.Now-s.origin, call.Cost, o)
 		if call.Op == headgate.Renew && call.HoldFor > 0 {
@@ -315,10 +317,7 @@ func (s *Store) ask(c *cell, peek *algo.Call, l *headgate.Prepared, o *headgate.
 func (s *Store) look(c *cell, call *algo.Call, l *headgate.Prepared, o *headgate.Outcome) {
 	at, found := c.shard.find(c.id)
 	if !found {
-		at = -1
-		if l.Algorithm != headgate.Ban && l.Algorithm != headgate.Idempotency {
-			at = c.shard.standIn(overflowIDs(c.id, l))
-		}
+		at = s.standInFor(c, l)
 	}
 	if at < 0 {
 		s.unseen(call, l, o)
@@ -384,6 +383,6 @@ func (s *Store) tidy(cells []cell, now int64) {
 				s.remove(c.shard, at)
 			}
 		}
-		s.sweep(c.shard, 2, now)
+		s.sweepAround(c.shard, 2, now, cells)
 	}
 }

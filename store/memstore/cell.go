@@ -53,6 +53,15 @@ func overflowIDs(id ident, l *headgate.Prepared) [2]ident {
 	return [2]ident{overflowID(l, 1+uint64(id.lo>>2)%sharedClasses, sharedBit), overflowID(l, 0, sharedBit|lastBit)}
 }
 
+// standInFor finds the overflow cell that a charge of l looks at where the key has
+// no cell of its own, -1 if there is none.
+func (s *Store) standInFor(c *cell, l *headgate.Prepared) int {
+	if l.Algorithm == headgate.Ban || l.Algorithm == headgate.Idempotency {
+		return -1
+	}
+	return c.shard.standIn(overflowIDs(c.id, l))
+}
+
 // standIn finds the overflow cell that a key without a cell of its own spends
 // from, -1 if there is none.
 func (sh *shard) standIn(over [2]ident) int {
@@ -244,6 +253,7 @@ func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) (was
 	}
 	src, _ = s.words(sh, &was, old, now, &two) // the arena may have moved
 	algo.Convert(old, l, sh.arena.state(ref), src, now)
+	algo.VoidLeases(old, l, sh.arena.state(ref))
 	*sh.arena.keep(ref) = absent
 	return was, nil
 }
@@ -313,6 +323,9 @@ func (s *Store) sweepAround(sh *shard, n int, now int64, batch []cell) {
 		if e.version == 0 {
 			sh.hand++
 			continue
+		}
+		if len(sh.leases) > 0 && !pinned(batch, e, sh) {
+			s.endLease(sh, sh.hand, now)
 		}
 		if v := e.version &^ flags; v != serial {
 			serial, l = v, s.versions.get(v)

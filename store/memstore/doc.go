@@ -65,6 +65,24 @@
 // Where the journal fails, charges that need it are not decided; what they have
 // taken stays taken. The clock never goes back behind what was committed.
 //
+// # Leases
+//
+// A store is a [headgate.Authority]. What is leased out of a state stands in it as
+// [algo.LeaseHold], among what is reserved; the accounts of those who hold it are a
+// block of the arena of their own, so that they are bounded with it: where there is
+// no room, a request fails for itself. Cells that keys share are not leased. Accounts
+// mean something as long as that hold counts, and are forgotten when the state is
+// next met, or swept; a bucket then goes back into one word. Numbers under which
+// leases mean nothing take the hold out of the state and leave the accounts alone,
+// so that a refusal can undo the change.
+//
+// With a journal, a state that is leased is written whole with each change, with its
+// accounts, and a reply is given when it is written. So a lease outlives the process
+// that gave it: the next one knows all that was granted, is the same incarnation, and
+// counts what is out as held until it has run out. The epoch changes only with a
+// journal that lacks commits (Past.Lost). Without a journal each store is another
+// incarnation.
+//
 // # Time
 //
 // The clock is the process's: wall time at the start plus monotonic time since.

@@ -33,9 +33,11 @@ type keeper struct {
 
 	mu     sync.Mutex
 	round  *round // the next
-	dirty  []dirt
+	seq    uint64 // its number
+	notes  []note // of it
 	uses   []Use
 	latest int64
+	spare  []note // room for the notes of another round; the writer's
 
 	kick, lazy chan struct{} // there is something to write: now, or soon
 	quit       chan struct{}
@@ -66,7 +68,7 @@ const mostFamilies = 1 << 17
 func (s *Store) keep(j Journal, past Past) {
 	k := &keeper{
 		journal: j, past: past, since: s.startMicros, settled: s.startMicros + algo.Horizon, latest: past.Latest,
-		round: newRound(), kick: make(chan struct{}, 1), lazy: make(chan struct{}, 1), quit: make(chan struct{}),
+		round: newRound(), seq: 1, kick: make(chan struct{}, 1), lazy: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
 	s.kept = k
 	k.families.known = make(map[[2]uint64]*family)
@@ -136,7 +138,7 @@ func (s *Store) register(ctx context.Context, charges []headgate.Charge, reserve
 	if r == nil {
 		return nil
 	}
-	k.hurry()
+	wake(k.kick)
 	if err := r.wait(ctx); err != nil {
 		return err
 	}
@@ -365,7 +367,7 @@ func (s *Store) admit(sh *shard, id ident, r *Record, now int64) error {
 		return fmt.Errorf("journal: state of %d words: %v needs %d", len(r.Words), l.Algorithm, n)
 	}
 	if !s.kept.past.Clean {
-		algo.Settled(l, r.Words)
+		algo.Settled(l, r.Words, s.kept.since)
 	}
 	if !s.touch(sh, l) {
 		return errVersions
@@ -383,9 +385,24 @@ func (s *Store) admit(sh *shard, id ident, r *Record, now int64) error {
 		*sh.arena.keep(ref) = r.Keep
 		e.version, e.state = e.version|wide, ref
 	}
+	accounts := none
+	if _, lent := algo.Lent(l, r.Words, now); lent && !packed && len(r.Leases) > 0 {
+		ref, ok := sh.arena.alloc(len(r.Leases)*leaseWords, sh.room(id.lo))
+		if !ok {
+			sh.release(e)
+			return errFull
+		}
+		accounts = ref
+	}
 	if !sh.insert(e) {
 		sh.release(e)
+		if accounts != none {
+			sh.arena.release(accounts)
+		}
 		return errFull
+	}
+	if accounts != none {
+		sh.setAccounts(id, accounts, r.Leases)
 	}
 	return nil
 }
@@ -409,7 +426,7 @@ func (s *Store) applyKept(ctx context.Context, b *headgate.Batch, charges []head
 			}
 		case isFull(err) && spills < mostSpills:
 			spills++
-			if err := s.spill(ctx, b, charges); err != nil {
+			if err := s.spill(ctx, charges); err != nil {
 				return err
 			}
 		case err == nil && f.wait != nil:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/algo"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -133,6 +134,35 @@ func TestMarks(t *testing.T) {
 	})
 }
 
+// What a mark covers may be spent long after it was written: a kill does not give it
+// back.
+func TestMarkIsSpentLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, l := range []*headgate.Prepared{
+			prepared(t, headgate.Per(1_000_000, 24*time.Hour), "bucket"), prepared(t, headgate.PerHour(3600).WithBurst(1000), "small"),
+		} {
+			j := newPaper()
+			s := kept(t, j, memstore.Config{})
+			take(t, s, "alice", l.Burst-3, l)
+			for range 10 {
+				<-time.After(3 * time.Second)
+				take(t, s, "alice", remaining(t, s, l, "alice"), l)
+			}
+			<-time.After(time.Second)
+			left := remaining(t, s, l, "alice")
+			for range 3 {
+				j = j.killed()
+				s = kept(t, j, memstore.Config{})
+				if got := remaining(t, s, l, "alice"); got > left {
+					t.Errorf("%s: %d left after a kill, %d before it", l.Name, got, left)
+				}
+				<-time.After(time.Second)
+				left += 12
+			}
+		}
+	})
+}
+
 // While the journal fails, what has to be in it is not decided, and nothing of that
 // is given away afterwards.
 func TestJournalFails(t *testing.T) {
@@ -233,6 +263,52 @@ func TestKilledWhileManySpend(t *testing.T) {
 				t.Errorf("only %d passed of %d: nothing was tested", passed, limit)
 			}
 		})
+	}
+}
+
+// A commit has of a batch all or nothing: whoever begins from it finds no budget
+// charged without the others.
+func TestBatchIsNotTorn(t *testing.T) {
+	j := newPaper()
+	s := kept(t, j, memstore.Config{})
+	w, q := prepared(t, headgate.Window(150, 24*time.Hour), "window"), prepared(t, headgate.QuotaPer(199, headgate.Day), "quota")
+	used := func(algorithm headgate.Algorithm) (sum int64) {
+		for _, r := range j.rows {
+			if r.Limit.Algorithm == algorithm {
+				var o headgate.Outcome
+				algo.Apply(&algo.Call{Op: headgate.Peek, Now: s.Now()}, r.Limit, r.Words, &o)
+				sum += o.Used
+			}
+		}
+		return sum
+	}
+	j.onCommit = func() { // of the commits before
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		if a, b := used(headgate.FixedWindow), used(headgate.Quota); a != b {
+			t.Errorf("after %d commits %d are used of one limit and %d of the other", j.commits, a, b)
+		}
+	}
+	var group sync.WaitGroup
+	for g := range 8 {
+		group.Go(func() {
+			for i := range 300 {
+				// Several owners, and the limits in either order.
+				var b headgate.Batch
+				for _, l := range []*headgate.Prepared{w, q} {
+					b.Add(headgate.Charge{Limit: l, Owner: fmt.Sprint((i + g) % 20), Cost: 1})
+				}
+				b.Add(headgate.Charge{Limit: w, Owner: fmt.Sprint("b", i%7), Cost: 1})
+				b.Add(headgate.Charge{Limit: q, Owner: fmt.Sprint("c", i%7), Cost: 1})
+				if err := s.Apply(t.Context(), &b); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if j.commits < 20 {
+		t.Errorf("only %d commits", j.commits)
 	}
 }
 

@@ -80,6 +80,9 @@ func (s *Store) findFew(spots []spot, charges []headgate.Charge, now int64) bool
 			}
 		case p.entry.version == l.Serial|wide:
 			p.words = p.shard.arena.state(p.entry.state)
+			if len(p.shard.leases) > 0 && algo.Reserved(l, p.words) {
+				return false // something of it may be leased out
+			}
 			words += len(p.words)
 			call.Cost = charges[i].Cost
 			if n := algo.Need(&call, l, p.words); words > fewWords || n > len(p.words) || n < 0 {

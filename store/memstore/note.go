@@ -7,20 +7,27 @@ import (
 
 // pending is a state that the journal does not have as it should.
 type pending struct {
-	// mark is what it surely has, zero if that is not known, and flight what it is
-	// about to have while flying.
-	mark, flight algo.Mark
-	flying       bool
-	// dirty says that it is among those to be written.
-	dirty bool
-	// leaving says that the state leaves memory when it is written as it stands.
+	// limit has the numbers of the newest image; nil of one that is gone.
+	limit *headgate.Prepared
+	// mark is what the journal surely has, zero if that is not known, and queued that
+	// of the newest image, which it is about to have.
+	mark, queued algo.Mark
+	// seq is the round that has the newest image, at place slot of its notes. Both
+	// are guarded by the keeper's lock.
+	seq  uint64
+	slot int
+	// leaving says that the state leaves memory when the newest image is written.
 	leaving bool
 }
 
-// dirt is where a state is that has to be written.
-type dirt struct {
+// note is one state as the journal is to have it.
+type note struct {
+	*pending
 	shard uint32
 	id    ident
+	limit *headgate.Prepared
+	mark  algo.Mark
+	Record
 }
 
 // stand notes how every state of the batch stands before it moves.
@@ -58,98 +65,99 @@ func (sh *shard) markAt(e *entry, l *headgate.Prepared) algo.Mark {
 	return algo.MarkOf(l, sh.arena.state(e.state))
 }
 
-// note makes sure that the journal will have what the batch has moved, and says
-// when.
+// note makes sure that the journal will have what the batch has moved, all of it or
+// nothing, and says when.
 func (s *Store) note(op headgate.Op, charges []headgate.Charge, cells []cell, now int64) *round {
-	wait := false
+	var few [4]note
+	wait, notes := false, few[:0]
 	for i := range cells {
-		c := &cells[i]
+		c, l := &cells[i], charges[i].Limit
 		switch {
-		case op == headgate.Reset:
-			wait = s.noteGone(c, charges[i].Limit, now) || wait
+		case op == headgate.Reset && !c.moved:
+			wait = s.noteGone(&notes, c, l, now) || wait
 		case (c.moved || c.stays) && !c.shared:
-			wait = s.noteMoved(op, c, charges[i].Limit, now) || wait
+			wait = s.noteMoved(&notes, op, c, l, now) || wait
 		}
 	}
-	if !wait {
-		return nil
-	}
-	return s.kept.promise()
+	return s.kept.add(notes, wait, now)
 }
 
 // noteGone is for a state that was forgotten.
-func (s *Store) noteGone(c *cell, l *headgate.Prepared, now int64) bool {
+func (s *Store) noteGone(notes *[]note, c *cell, l *headgate.Prepared, now int64) bool {
 	if !s.kept.looked(l, now) {
 		return false
 	}
 	c.shard.evicted++
 	s.kept.ban(c.id, true)
-	p := c.shard.pend(c.id)
-	*p = pending{flying: p.flying, dirty: p.dirty}
-	s.soil(c, p, now)
+	*notes = append(*notes, c.drop())
 	return true
+}
+
+// drop notes that the journal is to have nothing of a state.
+func (c *cell) drop() note {
+	p := c.shard.pend(c.id)
+	p.limit, p.mark, p.queued, p.leaving = nil, algo.Mark{}, algo.Mark{}, false
+	return note{pending: p, shard: c.number, id: c.id, Record: Record{Key: Key{c.id.hi, c.id.lo}}}
 }
 
 // noteMoved is for a state that has moved. It reports whether nobody may hear of
 // that before it is written.
-func (s *Store) noteMoved(op headgate.Op, c *cell, l *headgate.Prepared, now int64) bool {
+func (s *Store) noteMoved(notes *[]note, op headgate.Op, c *cell, l *headgate.Prepared, now int64) bool {
 	sh := c.shard
 	at, found := sh.find(c.id)
 	if !found {
 		return false
 	}
 	e := &sh.table[at]
-	p := sh.pending[c.id]
 	if !sh.lasts(e, l, now) {
 		if e.version&unsure == 0 && !c.journaled {
 			return false
 		}
 		// What the journal has of it is of no use any more.
 		e.version |= unsure
-		if p == nil {
-			p = sh.pend(c.id)
-		}
-		*p = pending{flying: p.flying, dirty: p.dirty}
-		s.soil(c, p, now)
+		*notes = append(*notes, c.drop())
 		return true
 	}
-	after := sh.markAt(e, l)
-	forced := op != headgate.Take || c.other || !after.OK
-	var has algo.Mark // what the journal has
+	var has algo.Mark // what the journal has, if nothing is pending
 	switch {
-	case forced || c.fresh:
-	case p != nil:
-		has = p.mark
+	case c.fresh || c.other:
 	case c.unsure:
 		has = c.mark
 	default:
 		has = c.mark.Ahead(l)
 	}
-	covered := has.Covers(after)
-	if covered {
-		will := has
-		if p != nil && p.flying {
-			will = p.flight
-		}
-		if p != nil && p.dirty || will == after.Ahead(l) {
-			return false
-		}
+	after := sh.markAt(e, l)
+	ahead := after.Ahead(l)
+	p, covered, will := sh.pending[c.id], has.Covers(after), has
+	if p != nil {
+		covered, will = p.mark.Covers(after) && p.queued.Covers(after), p.queued
 	}
-	if p == nil {
+	covered = covered && op == headgate.Take && !c.fresh && !c.other
+	if covered && will == ahead {
+		return false
+	}
+	switch {
+	case p == nil:
 		p = sh.pend(c.id)
 		p.mark = has
+	case c.fresh || c.other:
+		p.mark = algo.Mark{}
 	}
-	p.leaving = false
-	if forced {
-		p.mark, p.flight = algo.Mark{}, algo.Mark{}
-	}
-	s.soil(c, p, now)
+	p.limit, p.queued, p.leaving = l, ahead, false
+	*notes = append(*notes, s.image(p, c, e, l, ahead))
 	if covered {
 		return false
 	}
 	e.version |= unsure
 	// Forgetting a denial, or that something was released, harms nobody.
 	return l.Algorithm != headgate.Ban && (op != headgate.Release || c.other)
+}
+
+// image is the note of a state raised to a mark.
+func (s *Store) image(p *pending, c *cell, e *entry, l *headgate.Prepared, m algo.Mark) note {
+	n := note{pending: p, shard: c.number, id: c.id, limit: l, mark: m, Record: Record{Key: Key{c.id.hi, c.id.lo}}}
+	s.record(&n.Record, c.shard, e, l, m)
+	return n
 }
 
 // stays reports whether a packed entry may go on to the word x without the journal's
@@ -171,18 +179,41 @@ func (sh *shard) pend(id ident) *pending {
 	return p
 }
 
-// soil puts a state among those to be written.
-func (s *Store) soil(c *cell, p *pending, now int64) {
-	k := s.kept
+// add puts notes into the next round, together, and returns it if somebody has to
+// wait for it. The caller holds the locks of their shards.
+func (k *keeper) add(notes []note, wait bool, now int64) *round {
+	if len(notes) == 0 {
+		return nil
+	}
 	k.mu.Lock()
-	if !p.dirty {
-		p.dirty = true
-		k.dirty = append(k.dirty, dirt{c.number, c.id})
+	defer k.mu.Unlock()
+	for i := range notes {
+		k.enqueue(notes[i])
 	}
 	k.latest = max(k.latest, now)
-	k.mu.Unlock()
+	if !wait {
+		wake(k.lazy)
+		return nil
+	}
+	wake(k.kick)
+	return k.round
+}
+
+// enqueue puts a note into the next round, instead of an earlier one of the same
+// state.
+func (k *keeper) enqueue(n note) {
+	if n.seq == k.seq {
+		k.notes[n.slot] = n
+		return
+	}
+	n.seq, n.slot = k.seq, len(k.notes)
+	k.notes = append(k.notes, n)
+}
+
+// wake tells the writer.
+func wake(c chan struct{}) {
 	select {
-	case k.lazy <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

@@ -53,9 +53,10 @@ type shard struct {
 	hand   int // where the sweep goes on
 	shared int // overflow cells among used
 	arena  arena
-	recent *version       // of the latest insert
-	pins   map[ident]*pin // keys kept outside of the table
-	waits  uint           // calls that had to wait for the lock
+	recent *version        // of the latest insert
+	pins   map[ident]*pin  // keys kept outside of the table
+	leases map[ident]int64 // where in the arena the accounts of states are that are leased; nil while none is
+	waits  uint            // calls that had to wait for the lock
 
 	// With a journal:
 	pending map[ident]*pending
@@ -220,15 +221,18 @@ func (sh *shard) resize(size, most int) bool {
 // shrink gives memory back when little of it is used.
 func (sh *shard) shrink() {
 	if sh.used == 0 {
-		sh.table, sh.hand, sh.arena = nil, 0, arena{}
+		sh.table, sh.hand, sh.arena, sh.leases = nil, 0, arena{}, nil
 		return
 	}
 	sh.fit()
 	live := 0
 	for i := range sh.table {
 		if e := &sh.table[i]; e.version&wide != 0 {
-			live += classWords(int(e.state & (1<<classBits - 1)))
+			live += blockWords(e.state)
 		}
+	}
+	for _, ref := range sh.leases {
+		live += blockWords(ref)
 	}
 	if live < cap(sh.arena.words)/2 {
 		sh.compact(live)
@@ -251,17 +255,17 @@ func (sh *shard) compact(live int) {
 		if e.version&wide == 0 {
 			continue
 		}
-		st := sh.arena.state(e.state)
-		ref, _ := to.alloc(len(st), sh.arena.bytes())
-		copy(to.state(ref), st)
-		*to.keep(ref) = *sh.arena.keep(e.state)
-		e.state = ref
+		e.state = to.move(&sh.arena, e.state)
+	}
+	for id, ref := range sh.leases {
+		sh.leases[id] = to.move(&sh.arena, ref)
 	}
 	sh.arena = to
 }
 
 // remove frees place i and what it refers to.
 func (sh *shard) remove(i int) {
+	sh.dropAccounts(ident{sh.table[i].hi, sh.table[i].lo})
 	sh.release(sh.table[i])
 	for ; i+1 < len(sh.table); i++ {
 		next := &sh.table[i+1]
@@ -304,6 +308,9 @@ func classFor(n int) int {
 
 const classBits = 8
 
+// blockWords is how many words the block of a reference takes.
+func blockWords(ref int64) int { return classWords(int(ref & (1<<classBits - 1))) }
+
 func (a *arena) bytes() int64 { return int64(cap(a.words)) * 8 }
 
 // alloc returns a block for n words of state. It reports false if there is none
@@ -331,6 +338,23 @@ func (a *arena) alloc(n int, room int64) (ref int64, ok bool) {
 	return int64(at)<<classBits | int64(c), true
 }
 
+// fit returns a block for n words of state: ref itself, which may be none, if that
+// has the room.
+func (a *arena) fit(ref int64, n int, room int64) (int64, bool) {
+	if ref != none && n < blockWords(ref) {
+		return ref, true
+	}
+	return a.alloc(n, room)
+}
+
+// move copies a block of another arena, which is not larger.
+func (a *arena) move(from *arena, ref int64) int64 {
+	to, _ := a.alloc(blockWords(ref)-1, from.bytes())
+	copy(a.state(to), from.state(ref))
+	*a.keep(to) = *from.keep(ref)
+	return to
+}
+
 func (a *arena) release(ref int64) {
 	at, c := ref>>classBits, ref&(1<<classBits-1)
 	a.words[at] = a.free[c]
@@ -343,6 +367,6 @@ func (a *arena) keep(ref int64) *int64 { return &a.words[ref>>classBits] }
 // state returns the block's state as n words.
 func (a *arena) state(ref int64) []int64 {
 	at := int(ref >> classBits)
-	end := at + classWords(int(ref&(1<<classBits-1)))
+	end := at + blockWords(ref)
 	return a.words[at+1 : end : end]
 }

@@ -15,7 +15,7 @@ const (
 
 // spill makes room in the shards of a batch: states that are in the journal leave
 // memory.
-func (s *Store) spill(ctx context.Context, b *headgate.Batch, charges []headgate.Charge) error {
+func (s *Store) spill(ctx context.Context, charges []headgate.Charge) error {
 	cells := make([]cell, len(charges))
 	s.locate(cells, charges)
 	some := false
@@ -71,12 +71,14 @@ func (s *Store) leaveAt(sh *shard, number uint32, at int, batch []cell) bool {
 	if !s.durable(l) || l.Algorithm == headgate.Ban {
 		return false
 	}
+	has := sh.markAt(e, l)
 	p := sh.pend(id)
-	p.leaving = true
-	if p.mark = sh.markAt(e, l); e.version&unsure == 0 {
-		p.mark = p.mark.Ahead(l)
+	if p.mark = has; e.version&unsure == 0 {
+		p.mark = has.Ahead(l)
 	}
+	p.limit, p.queued, p.leaving = l, has, true
 	e.version |= unsure
-	s.soil(&cell{shard: sh, number: number, id: id}, p, sh.last)
+	c := cell{shard: sh, number: number, id: id}
+	s.kept.add([]note{s.image(p, &c, e, l, has)}, false, sh.last)
 	return true
 }

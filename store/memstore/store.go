@@ -26,8 +26,9 @@ type Config struct {
 	// to decide about the past.
 	Origin int64
 	// Journal, if not nil, keeps the state beyond the process: see the package's
-	// comment. Secret, random by default, is what keys are hashed under, and Past
-	// what the journal knows of the process before.
+	// comment. Secret, random by default, is what keys are hashed under and names
+	// the incarnation for leases, and Past is what the journal knows of the process
+	// before.
 	Journal Journal
 	Secret  [32]byte
 	Past    Past
@@ -44,7 +45,7 @@ const (
 	maxVersions = 1 << 16
 )
 
-// Store is a [headgate.Store] in memory. Make one with [New].
+// Store is a [headgate.Authority] in memory. Make one with [New].
 type Store struct {
 	hash        *hasher
 	start       time.Time
@@ -56,6 +57,7 @@ type Store struct {
 	versions    versions
 	overflowed  atomic.Int64
 	kept        *keeper // nil without a journal
+	epoch       headgate.Epoch
 }
 
 // New returns an empty store. Panics if c.Shards is not a power of two from 0
@@ -85,6 +87,7 @@ func New(c Config) *Store {
 		maxBytes:    c.MaxBytes,
 		shift:       uint(64 - bits.TrailingZeros(uint(c.Shards))),
 		shards:      make([]shard, c.Shards),
+		epoch:       incarnation(&c),
 	}
 	s.versions.known = make(map[uint32]*version)
 	for i := range s.shards {
@@ -112,7 +115,7 @@ func (s *Store) Close() error {
 		sh := &s.shards[i]
 		sh.mu.Lock()
 		s.overflowed.Add(-int64(sh.shared))
-		sh.table, sh.used, sh.shared, sh.arena, sh.closed = nil, 0, 0, arena{}, true
+		sh.table, sh.used, sh.shared, sh.arena, sh.leases, sh.closed = nil, 0, 0, arena{}, nil, true
 		sh.unpinAll()
 		sh.mu.Unlock()
 	}

@@ -53,6 +53,13 @@ func (s *Store) checkStore(t *testing.T) {
 			t.Fatalf("shard %d: %d overflow cells, it counts %d", n, own, sh.shared)
 		}
 		shared += int64(own)
+		for id, ref := range sh.leases {
+			if at, found := sh.find(id); !found {
+				t.Fatalf("shard %d: accounts of a state that is not there", n)
+			} else {
+				claim(ref>>classBits, int(ref&(1<<classBits-1)), fmt.Sprint("accounts of place ", at))
+			}
+		}
 		for class, head := range sh.arena.free {
 			for ; head != 0; head = sh.arena.words[head-1] {
 				claim(head-1, class, fmt.Sprint("free list ", class))

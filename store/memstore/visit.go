@@ -6,15 +6,24 @@ import (
 )
 
 // forget does Reset.
-func (s *Store) forget(b *headgate.Batch, charges []headgate.Charge, cells []cell, now int64) {
+func (s *Store) forget(b *headgate.Batch, charges []headgate.Charge, cells []cell, now int64) error {
+	for i := range cells {
+		if c := &cells[i]; len(c.shard.leases) > 0 && !s.touch(c.shard, charges[i].Limit) {
+			return errVersions
+		}
+	}
 	b.Allowed = true
 	for i := range cells {
 		c := &cells[i]
+		if len(c.shard.leases) > 0 && s.resetLent(c, charges[i].Limit, now, &b.Outcomes()[i]) {
+			continue
+		}
 		if at, found := c.shard.find(c.id); found {
 			s.remove(c.shard, at)
 		}
 		s.unseen(&algo.Call{Op: headgate.Peek, Now: now}, charges[i].Limit, &b.Outcomes()[i])
 	}
+	return nil
 }
 
 // unseen does a call on the state of "never seen", which is then dropped.
@@ -104,12 +113,15 @@ func (s *Store) peekAt(sh *shard, at int, call *algo.Call, l *headgate.Prepared,
 	switch {
 	case old.SameNumbers(l):
 		algo.Apply(call, l, src, o)
+		o.Leased = sh.leased(e, l, src, call.Now)
 	case call.Now >= max(keep, algo.AbsentAt(old, src)):
 		s.unseen(call, l, o)
 	default:
 		dst := make([]int64, algo.ConvertWords(old, l, src))
 		algo.Convert(old, l, dst, src, call.Now)
+		algo.VoidLeases(old, l, dst)
 		algo.Apply(call, l, dst, o)
+		o.Leased = sh.leased(e, l, dst, call.Now)
 	}
 	o.Shared = e.lo&sharedBit != 0
 }

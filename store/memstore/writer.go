@@ -39,18 +39,9 @@ func (r *round) wait(ctx context.Context) error {
 // sees to it.
 func (k *keeper) promise() *round {
 	k.mu.Lock()
-	r := k.round
-	k.mu.Unlock()
-	k.hurry()
-	return r
-}
-
-// hurry has the next round written at once.
-func (k *keeper) hurry() {
-	select {
-	case k.kick <- struct{}{}:
-	default:
-	}
+	defer k.mu.Unlock()
+	wake(k.kick)
+	return k.round
 }
 
 const (
@@ -58,7 +49,7 @@ const (
 	laziness = 2 * time.Millisecond
 	// retryEvery is how long after a failure what nobody waits for is tried again.
 	retryEvery = time.Second
-	// mostRecords is how many records a commit has at most.
+	// mostRecords is about how many records a commit has at the stop.
 	mostRecords = 8192
 )
 
@@ -99,30 +90,29 @@ func (k *keeper) rest(d time.Duration) bool {
 	return true
 }
 
-// commit writes what is to be written.
+// commit writes what was noted, in one piece: what one batch has moved is in the
+// journal all or not at all.
 func (s *Store) commit(k *keeper, c *Commit) error {
 	k.mu.Lock()
-	r, dirty, uses := k.round, k.dirty, k.uses
-	k.round, k.dirty, k.uses = newRound(), nil, nil
-	now := k.latest
+	r, notes, seq := k.round, k.notes, k.seq
+	*c = Commit{Now: k.latest, Records: c.Records[:0], Limits: k.uses}
+	k.round, k.notes, k.uses = newRound(), k.spare[:0], nil
+	k.seq++
 	k.mu.Unlock()
-	*c = Commit{Now: now, Records: c.Records[:0], Limits: uses}
-	for len(dirty) > 0 || len(c.Limits) > 0 {
-		n := min(len(dirty), mostRecords)
-		part := dirty[:n]
-		dirty = dirty[n:]
-		c.Records = c.Records[:0]
-		for _, p := range part {
-			s.image(p, c)
+	if len(notes) > 0 || len(c.Limits) > 0 {
+		for i := range notes {
+			c.Records = append(c.Records, notes[i].Record)
 		}
-		if r.err = k.journal.Commit(c); r.err != nil {
-			r.err = unwritten(r.err)
-			s.failed(k, part, dirty, c.Limits)
-			break
+		if err := k.journal.Commit(c); err != nil {
+			r.err = unwritten(err)
+			s.failed(k, notes, seq, c.Limits)
+		} else {
+			s.landed(notes, seq)
 		}
-		c.Limits = nil
-		s.landed(part)
+		clear(c.Records)
+		clear(notes)
 	}
+	k.spare = notes
 	close(r.done)
 	return r.err
 }
@@ -133,28 +123,6 @@ func unwritten(err error) error {
 		err = &headgate.Error{Code: headgate.Unavailable, Err: err}
 	}
 	return err
-}
-
-// image appends the record of a state as the journal is to have it: ahead of what
-// was used.
-func (s *Store) image(at dirt, c *Commit) {
-	sh := &s.shards[at.shard]
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	p := sh.pending[at.id]
-	p.dirty, p.flying, p.flight = false, true, algo.Mark{}
-	r := Record{Key: Key{at.id.hi, at.id.lo}}
-	if i, found := sh.find(at.id); found {
-		e := &sh.table[i]
-		l := s.versions.get(e.version &^ flags)
-		if sh.lasts(e, l, sh.last) {
-			if p.flight = sh.markAt(e, l); !p.leaving {
-				p.flight = p.flight.Ahead(l)
-			}
-			s.record(&r, sh, e, l, p.flight)
-		}
-	}
-	c.Records = append(c.Records, r)
 }
 
 // record fills in r with the state of an entry, raised to a mark.
@@ -169,48 +137,64 @@ func (s *Store) record(r *Record, sh *shard, e *entry, l *headgate.Prepared, m a
 		if keep := *sh.arena.keep(e.state); keep != 0 {
 			r.Keep = keep
 		}
+		if sh.lent(e, l, sh.last) {
+			r.Leases = sh.accounts(ident{e.hi, e.lo})
+		}
 	}
 	r.Until = max(r.Keep, algo.AbsentAt(l, r.Words))
 }
 
-// landed notes that the journal has what flew.
-func (s *Store) landed(part []dirt) {
-	for _, at := range part {
-		sh := &s.shards[at.shard]
+// landed notes that the journal has what a round had.
+func (s *Store) landed(notes []note, seq uint64) {
+	for i := range notes {
+		n := &notes[i]
+		sh := &s.shards[n.shard]
 		sh.mu.Lock()
-		p := sh.pending[at.id]
-		p.flying, p.mark = false, p.flight
-		if !p.dirty {
-			delete(sh.pending, at.id)
-			if i, found := sh.find(at.id); found {
-				if p.leaving {
-					s.remove(sh, i)
-					sh.evicted++
-				} else {
-					sh.table[i].version &^= unsure
-				}
-			}
-		}
+		s.arrived(sh, n, seq)
 		sh.mu.Unlock()
 	}
 }
 
-// failed notes that the journal may not have what flew, and nothing of the rest.
-func (s *Store) failed(k *keeper, flown, rest []dirt, uses []Use) {
-	again := slices.Clone(rest)
-	for _, at := range flown {
-		sh := &s.shards[at.shard]
+// arrived is landed for one note.
+func (s *Store) arrived(sh *shard, n *note, seq uint64) {
+	p := n.pending
+	if p.mark = n.mark; p.limit != n.limit && (p.limit == nil || n.limit == nil || !p.limit.SameNumbers(n.limit)) {
+		p.mark = algo.Mark{}
+	}
+	if p.seq != seq {
+		return // there is a newer one
+	}
+	delete(sh.pending, n.id)
+	i, found := sh.find(n.id)
+	if !found {
+		return
+	}
+	e := &sh.table[i]
+	switch {
+	case p.leaving:
+		s.remove(sh, i)
+		sh.evicted++
+	case n.limit == nil || !n.mark.OK || n.mark == sh.markAt(e, n.limit).Ahead(n.limit):
+		e.version &^= unsure
+	} // else it was to leave, and the journal has it exactly
+}
+
+// failed puts the notes of a round that was not written into the next one, but those
+// that it has newer ones of.
+func (s *Store) failed(k *keeper, notes []note, seq uint64, uses []Use) {
+	for i := range notes {
+		n := notes[i]
+		sh := &s.shards[n.shard]
 		sh.mu.Lock()
-		p := sh.pending[at.id]
-		p.flying, p.leaving = false, false
-		if !p.dirty {
-			p.dirty = true
-			again = append(again, at)
+		k.mu.Lock()
+		n.leaving = false
+		if n.seq == seq {
+			k.enqueue(n)
 		}
+		k.mu.Unlock()
 		sh.mu.Unlock()
 	}
 	k.mu.Lock()
-	k.dirty = append(k.dirty, again...)
 	k.uses = append(k.uses, uses...)
 	k.mu.Unlock()
 }
@@ -244,7 +228,7 @@ func (s *Store) finish() error {
 		}
 	}
 	// Shortly after a kill, what it has made of states is known to this process only.
-	c.Limits, c.Clean = k.uses, len(k.dirty) == 0 && err == nil && (k.past.Clean || k.past.Latest == 0 || s.Now() >= k.settled)
+	c.Limits, c.Clean = k.uses, len(k.notes) == 0 && err == nil && (k.past.Clean || k.past.Latest == 0 || s.Now() >= k.settled)
 	return errors.Join(err, k.journal.Commit(&c))
 }
 

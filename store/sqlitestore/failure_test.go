@@ -379,3 +379,25 @@ func TestLogStaysShort(t *testing.T) {
 	}
 	end(t, j, noon, true)
 }
+
+// What processes that were killed have left in the log counts: else the log would
+// grow over their lives.
+func TestLogOfEarlierLives(t *testing.T) {
+	dir := t.TempDir()
+	rng := rand.New(rand.NewPCG(1, 13))
+	l := everyLimit(t)[0]
+	for range 5 {
+		j, _ := begin(t, dir, noon)
+		info, err := os.Stat(fileOf(dir) + walSuffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if j.frames*(pageBytes+frameHead)+pageBytes+frameHead < info.Size() {
+			t.Errorf("%d frames are known of a log of %d bytes", j.frames, info.Size())
+		}
+		for range 20 {
+			commit(t, j, noon, recordAt(rng.Uint64N(1000), l, rng), recordAt(rng.Uint64N(1000), l, rng))
+		}
+		end(t, j, noon, false)
+	}
+}

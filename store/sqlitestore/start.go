@@ -83,6 +83,9 @@ func open(ctx context.Context, c *Config, now int64) (j *journal, past memstore.
 		dir:    c.Dir, held: held, log: c.Logger, observe: c.Observe, limits: limits, meta: *s.meta,
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), due: softFrames, soft: softFrames, used: make(map[int64]struct{}),
 	}
+	if info, err := os.Stat(fileOf(c.Dir) + walSuffix); err == nil {
+		j.frames = info.Size() / (pageBytes + frameHead) // what processes have left that were killed
+	}
 	if err := j.connect(s.w); err != nil {
 		return nil, past, errors.Join(explain(c.Dir, err), j.disconnect())
 	}

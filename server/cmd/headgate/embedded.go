@@ -27,7 +27,7 @@ func openEmbedded(ctx context.Context, s *settings, called func(op string, took 
 	}
 	left, _ := filepath.Glob(filepath.Join(s.data, backups+"*")) // the pattern is a good one
 	for _, name := range left {
-		if err := os.Remove(name); err != nil {
+		if err := os.RemoveAll(name); err != nil {
 			log.Warn("a backup that was not finished is left", "error", err)
 		}
 	}

@@ -1,0 +1,719 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/headgate/headgate"
+)
+
+// `make crash` sets these.
+var (
+	crashKills = flag.Int("crash.kills", 30, "how often TestCrash kills the server")
+	crashSeed  = flag.Uint64("crash.seed", 1, "what TestCrash draws its random numbers from")
+)
+
+// The ways in which a life ends.
+const (
+	endUnderLoad = iota
+	endInBackup
+	endInDrain
+	endInCheckpoint
+	endInStart
+	endInOrder
+	endings
+)
+
+var endingNames = [endings]string{"under load", "in a backup", "in the drain", "in a checkpoint", "in the start", "in order"}
+
+const (
+	// crashSubjects is how many subjects there are at a time, and crashLives for how
+	// many lives: others follow then.
+	crashSubjects, crashLives = 6, 12
+	crashClients              = 12
+	// mostLog is how long a write-ahead log may become.
+	mostLog = 52 << 20
+)
+
+func crashPolicy(t *testing.T) string {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("version: 1\napplications:\n  a:\n    rules:\n")
+	for i, l := range crashLimits {
+		if i > 0 && crashLimits[i-1].operation == l.operation {
+			fmt.Fprintf(&b, "          - {name: %s, %s}\n", l.name, l.text)
+			continue
+		}
+		fmt.Fprintf(&b, "      - name: %s\n        match: {operation: %s}\n        limits:\n          - {name: %s, %s}\n", l.operation, l.operation, l.name, l.text)
+	}
+	b.WriteString("      - {name: villain, match: {operation: villain}, limits: [{name: a, rate: 1/h}], ban: {after: 2, within: 1m, for: 1h}}\n")
+	b.WriteString("      - {name: flood, match: {operation: flood}, limits: [{name: a, algorithm: fixed_window, rate: 100/min}]}\n")
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// crash drives a server through its lives.
+type crash struct {
+	t                  *testing.T
+	rng                *rand.Rand
+	name, data, policy string
+	client             *http.Client
+	v                  *victim
+	life, generation   int
+	eldest             int // life of the generation
+	kills              int // since the last look
+	fast               bool
+	unclean            bool // the life began after a kill
+	lives              [endings]int
+	today              int64           // when the generation was born
+	retried            int             // keys that were not answered at first
+	starts             []time.Duration // from the start to the first answer
+	longestLog         int64
+	inFlight           int
+
+	ending atomic.Bool
+	load   sync.WaitGroup
+
+	mu       sync.Mutex
+	accounts map[string]*account
+	subjects []string
+	keys     map[string]string // unanswered: key to subject
+	asked    map[string]int64  // how many keys of a subject there are
+	onces    map[string]int64  // and how many were admitted
+	tickets  []*ticket
+	villains []villain
+	acked    map[string]int64
+	worst    map[string]int64
+	answers  int
+	findings []string
+}
+
+// ticket is a reservation or a slot that was not given back.
+type ticket struct {
+	text, subject, operation string
+	cost, from               int64
+	unsure                   bool // an attempt to end it was not answered
+}
+
+// villain is a subject that was seen to be banned, durably if sure.
+type villain struct {
+	subject string
+	sure    bool
+}
+
+func newCrash(t *testing.T, seed uint64) *crash {
+	c := &crash{
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), name: program(t), data: filepath.Join(t.TempDir(), "data"), policy: crashPolicy(t),
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: patience},
+		keys:   make(map[string]string), asked: make(map[string]int64), onces: make(map[string]int64), acked: make(map[string]int64), worst: make(map[string]int64),
+	}
+	c.born()
+	t.Cleanup(func() {
+		if c.v != nil {
+			c.v.kill()
+		}
+	})
+	return c
+}
+
+// born makes a new generation of subjects.
+func (c *crash) born() {
+	c.generation++
+	c.eldest, c.today = c.life, time.Now().UnixMicro()/day.Microseconds()
+	c.accounts = make(map[string]*account)
+	c.subjects = c.subjects[:0]
+	for i := range crashSubjects {
+		s := fmt.Sprintf("s%d-%d", c.generation, i)
+		c.subjects = append(c.subjects, s)
+		for _, l := range crashLimits {
+			c.accounts[s+" "+l.operation+"/"+l.name] = newAccount(l, s, c.found)
+		}
+	}
+	c.tickets, c.villains = nil, nil
+	clear(c.keys)
+	clear(c.asked)
+	clear(c.onces)
+}
+
+// found notes what is wrong. The caller may hold c.mu.
+func (c *crash) found(a *account, what string) {
+	last := a.passed[max(0, len(a.passed)-8):]
+	c.findings = append(c.findings, fmt.Sprintf("life %d, %s: %s; %d charges for sure, the last %v", c.life, a.name, what, len(a.passed), last))
+}
+
+// start begins a life. It returns when the server has answered once.
+func (c *crash) start() {
+	c.t.Helper()
+	c.life++
+	c.v = serveIn(c.t, c.name, c.data, "--policy", c.policy)
+	c.v.await(c.t)
+	c.peek(c.subjects[0], "fast")
+	c.starts = append(c.starts, time.Since(c.v.began))
+	if left, _ := filepath.Glob(filepath.Join(c.data, backups+"*")); len(left) > 0 {
+		c.findings = append(c.findings, fmt.Sprintf("life %d: %v is left of a backup that was not finished:\n%s", c.life, left, c.v.said()))
+	}
+	if info, err := os.Stat(filepath.Join(c.data, "limits.db-wal")); err == nil {
+		if c.longestLog = max(c.longestLog, info.Size()); info.Size() > mostLog {
+			c.findings = append(c.findings, fmt.Sprintf("life %d: the write-ahead log has %d bytes", c.life, info.Size()))
+		}
+	}
+}
+
+// look compares every account with what the server says of it.
+func (c *crash) look() {
+	ready := time.Now().UnixMicro()
+	for _, s := range c.subjects {
+		a := c.accounts[s+" fast/a"]
+		a.model.add(a.charges)
+		a.charges = nil
+		if c.fast && c.kills > 0 || c.unclean {
+			a.model.(*bucket).empty(c.v.began.UnixMicro(), ready, c.fast && c.kills > 0)
+		}
+	}
+	var readers sync.WaitGroup
+	for _, s := range c.subjects {
+		readers.Go(func() {
+			for i, l := range crashLimits {
+				if i > 0 && crashLimits[i-1].operation == l.operation {
+					continue
+				}
+				c.lookAt(s, l.operation)
+			}
+		})
+	}
+	readers.Wait()
+	for _, v := range c.villains {
+		if a, _ := c.peek(v.subject, "villain"); v.sure && (a.Allowed || a.Reason != "banned") {
+			c.findings = append(c.findings, fmt.Sprintf("life %d: the ban of %s is gone: %+v", c.life, v.subject, a))
+		}
+	}
+	c.kills = 0
+}
+
+// lookAt compares the accounts of an operation.
+func (c *crash) lookAt(subject, operation string) {
+	a, g := c.peek(subject, operation)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range a.Limits {
+		x := c.accounts[subject+" "+l.ID]
+		forfeit := int64(c.kills) * x.limit.forfeit()
+		g.remaining = l.Remaining
+		x.look(g, forfeit)
+	}
+}
+
+// peek asks what is left.
+func (c *crash) peek(subject, operation string) (answered, glance) {
+	from := time.Now().UnixMicro()
+	a, err := c.v.ask(c.t.Context(), c.client, "/v1/peek", bodyOf(subject, operation, ""))
+	if err != nil {
+		c.t.Errorf("life %d: peek at %s of %s: %v", c.life, operation, subject, err)
+	}
+	return a, glance{from: from, to: time.Now().UnixMicro()}
+}
+
+func bodyOf(subject, operation, more string) string {
+	return fmt.Sprintf(`{"application":"a","operation":%q,"subject":%q%s}`, operation, subject, more)
+}
+
+// resolve asks again with every idempotency key that was not answered. Then all
+// charges are known, and each key has one.
+func (c *crash) resolve() {
+	for _, key := range slices.Sorted(maps.Keys(c.keys)) {
+		c.once(c.keys[key], key)
+		c.retried++
+	}
+	if len(c.keys) > 0 {
+		c.t.Errorf("life %d: %d keys are not answered", c.life, len(c.keys))
+	}
+	for _, s := range c.subjects {
+		a, g := c.peek(s, "once")
+		if used := a.Limits[0].Used; used != c.onces[s] && g.from/day.Microseconds() == c.today {
+			c.findings = append(c.findings, fmt.Sprintf("life %d: %s was admitted with %d keys and charged %d", c.life, s, c.onces[s], used))
+		}
+	}
+}
+
+// begin begins the load.
+func (c *crash) begin() {
+	c.ending.Store(false)
+	for i := range crashClients {
+		r := rand.New(rand.NewPCG(c.rng.Uint64(), uint64(i)))
+		c.load.Go(func() {
+			for !c.ending.Load() {
+				c.act(r)
+			}
+		})
+	}
+}
+
+// over waits for the clients after the server has ended. What was not answered was
+// decided before that, if at all.
+func (c *crash) over() {
+	c.load.Wait()
+	c.client.CloseIdleConnections()
+}
+
+// act does something.
+func (c *crash) act(r *rand.Rand) {
+	s := c.subjects[r.IntN(len(c.subjects))]
+	ordinary := []string{"small", "hour", "million", "daily", "fixed", "sliding", "both", "fast"}
+	switch n := r.IntN(100); {
+	case n < 8:
+		c.batch(r, ordinary)
+	case n < 18:
+		c.hold(s, "hold", r.Int64N(40)+1)
+	case n < 26:
+		c.hold(s, "slots", 1)
+	case n < 40:
+		c.settle(r)
+	case n < 46:
+		c.once(s, fmt.Sprintf("%d-%x", c.life, r.Uint64()))
+	case n < 47:
+		c.offend(fmt.Sprintf("v%d-%x", c.life, r.Uint64()))
+	default:
+		operation := ordinary[r.IntN(len(ordinary))]
+		c.take(s, operation, cost(r, operation))
+	}
+}
+
+// cost is what to ask for of an operation.
+func cost(r *rand.Rand, operation string) int64 {
+	switch operation {
+	case "million":
+		return r.Int64N(9000) + 1
+	case "hour", "daily":
+		return r.Int64N(12) + 1
+	case "fixed", "sliding":
+		return r.Int64N(4) + 1
+	}
+	return r.Int64N(2) + 1
+}
+
+// failed says whether a request was not answered, which only happens at the end of a
+// life.
+func (c *crash) failed(what string, err error) bool {
+	if err != nil && !c.ending.Load() {
+		c.t.Errorf("life %d: %s: %v", c.life, what, err)
+	}
+	return err != nil
+}
+
+// note notes a charge of all limits of an operation.
+func (c *crash) note(subject, operation string, x charge) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range crashLimits {
+		if l.operation == operation {
+			c.accounts[subject+" "+operation+"/"+l.name].charge(x)
+		}
+	}
+	c.answers++
+	if x.least > 0 {
+		c.acked[operation] += x.least
+	} else if x.most > 0 {
+		c.inFlight++
+	}
+}
+
+// settled says what a request for cost has charged.
+func settled(a *answered, err error, cost int64) (least, most int64) {
+	switch {
+	case err != nil:
+		return 0, cost
+	case a.Allowed:
+		return cost, cost
+	}
+	return 0, 0
+}
+
+func (c *crash) take(subject, operation string, cost int64) {
+	from := time.Now().UnixMicro()
+	a, err := c.v.ask(c.t.Context(), c.client, "/v1/take", bodyOf(subject, operation, fmt.Sprintf(`,"cost":%d`, cost)))
+	to := time.Now().UnixMicro()
+	c.failed("take "+operation, err)
+	least, most := settled(&a, err, cost)
+	c.note(subject, operation, charge{least: least, most: most, from: from, to: to})
+	if operation == "fast" && err == nil {
+		c.mu.Lock()
+		c.fast = true
+		c.mu.Unlock()
+	}
+}
+
+func (c *crash) batch(r *rand.Rand, operations []string) {
+	type item struct {
+		subject, operation string
+		cost               int64
+	}
+	var items []item
+	var body []string
+	for range 2 + r.IntN(11) {
+		x := item{c.subjects[r.IntN(len(c.subjects))], operations[r.IntN(len(operations)-1)], 0}
+		x.cost = cost(r, x.operation)
+		items = append(items, x)
+		body = append(body, bodyOf(x.subject, x.operation, fmt.Sprintf(`,"cost":%d`, x.cost)))
+	}
+	from := time.Now().UnixMicro()
+	a, err := c.v.ask(c.t.Context(), c.client, "/v1/take/batch", `{"items":[`+strings.Join(body, ",")+`]}`)
+	to := time.Now().UnixMicro()
+	c.failed("batch", err)
+	for i, x := range items {
+		one := err
+		var d *answered
+		if one == nil {
+			if d = a.Results[i].Decision; d == nil {
+				one = fmt.Errorf("item %d is not decided", i)
+				c.failed("batch", one)
+			}
+		}
+		least, most := settled(d, one, x.cost)
+		c.note(x.subject, x.operation, charge{least: least, most: most, from: from, to: to})
+	}
+}
+
+// once takes with an idempotency key, for the first time or again.
+func (c *crash) once(subject, key string) {
+	c.mu.Lock()
+	_, again := c.keys[key]
+	if !again && c.asked[subject] == headgate.MaxRemembered {
+		c.mu.Unlock()
+		return // a retry of more than these would be charged
+	}
+	if !again {
+		c.asked[subject]++
+	}
+	c.keys[key] = subject
+	c.mu.Unlock()
+	from := time.Now().UnixMicro()
+	a, err := c.v.ask(c.t.Context(), c.client, "/v1/take", bodyOf(subject, "once", fmt.Sprintf(`,"idempotency_key":%q`, key)))
+	to := time.Now().UnixMicro()
+	least, most := settled(&a, err, 1)
+	if c.failed("take once", err) && again {
+		return
+	}
+	if a.Replayed { // it was charged when it was not answered
+		least, most = 0, 0
+	}
+	c.note(subject, "once", charge{least: least, most: most, from: from, to: to})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		delete(c.keys, key)
+	}
+	if a.Allowed {
+		c.onces[subject]++
+	}
+}
+
+// hold reserves, or takes a slot.
+func (c *crash) hold(subject, operation string, cost int64) {
+	path, more := "/v1/take", ""
+	if operation == "hold" {
+		path, more = "/v1/reserve", fmt.Sprintf(`,"cost":%d,"ttl_ms":3600000`, cost)
+	}
+	from := time.Now().UnixMicro()
+	a, err := c.v.ask(c.t.Context(), c.client, path, bodyOf(subject, operation, more))
+	to := time.Now().UnixMicro()
+	c.failed("hold", err)
+	least, most := settled(&a, err, cost)
+	c.note(subject, operation, charge{least: least, most: most, from: from, to: to})
+	if least > 0 {
+		c.mu.Lock()
+		c.tickets = append(c.tickets, &ticket{*a.Ticket, subject, operation, cost, from, false})
+		c.mu.Unlock()
+	}
+}
+
+// settle ends something that is held, perhaps since an earlier life.
+func (c *crash) settle(r *rand.Rand) {
+	c.mu.Lock()
+	if len(c.tickets) == 0 {
+		c.mu.Unlock()
+		return
+	}
+	i := r.IntN(len(c.tickets))
+	x := c.tickets[i]
+	c.tickets = slices.Delete(c.tickets, i, i+1)
+	c.mu.Unlock()
+	path, body, back := "/v1/release", fmt.Sprintf(`{"ticket":%q}`, x.text), x.cost
+	if x.operation == "hold" && r.IntN(2) == 0 {
+		used := r.Int64N(x.cost + 1)
+		path, body, back = "/v1/settle", fmt.Sprintf(`{"ticket":%q,"cost":%d}`, x.text, used), x.cost-used
+	}
+	from := time.Now().UnixMicro()
+	a, err := c.v.ask(c.t.Context(), c.client, path, body)
+	to := time.Now().UnixMicro()
+	switch {
+	case c.failed(path, err):
+		c.note(x.subject, x.operation, charge{least: -back, from: from, to: to, of: x.from})
+	case !*a.Held && x.operation == "hold":
+		c.mu.Lock()
+		c.findings = append(c.findings, fmt.Sprintf("life %d: the reservation of %d by %s is gone", c.life, x.cost, x.subject))
+		c.mu.Unlock()
+	case *a.Held && path == "/v1/settle" && x.from/day.Microseconds() == to/day.Microseconds():
+		c.note(x.subject, x.operation, charge{least: -back, most: -back, from: from, to: to})
+	case *a.Held: // a kill may forget that it was given back
+		c.note(x.subject, x.operation, charge{least: -back, from: from, to: to, of: x.from})
+	}
+}
+
+// offend has a subject banned. Nobody waits for a ban to be written, but what is
+// written later is not written without it.
+func (c *crash) offend(subject string) {
+	v := villain{subject: subject}
+	for range 8 {
+		a, err := c.v.ask(c.t.Context(), c.client, "/v1/take", bodyOf(subject, "villain", ""))
+		if c.failed("offend", err) {
+			return
+		}
+		if a.Reason == "banned" {
+			_, err := c.v.ask(c.t.Context(), c.client, "/v1/take", bodyOf(subject, "small", ""))
+			v.sure = !c.failed("after the ban", err)
+			c.mu.Lock()
+			c.villains = append(c.villains, v)
+			c.mu.Unlock()
+			return
+		}
+	}
+	c.t.Errorf("%s is not banned", subject)
+}
+
+// flood writes states of many others, so that the write-ahead log is moved to the
+// database file, and returns when that has begun.
+func (c *crash) flood(r *rand.Rand) {
+	file := filepath.Join(c.data, "limits.db")
+	before, err := os.Stat(file)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	begun := make(chan struct{})
+	var others sync.WaitGroup
+	for i := range 2 {
+		others.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-begun:
+					return
+				default:
+				}
+				items := make([]string, 1000)
+				for j := range items {
+					items[j] = bodyOf(fmt.Sprintf("f%d-%d-%d-%d", c.life, i, n, j), "flood", "")
+				}
+				if _, err := c.v.ask(c.t.Context(), c.client, "/v1/take/batch", `{"items":[`+strings.Join(items, ",")+`]}`); c.failed("flood", err) {
+					return
+				}
+			}
+		})
+	}
+	late := time.After(patience)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for waiting := true; waiting; {
+		select {
+		case <-late:
+			c.t.Errorf("life %d: the write-ahead log is not moved", c.life)
+			waiting = false
+		case <-tick.C:
+			info, err := os.Stat(file)
+			waiting = err == nil && info.ModTime().Equal(before.ModTime())
+		}
+	}
+	c.within(time.Duration(r.Int64N(int64(60 * time.Millisecond))))
+	c.ending.Store(true)
+	close(begun)
+	c.v.kill()
+	others.Wait()
+}
+
+// within lets so much time pass.
+func (c *crash) within(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-c.t.Context().Done():
+	}
+}
+
+// live goes through one life, and returns whether it was ended by a kill.
+func (c *crash) live(end int) (killed bool) {
+	r := c.rng
+	if end == endInStart {
+		c.life++
+		usual := 100 * time.Millisecond
+		if n := len(c.starts); n > 0 {
+			usual = c.starts[n-1]
+		}
+		c.v = serveIn(c.t, c.name, c.data, "--policy", c.policy)
+		c.within(time.Duration(r.Int64N(int64(usual * 6 / 5))))
+		c.v.kill()
+		c.lives[end]++
+		c.kills++
+		c.unclean = true
+		return true
+	}
+	c.unclean = c.unclean || c.kills > 0
+	c.start()
+	c.look()
+	c.resolve()
+	if c.life >= c.eldest+crashLives {
+		c.bury()
+		c.born()
+	}
+	c.begin()
+	c.within(time.Duration(r.Int64N(int64(300 * time.Millisecond))))
+	killed = true
+	switch end {
+	case endInCheckpoint:
+		c.flood(r)
+	case endInBackup:
+		c.backUp(r)
+	case endInDrain, endInOrder:
+		c.ending.Store(true)
+		if err := c.v.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			c.t.Fatal(err)
+		}
+		left := make(chan struct{})
+		go func() {
+			defer close(left)
+			c.over() // connections that were not used yet are waited for
+		}()
+		late := time.Duration(r.Int64N(int64(80 * time.Millisecond)))
+		if end == endInOrder {
+			late = patience
+		}
+		select {
+		case <-time.After(late):
+		case <-c.v.ended:
+		}
+		c.v.kill()
+		<-left
+		killed = c.v.cmd.ProcessState.ExitCode() != exitDone
+		if killed && end == endInOrder {
+			c.t.Errorf("life %d ended with %v:\n%s", c.life, c.v.cmd.ProcessState, c.v.said())
+		}
+		if !killed {
+			end = endInOrder
+		}
+	default:
+		c.ending.Store(true)
+		c.v.kill()
+	}
+	c.over()
+	c.lives[end]++
+	if killed {
+		c.kills++
+	}
+	// For what starts empty, a short life is as good as none.
+	c.unclean = killed || c.unclean && time.Since(c.v.began) < 10*time.Second
+	return killed
+}
+
+// backUp kills the server while it makes a backup.
+func (c *crash) backUp(r *rand.Rand) {
+	token, err := os.ReadFile(filepath.Join(c.data, "admin-token"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	q, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, c.v.url+"/v1/backup", http.NoBody)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	q.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	ended := make(chan error, 1)
+	go func() {
+		resp, err := c.client.Do(q)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			if resp.StatusCode != http.StatusOK {
+				err = fmt.Errorf("%s", resp.Status)
+			}
+			resp.Body.Close()
+		}
+		ended <- err
+	}()
+	c.within(time.Duration(r.Int64N(int64(60 * time.Millisecond))))
+	c.ending.Store(true)
+	c.v.kill()
+	<-ended // it may have come to its end
+}
+
+// bury audits a generation.
+func (c *crash) bury() {
+	for _, name := range slices.Sorted(maps.Keys(c.accounts)) {
+		a := c.accounts[name]
+		a.audit()
+		if a.limit.empties {
+			continue
+		}
+		id := a.limit.operation + "/" + a.limit.name
+		c.worst[id] = max(c.worst[id], a.worst)
+	}
+}
+
+// TestCrash kills a server under load again and again, at all times: nothing that it
+// has admitted is forgotten, so no limit ever admits more than it says, and little is
+// forfeited.
+func TestCrash(t *testing.T) {
+	c := newCrash(t, *crashSeed)
+	began, killed := time.Now(), 0
+	for n := 0; killed < *crashKills && len(c.findings) == 0 && !t.Failed(); n++ {
+		end := endUnderLoad
+		switch x := c.rng.IntN(100); {
+		case n%15 == 7:
+			end = endInCheckpoint
+		case x < 15:
+			end = endInStart
+		case x < 30:
+			end = endInBackup
+		case x < 50:
+			end = endInDrain
+		case x < 60:
+			end = endInOrder
+		}
+		if c.live(end) {
+			killed++
+		}
+	}
+	c.start()
+	c.look()
+	c.resolve()
+	c.v.stop(t)
+	c.start()
+	c.look() // nothing may be forfeited
+	c.v.stop(t)
+	c.bury()
+	for _, f := range c.findings {
+		t.Error(f)
+	}
+	slices.Sort(c.starts)
+	t.Logf("seed %d: %d kills in %v", *crashSeed, killed, time.Since(began).Round(time.Second))
+	for end, n := range c.lives {
+		t.Logf("%4d lives ended %s", n, endingNames[end])
+	}
+	t.Logf("%d requests answered, %d not, %d of them asked again with their key; tokens admitted: %v", c.answers-c.inFlight, c.inFlight, c.retried, c.acked)
+	t.Logf("tokens forfeited at most at once: %v", c.worst)
+	t.Logf("from the start to the first answer: median %v, longest %v; longest write-ahead log %d bytes", c.starts[len(c.starts)/2], c.starts[len(c.starts)-1], c.longestLog)
+	for end, n := range c.lives {
+		if n == 0 && *crashKills >= 30 {
+			t.Errorf("no life ended %s", endingNames[end])
+		}
+	}
+}
