@@ -72,10 +72,16 @@ bench:
 bench-stores:
 	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^(Redis|Postgres|Embedded)' -time 500ms $(ARGS)
 
-# 20 million random operations against the big-integer model; minutes to an hour.
+# 20 million random operations against the big-integer model, minutes to an hour, and
+# STORE_OPS on each store that is not memory against package algo; hours.
 MODEL_OPS ?= 20000000
+STORE_OPS ?= 2000000
 model:
 	$(GO) test ./algo -run '^TestModel' -count=1 -timeout 3h -model.ops=$(MODEL_OPS)
+	$(GO) test ./store/memstore -run '^TestDifferential' -count=1 -timeout 3h -ops=$(STORE_OPS)
+	$(GO) test ./store/sqlitestore -run 'Differential$$' -count=1 -timeout 6h -sqlite.ops=$(STORE_OPS)
+	$(GO) test ./store/pgstore -run 'Differential$$' -count=1 -timeout 12h -pg.ops=$(STORE_OPS)
+	$(GO) test ./store/dynamostore -run 'Differential$$' -count=1 -timeout 24h -dynamo.ops=$(STORE_OPS)
 
 # Every fuzz target for FUZZ_TIME, FUZZ_JOBS of them at once.
 FUZZ_TIME ?= 10m

@@ -93,7 +93,7 @@ func New(c Config) *Store {
 	for i := range s.shards {
 		s.shards[i].number = uint32(i)
 		s.shards[i].budget = c.MaxBytes / int64(c.Shards)
-		s.shards[i].last = -1 << 63
+		s.shards[i].last = cmp.Or(c.Past.Latest, -1<<63)
 	}
 	if c.Journal != nil {
 		s.keep(c.Journal, c.Past)

@@ -202,11 +202,13 @@ func (s *Store) failed(k *keeper, notes []note, seq uint64, uses []Use) {
 // finish ends the writer and commits all states as they are, in order.
 func (s *Store) finish() error {
 	k := s.kept
+	latest := int64(math.MinInt64)
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
 		sh.parkAll()
 		sh.closed = true
+		latest = max(latest, sh.last)
 		sh.mu.Unlock()
 	}
 	close(k.quit)
@@ -214,7 +216,7 @@ func (s *Store) finish() error {
 	k.mu.Lock()
 	k.round.err = errClosed // for all who come later
 	close(k.round.done)
-	c := Commit{Now: k.latest}
+	c := Commit{Now: max(k.latest, latest)}
 	k.mu.Unlock()
 	var err error
 	for i := range s.shards {
