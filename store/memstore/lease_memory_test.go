@@ -202,7 +202,7 @@ func TestRefusalsVoidNoLeases(t *testing.T) {
 	s.apply(t, headgate.Take, now, charge(empty))
 	r := headgate.LeaseRequest{Limit: minute, Owner: "alice", Holder: [2]uint64{1}, Want: 300}
 	s.borrow(t, now, r)
-	for range 20 {
+	for range 200 {
 		if b := s.apply(t, headgate.Take, now, charge(fresh), charge(second), charge(empty)); b.Allowed || b.Outcomes()[1].Leased || !b.Outcomes()[1].Allowed {
 			t.Fatalf("%+v", b.Outcomes())
 		}

@@ -126,6 +126,25 @@ func TestLeaseIsWrittenFirst(t *testing.T) {
 	})
 }
 
+// What is out stays held through a reset and a kill.
+func TestResetAndKill(t *testing.T) {
+	for _, limit := range []headgate.Limit{headgate.Per(5000, 1000*time.Hour), headgate.QuotaPer(5000, headgate.Year)} {
+		j := newPaper()
+		s := kept(t, j, memstore.Config{})
+		l := prepared(t, limit, "limit")
+		r := headgate.LeaseRequest{Limit: l, Owner: "alice", Holder: [2]uint64{1}, Want: 300}
+		take(t, s, "alice", 1000, l)
+		borrow(t, s, &r)
+		if _, o, err := do(t, s, headgate.Reset, "alice", 0, l); err != nil || o[0].Used != 300 || !o[0].Leased {
+			t.Fatalf("%+v, %v", o, err)
+		}
+		s = kept(t, j.killed(), memstore.Config{})
+		if r.Want, r.Returned = 0, 200; borrow(t, s, &r).State.Used != 100 {
+			t.Errorf("%v: %+v", l.Algorithm, borrow(t, s, &r))
+		}
+	}
+}
+
 // States of which something is leased out may leave memory as others do: who holds
 // leases goes on with them.
 func TestLeasesSpill(t *testing.T) {
