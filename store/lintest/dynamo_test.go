@@ -51,7 +51,7 @@ func TestLinearizableDynamo(t *testing.T) {
 	})
 	t.Run("faults", func(t *testing.T) {
 		faulty := calm
-		faulty.Patience = 100 * time.Millisecond
+		faulty.Patience = 250 * time.Millisecond // a busy machine needs more than half of that without faults
 		table, net := dynamotest.Table(), newNetwork(t, server.Addr())
 		truth := last(t, table)
 		var urls []string

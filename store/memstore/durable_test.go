@@ -64,7 +64,7 @@ func TestSpill(t *testing.T) {
 	j := newPaper()
 	s := kept(t, j, memstore.Config{MaxBytes: 1 << 20, Shards: 1})
 	l, w := prepared(t, headgate.PerHour(1).WithBurst(3), "bucket"), prepared(t, headgate.Window(3, 24*time.Hour), "window")
-	const keys = 60_000
+	const keys = 20_000
 	for i := range keys {
 		take(t, s, fmt.Sprint(i), 1, l, w)
 	}

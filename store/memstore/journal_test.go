@@ -108,7 +108,7 @@ func TestStoreWithJournal(t *testing.T) {
 }
 
 func TestDifferentialWithJournal(t *testing.T) {
-	storetest.Differential(t, onPaper[*testing.T](memstore.Config{}), capabilities, *ops/2, 4)
+	storetest.Differential(t, onPaper[*testing.T](memstore.Config{}), capabilities, *ops/4, 4)
 	t.Run("own clock", func(t *testing.T) {
 		storetest.Differential(t, onPaper[*testing.T](memstore.Config{}), storetest.Capabilities{}, *ops/10, 5)
 	})

@@ -677,8 +677,13 @@ func TestCrash(t *testing.T) {
 	for n := 0; killed < *crashKills && len(c.findings) == 0 && !t.Failed(); n++ {
 		end := endUnderLoad
 		switch x := c.rng.IntN(100); {
+		// However few lives there are, some end in each way.
 		case n%15 == 7:
 			end = endInCheckpoint
+		case n%15 == 11:
+			end = endInOrder
+		case n%15 == 13:
+			end = endInBackup
 		case x < 15:
 			end = endInStart
 		case x < 30:
