@@ -44,7 +44,8 @@
 // A start reads no states, but bans. It checks the structure of a database of up to 512 MiB,
 // which takes 0.2 s for a million rows, and takes the mark of a clean stop away, durably,
 // before anything is decided. A clock that is behind the latest instant that was
-// committed is told; time stands still until it has caught up.
+// committed is told; time goes on from that instant, ahead of the clock, until a start
+// finds that the clock has caught up.
 //
 // # Damage
 //

@@ -124,7 +124,7 @@ func explain(dir string, err error) error {
 		return t
 	}
 	if _, ok := errors.AsType[*damage](err); ok {
-		return fmt.Errorf("%s is damaged: %w: restore a backup, or move the file away together with %s to begin anew with every limit full", fileOf(dir), err, placeName)
+		return fmt.Errorf("%s is damaged: %w: restore a backup, or move it, %s and %s away to begin anew with every limit full", fileOf(dir), err, databaseName+walSuffix, placeName)
 	}
 	switch codeOf(err) {
 	case codeCorrupt:

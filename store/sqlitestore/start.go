@@ -213,7 +213,7 @@ func (s *starting) begin(ctx context.Context, limits *dictionary) (past memstore
 	}
 	begun := max(s.now, m.latest)
 	if s.now < m.latest {
-		s.log.Warn("sqlitestore: the clock was set back while the process was away: time stands still until it has caught up", "dir", s.dir,
+		s.log.Warn("sqlitestore: the clock was set back while the process was away: limits go on by the latest instant that they have seen, ahead of it", "dir", s.dir,
 			"by", time.Duration(m.latest-s.now)*time.Microsecond)
 	}
 	uses, gone, err := s.prune(ctx, uses, mostUses)
