@@ -373,8 +373,7 @@ func testAway(t *testing.T, bin string) {
 	if err := s.startHeadgate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.useUp(t, from) // it has forgotten: its store is memory
-	s.mustRefuse(t, from, "GET", "/login", "")
+	s.mustRefuse(t, from, "GET", "/login", "") // it has not forgotten
 }
 
 // TestREADME: what the README shows is what was tested.
