@@ -29,6 +29,8 @@ type keeper struct {
 	families struct {
 		sync.RWMutex
 		known map[[2]uint64]*family
+		// forgotten says that some were, whose states may be in the journal.
+		forgotten bool
 	}
 
 	mu     sync.Mutex
@@ -60,8 +62,8 @@ type family struct {
 // journal. Others are told to it again.
 const mostNumbers = 64
 
-// mostFamilies is how many identities are remembered beside those with numbers in
-// use.
+// mostFamilies is how many identities are remembered, beside those of which states
+// were lost.
 const mostFamilies = 1 << 17
 
 // keep makes s a store with a journal.
@@ -150,6 +152,7 @@ func (s *Store) register(ctx context.Context, charges []headgate.Charge, reserve
 		if f == nil {
 			k.forgetFamilies()
 			f = new(family)
+			f.durable.Store(k.families.forgotten) // it may be one of those
 			k.families.known[l.ID] = f
 		}
 		if !f.has(l) {
@@ -170,13 +173,15 @@ func (f *family) learn(l *headgate.Prepared) {
 	f.known = append(f.known, l)
 }
 
-// forgetFamilies makes room for another: of those that nothing depends on, any.
+// forgetFamilies makes room for another: any may go but those of which states were
+// lost, which the journal has told. A limit of one that has gone is told to it again.
 func (k *keeper) forgetFamilies() {
 	if len(k.families.known) < mostFamilies {
 		return
 	}
 	for id, f := range k.families.known {
-		if f.lost == nil && !f.durable.Load() {
+		if f.lost == nil {
+			k.families.forgotten = k.families.forgotten || f.durable.Load()
 			delete(k.families.known, id)
 		}
 		if len(k.families.known) < mostFamilies/2 {
@@ -424,7 +429,7 @@ func (s *Store) applyKept(ctx context.Context, b *headgate.Batch, charges []head
 			if err := s.kept.journal.Load(ctx, f.records); err != nil {
 				return err
 			}
-		case isFull(err) && spills < mostSpills:
+		case err == errFull && spills < mostSpills:
 			spills++
 			if err := s.spill(ctx, charges); err != nil {
 				return err
@@ -436,6 +441,3 @@ func (s *Store) applyKept(ctx context.Context, b *headgate.Batch, charges []head
 		}
 	}
 }
-
-// isFull reports whether there was no room for a batch.
-func isFull(err error) bool { return err == errFull }

@@ -15,7 +15,7 @@ type Journal interface {
 	Load(ctx context.Context, records []Record) error
 	// Commit writes all of c, or nothing, and returns when it would survive a
 	// crash of the machine. It is called by one goroutine at a time. After an error
-	// the same keys come again, as they stand then.
+	// the same records come again, or newer ones of their keys.
 	Commit(c *Commit) error
 }
 
@@ -32,6 +32,7 @@ type Record struct {
 	// Limit has the numbers that Words are kept under. nil is a state that was
 	// never seen, of which a journal keeps nothing.
 	Limit *headgate.Prepared
+	// Words are the state as package algo has it: [algo.Words] of them, or more.
 	Words []int64
 	// Keep is the instant before which the record may not be forgotten, because it
 	// was kept under other numbers before; math.MinInt64 is none.
@@ -45,7 +46,8 @@ type Record struct {
 
 // Commit is what a journal writes at once.
 type Commit struct {
-	// Now is the latest instant that the store has seen.
+	// Now is the latest instant that the store has seen, in microseconds since the
+	// Unix epoch, as all instants here.
 	Now int64
 	// Records are states as they are to be found by the next process. They and
 	// their Words are of no use after Commit has returned.

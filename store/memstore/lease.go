@@ -83,7 +83,7 @@ func (s *Store) lend(ctx context.Context, r *headgate.LeaseRequest, now int64, r
 				return false, err
 			}
 			continue
-		case f != nil && isFull(err) && spills < mostSpills:
+		case f != nil && err == errFull && spills < mostSpills:
 			spills++
 			if err = s.spill(ctx, charges); err == nil {
 				continue

@@ -230,7 +230,9 @@ func (s *Store) finish() error {
 		}
 	}
 	// Shortly after a kill, what it has made of states is known to this process only.
+	k.mu.Lock() // a batch that comes too late may be telling of its limits
 	c.Limits, c.Clean = k.uses, len(k.notes) == 0 && err == nil && (k.past.Clean || k.past.Latest == 0 || s.Now() >= k.settled)
+	k.mu.Unlock()
 	return errors.Join(err, k.journal.Commit(&c))
 }
 

@@ -125,7 +125,7 @@ func (o *outage) run(t *testing.T, leases string) {
 	l.phase(t, "up", time.Second)
 	l.during.Store(phaseAway)
 	away()
-	l.phase(t, "away", 2*time.Second)
+	l.phase(t, "away", 3*time.Second)
 	l.during.Store(phaseBack)
 	back()
 	l.awaitStore(t)

@@ -25,14 +25,16 @@ func slowYear(name string, n int) string {
 // raceStores are the shared stores that the race is run on.
 var raceStores = []struct {
 	name string
-	// many is the larger of the budgets: less where a write takes a commit.
-	many int
-	url  func(t *testing.T) string
+	// many is the larger of the budgets: less where a write takes a commit. At least
+	// so many pass.
+	many, least int
+	url         func(t *testing.T) string
 }{
-	{"standalone", 5000, func(t *testing.T) string { return redistest.Standalone(t).URL() }},
-	{"cluster", 5000, func(t *testing.T) string { return redistest.Cluster(t, 0).URL() }},
-	{"postgres", 2000, func(t *testing.T) string { return pgtest.Shared(t).Schema(t) }},
-	{"dynamodb", 2000, func(t *testing.T) string { return dynamotest.Shared(t).URL(dynamotest.Table()) }},
+	{"standalone", 5000, 4900, func(t *testing.T) string { return redistest.Standalone(t).URL() }},
+	{"cluster", 5000, 4900, func(t *testing.T) string { return redistest.Cluster(t, 0).URL() }},
+	{"postgres", 2000, 1960, func(t *testing.T) string { return pgtest.Shared(t).Schema(t) }},
+	// Three nodes on one item of a server in JavaScript: answers can come too late.
+	{"dynamodb", 2000, 0, func(t *testing.T) string { return dynamotest.Shared(t).URL(dynamotest.Table()) }},
 }
 
 // option adds a query parameter to a store's URL.
@@ -70,7 +72,7 @@ func TestRace(t *testing.T) {
 						t.Errorf("%d of %d passed", n, few)
 					}
 					n, unanswered := race(t, nodes[:], "many", subject, "", many*12/1000)
-					if n > many || unanswered == 0 && n != many || n+unanswered < many*98/100 {
+					if n > many || n < store.least || unanswered == 0 && n != many || n+unanswered < many*98/100 {
 						t.Errorf("%d of %d passed, and %d were not answered", n, many, unanswered)
 					}
 					local := 0
