@@ -40,8 +40,11 @@ func (p *paper) Load(_ context.Context, records []memstore.Record) error {
 }
 
 func (p *paper) Commit(c *memstore.Commit) error {
-	if p.onCommit != nil {
-		p.onCommit()
+	p.mu.Lock()
+	told := p.onCommit
+	p.mu.Unlock()
+	if told != nil {
+		told()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -77,6 +80,13 @@ func (p *paper) past() memstore.Past {
 	}
 	p.clean = false
 	return past
+}
+
+// tell has f called before each commit from now on, nil for nothing.
+func (p *paper) tell(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.onCommit = f
 }
 
 // killed returns what a process that is killed now leaves.

@@ -103,11 +103,11 @@ func (v *loans) survives(do func() error) bool {
 	left := 1 + v.r.IntN(3)
 	switch v.r.IntN(40) {
 	case 0:
-		v.journal.onCommit = func() {
+		v.journal.tell(func() {
 			if left--; left == 0 {
 				v.next = v.journal.killed()
 			}
-		}
+		})
 	case 1:
 		v.journal.mu.Lock()
 		v.journal.fail, v.failed = errors.New("disk full"), time.Now()
@@ -123,7 +123,7 @@ func (v *loans) survives(do func() error) bool {
 	}
 	if v.journal.onCommit != nil {
 		<-time.After(5 * time.Millisecond) // for what nobody waits for
-		v.journal.onCommit = nil
+		v.journal.tell(nil)
 	}
 	if v.next != nil {
 		v.store.Close() // on what nobody sees any more

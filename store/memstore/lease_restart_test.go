@@ -195,7 +195,7 @@ func TestLeaseEndsWhileItIsWritten(t *testing.T) {
 		s := kept(t, j, memstore.Config{})
 		l := prepared(t, headgate.Per(5000, 1000*time.Hour), "bucket")
 		take(t, s, "alice", 1, l)
-		j.onCommit = func() { <-time.After(2 * time.Second) }
+		j.tell(func() { <-time.After(2 * time.Second) })
 		var done sync.WaitGroup
 		r := headgate.LeaseRequest{Limit: l, Owner: "alice", Holder: [2]uint64{1}, Want: 10}
 		done.Go(func() { borrow(t, s, &r) })
@@ -205,7 +205,7 @@ func TestLeaseEndsWhileItIsWritten(t *testing.T) {
 		}
 		done.Wait()
 		<-time.After(3 * time.Second)
-		j.onCommit = nil
+		j.tell(nil)
 		for i := range int64(20) {
 			take(t, s, "alice", 1, l)
 			if left := remaining(t, kept(t, j.killed(), memstore.Config{}), l, "alice"); left > 4988-i {
