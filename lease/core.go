@@ -34,6 +34,7 @@ type Lease struct {
 	granted, returned int64
 	sent              int64 // when the latest request was sent that was answered
 	settled           int64 // what it reported as settled
+	credited          int64 // and as returned
 	heard             bool  // epoch and window are known
 }
 
@@ -157,13 +158,15 @@ func NewHolder(id [2]uint64) *Holder {
 func (h *Holder) Lease() *Lease { return h.lease.Load() }
 
 // begin voids what the lease has left and starts another one. Who has found the
-// old one before may still ask it, and gets nothing.
+// old one before may still ask it, and gets nothing. void counts, too, what was
+// returned and perhaps never arrived.
 func (h *Holder) begin(id [2]uint64) (void int64) {
 	if l := h.lease.Load(); l != nil {
 		l.deadline.Store(0)
-		void = l.left.Swap(0) + l.back.Swap(0)
-		h.spent += l.granted - l.returned - void
+		left := l.left.Swap(0) + l.back.Swap(0)
+		h.spent += l.granted - l.returned - left
 		h.seen(l.window, l.seen.Load())
+		void = left + l.returned - l.credited
 	}
 	h.lease.Store(&Lease{holder: id})
 	return void
@@ -174,6 +177,13 @@ func (h *Holder) begin(id [2]uint64) (void int64) {
 func (h *Holder) Spent() int64 {
 	l := h.Lease()
 	return h.spent + l.granted - l.returned - l.back.Load() - l.left.Load()
+}
+
+// Unreturned returns how many tokens are neither spent nor known to be back with
+// the authority. To be called as Report is.
+func (h *Holder) Unreturned() int64 {
+	l := h.Lease()
+	return l.left.Load() + l.back.Load() + l.returned - l.credited
 }
 
 // Settled reports whether the authority knows that nothing is left. To be called
@@ -220,7 +230,8 @@ type Effect struct {
 	Granted int64
 	// Late are new tokens that came too late to be spent. They are given back.
 	Late int64
-	// Void are tokens that were left and may neither be spent nor given back.
+	// Void are tokens that were left and may neither be spent nor given back, and
+	// those that were given back before without a word that they arrived.
 	Void int64
 	// Anew says that the lease is another one, without a token: ask again.
 	Anew bool
@@ -251,7 +262,7 @@ func (h *Holder) Absorb(r *headgate.LeaseRequest, p *headgate.LeaseReply, sent, 
 	if p.Epoch != l.epoch || p.Window != l.window {
 		return e
 	}
-	l.sent, l.settled = sent, r.Settled
+	l.sent, l.settled, l.credited = sent, r.Settled, r.Returned
 	deadline := sent + shorter(p.TTL)
 	if p.WindowLeft > 0 {
 		ends := sent + shorter(p.WindowLeft)

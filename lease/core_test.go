@@ -165,7 +165,7 @@ func TestStaleOrUnknownHolderBeginsAnew(t *testing.T) {
 		old := h.Lease()
 		old.Keep(7)
 		r = h.report(25)
-		h.absorb(r, &headgate.LeaseReply{Status: status, Epoch: 4}, 25, 30, lease.Effect{Void: 7, Anew: true})
+		h.absorb(r, &headgate.LeaseReply{Status: status, Epoch: 4}, 25, 30, lease.Effect{Void: 8, Anew: true}) // 7 that were left, and 1 on its way back
 		h.take(1, 30, false)
 		if _, ok := old.Take(1, 30); ok {
 			t.Errorf("%v: a lease that is void was spent", status)

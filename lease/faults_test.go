@@ -111,6 +111,66 @@ func TestLostReplies(t *testing.T) {
 	})
 }
 
+// What was granted in an answer that was lost is not lost when the store is closed.
+func TestCloseReturnsWhatWasNotHeardOf(t *testing.T) {
+	play(t, func(s *scene) {
+		c := s.charge(headgate.Window(1_000_000, 24*time.Hour), 1)
+		granted := 0
+		lose := func(_ context.Context, requests []headgate.LeaseRequest, replies []headgate.LeaseReply) error {
+			if replies[0].Granted > requests[0].Granted {
+				granted++
+				return errAway
+			}
+			return nil
+		}
+		s.change(func() { s.after = lose })
+		passed := 0
+		for ; granted == 0 && passed < 1000; passed++ {
+			ask(t, s.store, c)
+			pass(time.Millisecond)
+		}
+		s.change(func() { s.after = nil })
+		s.store.Close()
+		if st, o := s.store.Stats(), s.peek(c.Limit, c.Owner); granted != 1 || o.Used != int64(passed) || s.out() != 0 || st.Dropped != 0 {
+			t.Errorf("%d lost answers, %d used of which %d passed, %d out: %+v", granted, o.Used, passed, s.out(), st)
+		}
+	})
+}
+
+// What may be lost at the end counts as dropped: what is never known to have been
+// given back, and what may have been granted in an answer that was lost.
+func TestCloseCountsWhatItCouldNotReturn(t *testing.T) {
+	for _, heard := range []bool{true, false} {
+		play(t, func(s *scene) {
+			c := s.charge(headgate.Window(1_000_000, 24*time.Hour), 1)
+			lost := false
+			fail := func(context.Context, []headgate.LeaseRequest, []headgate.LeaseReply) error {
+				lost = true
+				return errAway
+			}
+			passed := int64(0)
+			if heard {
+				s.heat(c)
+				passed = 200
+			} else {
+				s.change(func() { s.after = fail })
+				for ; !lost && passed < 1000; passed++ {
+					ask(t, s.store, c)
+					pass(time.Millisecond)
+				}
+			}
+			s.change(func() {
+				s.before = func(context.Context, []headgate.LeaseRequest) error { return errAway }
+			})
+			s.store.Close()
+			used, st := s.peek(c.Limit, c.Owner).Used, s.store.Stats()
+			if used == passed || used > passed+st.Dropped {
+				t.Errorf("heard of it %v: %d used, of which %d passed: %+v", heard, used, passed, st)
+			}
+		})
+	}
+}
+
 // An authority may know nothing of some requests of a call, as when one of the
 // stores behind it is away. The others go on.
 func TestPartOfTheAuthorityIsAway(t *testing.T) {

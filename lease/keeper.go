@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/headgate/headgate"
@@ -18,6 +19,8 @@ type kept struct {
 	wait   int64 // how long that was
 	retry  int64 // the authority is not asked before
 	fails  int   // in a row
+	doubt  int64 // the most that was granted without our hearing of it
+	unsure int64 // when the first request was sent that may have brought it
 	cold   bool  // hardly used
 	known  bool  // among the keeper's cells
 	queued bool  // to be looked at
@@ -121,6 +124,7 @@ func (k *keeper) sweep() {
 	n := 0
 	for _, c := range k.cells {
 		if !c.flying && !c.queued && c.done(now) {
+			k.counters.dropped.Add(c.holder.Unreturned() + c.doubt)
 			k.table.remove(c)
 			continue
 		}
@@ -139,13 +143,17 @@ func (c *cell) done(now int64) bool {
 	switch {
 	case retired && c.limit.Load().Algorithm != c.kind:
 		return true
-	case c.holder.Settled() && (retired || c.cold):
+	case c.settled() && (retired || c.cold):
 		return true
 	case c.used.Load():
 		return false
 	}
-	return idle >= 2*c.ttl && c.holder.Settled() || idle >= patience*c.ttl
+	return idle >= 2*c.ttl && c.settled() || idle >= patience*c.ttl
 }
+
+// settled reports whether the authority knows that nothing is left here, and
+// nothing can have been granted without our hearing of it.
+func (c *cell) settled() bool { return c.holder.Settled() && c.doubt == 0 }
 
 // send asks for what the queued cells need.
 func (k *keeper) send() {
@@ -216,7 +224,7 @@ func (k *keeper) plan(c *cell, now int64) (want, least int64, ask bool) {
 	l, limit := c.holder.Lease(), c.limit.Load()
 	if c.retired.Load() {
 		l.Revoke()
-		return 0, 0, !c.holder.Settled() && limit.Algorithm == c.kind
+		return 0, 0, !c.settled() && limit.Algorithm == c.kind
 	}
 	idle := now-c.since >= c.ttl/2
 	if limit.Algorithm == headgate.Ban {
@@ -230,7 +238,7 @@ func (k *keeper) plan(c *cell, now int64) (want, least int64, ask bool) {
 		l.Revoke()
 		c.low.Store(0)
 		c.called.Store(false)
-		return 0, 0, !c.holder.Settled()
+		return 0, 0, !c.settled()
 	}
 	return k.size(c, l, now)
 }
@@ -276,6 +284,7 @@ func (k *keeper) absorb(c *call) {
 		x.flying = false
 		p := &c.replies[i]
 		if c.err != nil || p.Status >= headgate.LeaseFailed {
+			x.wonder(c.requests[i].Want, c.sent)
 			x.fail(now, k.horizon)
 			continue
 		}
@@ -292,13 +301,7 @@ func (k *keeper) hear(c *cell, r *headgate.LeaseRequest, p *headgate.LeaseReply,
 	if p.Status == headgate.LeaseOK {
 		c.view.Store(&view{p.State, now})
 	}
-	e := c.holder.Absorb(r, p, sent, now, k.id())
-	k.counters.dropped.Add(e.Void)
-	k.counters.late.Add(e.Late)
-	if e.Granted > 0 {
-		k.counters.grants.Add(1)
-		k.counters.granted.Add(e.Granted)
-	}
+	e := k.take(c, r, p, sent, now)
 	if e.Anew {
 		if c.fails++; c.fails > 2 {
 			c.fail(now, k.horizon)
@@ -326,6 +329,32 @@ func (k *keeper) hear(c *cell, r *headgate.LeaseRequest, p *headgate.LeaseReply,
 	c.called.Store(false)
 }
 
+// take has the holder take in a reply, and counts what it did.
+func (k *keeper) take(c *cell, r *headgate.LeaseRequest, p *headgate.LeaseReply, sent, now int64) Effect {
+	e := c.holder.Absorb(r, p, sent, now, k.id())
+	k.counters.dropped.Add(e.Void)
+	k.counters.late.Add(e.Late)
+	if e.Granted > 0 {
+		k.counters.grants.Add(1)
+		k.counters.granted.Add(e.Granted)
+	}
+	// The account under which something was granted may be another one, too,
+	// when it was forgotten before we had heard of any grant.
+	if e.Anew || r.Granted == 0 && now-c.unsure >= k.terms.TTL+k.terms.Grace {
+		k.counters.dropped.Add(c.doubt)
+	}
+	c.doubt = 0
+	return e
+}
+
+// wonder notes that a request for want tokens was sent, and nothing came back.
+func (c *cell) wonder(want, sent int64) {
+	if want > 0 && c.doubt == 0 {
+		c.unsure = sent
+	}
+	c.doubt = max(c.doubt, want)
+}
+
 // fail notes that nothing is known of a request.
 func (c *cell) fail(now, horizon int64) {
 	c.fails++
@@ -335,6 +364,10 @@ func (c *cell) fail(now, horizon int64) {
 // jittered is d less up to half of it, so that holders do not ask all at once.
 func jittered(d int64) int64 { return d - rand.Int64N(d/2+1) }
 
+// attempts is how often a budget's tokens are returned at the end: once, once more
+// for tokens that were granted without our hearing of it, and once for a failure.
+const attempts = 3
+
 // giveUp takes in what is still under way and returns everything.
 func (k *keeper) giveUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), k.giveBack)
@@ -343,18 +376,36 @@ func (k *keeper) giveUp() {
 		k.absorb(<-k.done)
 	}
 	k.listen()
-	now, c := k.clock.stamp(), new(call)
-	for i, x := range k.cells {
-		x.holder.Lease().Revoke()
-		if !x.holder.Settled() && x.limit.Load().Algorithm == x.kind {
-			k.report(c, x, now, 0, 0)
+	open := k.cells
+	for range attempts {
+		open = slices.DeleteFunc(open, func(x *cell) bool {
+			x.holder.Lease().Revoke()
+			return x.settled() || x.limit.Load().Algorithm != x.kind
+		})
+		for part := range slices.Chunk(open, maxRequests) {
+			k.handBack(ctx, part)
 		}
-		if len(c.cells) == maxRequests || i == len(k.cells)-1 && len(c.cells) > 0 {
-			k.counters.calls.Add(1)
-			if k.authority.Acquire(ctx, c.requests, c.replies) != nil {
-				k.counters.failures.Add(1)
-			}
-			c = new(call)
+	}
+	for _, x := range open {
+		k.counters.dropped.Add(x.holder.Unreturned() + x.doubt)
+	}
+}
+
+// handBack returns what the cells have.
+func (k *keeper) handBack(ctx context.Context, cells []*cell) {
+	c := &call{sent: k.clock.stamp()}
+	for _, x := range cells {
+		k.report(c, x, c.sent, 0, 0)
+	}
+	k.counters.calls.Add(1)
+	if c.err = k.authority.Acquire(ctx, c.requests, c.replies); c.err != nil {
+		k.counters.failures.Add(1)
+		return
+	}
+	now := k.clock.stamp()
+	for i, x := range c.cells {
+		if p := &c.replies[i]; p.Status < headgate.LeaseFailed {
+			k.take(x, &c.requests[i], p, c.sent, now)
 		}
 	}
 }

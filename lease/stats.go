@@ -19,7 +19,8 @@ type Stats struct {
 	Calls, Failures int64
 	// Grants counts grants, Granted the tokens that they brought, Returned those
 	// that were given back, Late those of them that came too late to be spent,
-	// and Dropped those that were void.
+	// and Dropped those that were void, or may be: where no answer came, also
+	// what was asked for, and what was given back and perhaps never arrived.
 	Grants, Granted, Returned, Late, Dropped int64
 }
 
