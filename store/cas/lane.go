@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -133,10 +134,12 @@ type lane struct {
 	flies   bool
 
 	// The goroutine that flies has the rest.
-	cache   map[Key]*cached
-	calls   []*call
-	changes []Change
-	group   int64 // the number of the group
+	cache    map[Key]*cached
+	calls    []*call
+	subjects map[Key]*subject // of the calls, as they are decided
+	homes    map[Key]int      // by item, its part
+	changes  []Change
+	group    int64 // the number of the group
 }
 
 // cached is an item as it was last found.
@@ -158,7 +161,10 @@ const (
 	callTime = 2 * time.Second
 )
 
-func (l *lane) init(s *Store) { l.store, l.cache = s, make(map[Key]*cached) }
+func (l *lane) init(s *Store) {
+	l.store, l.cache = s, make(map[Key]*cached)
+	l.subjects, l.homes = make(map[Key]*subject), make(map[Key]int)
+}
 
 // enqueue sends c on its way.
 func (l *lane) enqueue(c *call) {
@@ -194,9 +200,10 @@ func (l *lane) close() {
 	})
 }
 
-// fly decides groups until nobody waits.
+// fly decides groups until nobody waits. Before each, those who were just answered
+// have a turn: what they ask next goes along.
 func (l *lane) fly() {
-	for l.board() {
+	for runtime.Gosched(); l.board(); runtime.Gosched() {
 		l.group = l.store.groups.Add(1)
 		l.decide()
 	}
@@ -372,14 +379,20 @@ func (l *lane) look(start time.Time) error {
 
 // remember notes an item as the table has it.
 func (l *lane) remember(item Item) *cached {
+	var x cached
+	x.err = x.owner.Decode(item.Value)
+	return l.know(item, x)
+}
+
+// know notes what an item says.
+func (l *lane) know(item Item, x cached) *cached {
 	c := l.cache[item.Key]
 	if c == nil {
 		c = new(cached)
 		l.cache[item.Key] = c
 	}
-	*c = cached{item: item}
-	c.err = c.owner.Decode(item.Value)
-	c.item.Value = nil
+	x.item, x.item.Value = item, nil
+	*c = x
 	return c
 }
 
@@ -406,9 +419,9 @@ type part struct {
 
 // part decides the calls one after the other and makes the changes of it.
 func (l *lane) part(m Moment) []part {
-	s := l.store
-	subjects := make(map[Key]*subject)
-	home := make(map[Key]int) // by item, its part
+	s, subjects, home := l.store, l.subjects, l.homes
+	clear(subjects)
+	clear(home)
 	var parts []part
 	for _, c := range l.calls {
 		at := -1

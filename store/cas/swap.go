@@ -128,7 +128,9 @@ func (l *lane) settle(parts []part) {
 		case x.Done:
 			for _, w := range x.Items {
 				if w.Write {
-					l.remember(w.New)
+					own := l.subjects[w.New.Key].Owner
+					own.Forget(w.New.At) // as it was written
+					l.know(w.New, cached{owner: own})
 				}
 			}
 			for _, c := range p.calls {

@@ -65,13 +65,20 @@ func (o *Owner) Absent() int64 {
 	return at
 }
 
+// Forget drops the budgets that are absent at now.
+func (o *Owner) Forget(now int64) {
+	o.Budgets = slices.DeleteFunc(o.Budgets, func(b Budget) bool { return b.absent(now) })
+}
+
+func (b *Budget) absent(now int64) bool { return b.Limit == nil || now >= b.Absent() }
+
 // Append appends the value of o, without the budgets that are absent at now.
 // It appends nothing if all of them are.
 func (o *Owner) Append(buf []byte, now int64) []byte {
 	start := len(buf)
 	for i := range o.Budgets {
 		b := &o.Budgets[i]
-		if b.Limit == nil || now >= b.Absent() {
+		if b.absent(now) {
 			continue
 		}
 		if len(buf) == start {

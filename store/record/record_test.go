@@ -83,6 +83,9 @@ func TestRoundTrip(t *testing.T) {
 				want = append(want, b)
 			}
 		}
+		if o.Forget(at); !reflect.DeepEqual(o.Budgets, want) && len(want) > 0 || len(o.Budgets) != len(want) {
+			t.Fatalf("%d budgets are left of %d", len(o.Budgets), len(want))
+		}
 		if len(got.Budgets) != len(want) {
 			t.Fatalf("%d budgets came back of %d", len(got.Budgets), len(want))
 		}
