@@ -2,6 +2,7 @@ package cas
 
 import (
 	"context"
+	"time"
 
 	"github.com/headgate/headgate"
 )
@@ -68,6 +69,10 @@ type Table interface {
 	// the table's epoch is another one. Making the same changes again is harmless:
 	// those that are made already are found under the versions that they gave.
 	Swap(ctx context.Context, epoch uint64, changes []Change) (Moment, error)
+	// Nodes notes that node lives for another ttl, at most [MostLife] and 0 for
+	// gone, and returns how many live. Who claims to live for longer than that has
+	// said so before the clock was set back. Asking twice is harmless.
+	Nodes(ctx context.Context, node [16]byte, ttl time.Duration) (int, error)
 	// MaxValue is how many bytes a value may have.
 	MaxValue() int
 	// Close releases what the table holds.

@@ -3,6 +3,7 @@ package cas
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -24,11 +25,12 @@ type memTable struct {
 	// when that was done, and its error returned instead of the answer.
 	meddle func(changes []Change) func() error
 	most   int
-	apart  bool // it changes one item at a time only
+	apart  bool                   // it changes one item at a time only
+	nodes  map[[16]byte]time.Time // until when they live
 }
 
 func newMemTable() *memTable {
-	return &memTable{items: make(map[Key]Item), epoch: headgate.Epoch{ID: 1}, most: 1 << 20}
+	return &memTable{items: make(map[Key]Item), nodes: make(map[[16]byte]time.Time), epoch: headgate.Epoch{ID: 1}, most: 1 << 20}
 }
 
 func (t *memTable) moment() Moment { return Moment{Now: time.Now().UnixMicro(), Epoch: t.epoch} }
@@ -144,6 +146,19 @@ func (t *memTable) change(x *Change) {
 			t.items[w.New.Key] = w.New
 		}
 	}
+}
+
+func (t *memTable) Nodes(_ context.Context, node [16]byte, ttl time.Duration) (int, error) {
+	n, err := t.enter()
+	if err != nil {
+		return 0, err
+	}
+	t.mu.Lock()
+	t.nodes[node] = time.Now().Add(ttl)
+	maps.DeleteFunc(t.nodes, func(_ [16]byte, until time.Time) bool { return !until.After(time.Now()) })
+	living := len(t.nodes)
+	t.mu.Unlock()
+	return living, t.leave(n)
 }
 
 func (t *memTable) MaxValue() int { return t.most }

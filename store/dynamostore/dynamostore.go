@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/headgate/headgate/store/cas"
@@ -40,16 +39,13 @@ type Config struct {
 // [Open].
 type Store struct {
 	*cas.Store
-	table   *table
-	observe func(op string, took time.Duration, failure string)
-	closed  atomic.Bool
-	quit    context.CancelFunc
-	jobs    sync.WaitGroup
+	table *table
+	quit  context.CancelFunc
+	jobs  sync.WaitGroup
 }
 
 // Close waits for what is on its way. Apply fails from then on.
 func (s *Store) Close() error {
-	s.closed.Store(true)
 	s.quit()
 	s.jobs.Wait()
 	return s.Store.Close()

@@ -12,68 +12,16 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
-	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/store/cas"
 )
 
-const (
-	// mostLife is the longest that a node may say that it lives.
-	mostLife = time.Minute
-	// nodesTries is how often the census is asked where asking again may help, or
-	// another node was faster.
-	nodesTries = 10
-	// nodeSize is what a node takes in the census: its id and until when it lives.
-	nodeSize = 24
-)
-
-// Nodes counts the nodes that live; see [headgate.Census].
-func (s *Store) Nodes(ctx context.Context, node [2]uint64, ttl time.Duration) (int, error) {
-	start := time.Now()
-	n, err := s.nodes(ctx, node, ttl)
-	kind := ""
-	if f, ok := errors.AsType[*cas.Failure](err); ok {
-		kind = f.Kind
-	}
-	if s.observe != nil {
-		s.observe("nodes", time.Since(start), kind)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("nodes: %w", err)
-	}
-	return n, nil
-}
-
-func (s *Store) nodes(ctx context.Context, node [2]uint64, ttl time.Duration) (n int, err error) {
-	if ttl != 0 && ttl < time.Millisecond || ttl > mostLife {
-		return 0, &headgate.Error{Code: headgate.InvalidRequest, Err: fmt.Errorf("a node that lives for %v: must be 1ms to %v, or 0", ttl, mostLife)}
-	}
-	if s.closed.Load() {
-		return 0, &headgate.Error{Code: headgate.Closed, Err: errors.New("store is closed")}
-	}
-	for try := range nodesTries {
-		n, err = s.table.census(ctx, node, ttl)
-		if err == nil {
-			return n, nil
-		}
-		if !diagnose(err).Passing {
-			break
-		}
-		timer := time.NewTimer(rand.N(time.Millisecond << min(try, 6)))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return 0, &headgate.Error{Code: headgate.Unavailable, Err: diagnose(ctx.Err())}
-		}
-	}
-	return 0, &headgate.Error{Code: headgate.Unavailable, Err: diagnose(err)}
-}
+// nodeSize is what a node takes in the census: its id and until when it lives.
+const nodeSize = 24
 
 var errCensus = &cas.Failure{Kind: "conflict", Unsent: true, Passing: true, Err: errors.New("dynamodb: other nodes change the census all the time")}
 
-// census notes the node in the item of all nodes and counts them. Doing it twice does
-// no harm.
-func (t *table) census(ctx context.Context, node [2]uint64, ttl time.Duration) (n int, err error) {
+// Nodes notes the node in the item of all nodes and counts them; see [cas.Table].
+func (t *table) Nodes(ctx context.Context, node [16]byte, ttl time.Duration) (n int, err error) {
 	answer, _, err := t.ask(ctx, []attributes{keyOf([]byte(nodesKey))})
 	if err != nil {
 		return 0, t.diagnose(err)
@@ -107,19 +55,16 @@ func (t *table) census(ctx context.Context, node [2]uint64, ttl time.Duration) (
 // live returns the nodes of list that live at now, with the node as long as ttl says,
 // and how many there are. What claims to live for longer than it may was noted before
 // a clock was set back.
-func live(list []byte, node [2]uint64, ttl time.Duration, now int64) (kept []byte, n int) {
-	var own [16]byte
-	binary.BigEndian.PutUint64(own[:8], node[0])
-	binary.BigEndian.PutUint64(own[8:], node[1])
+func live(list []byte, node [16]byte, ttl time.Duration, now int64) (kept []byte, n int) {
 	kept = []byte{}
 	for ; len(list) >= nodeSize; list = list[nodeSize:] {
 		until := int64(binary.BigEndian.Uint64(list[16:]))
-		if [16]byte(list) != own && until > now && until <= now+(mostLife+MostSkew).Microseconds() {
+		if [16]byte(list) != node && until > now && until <= now+(cas.MostLife+MostSkew).Microseconds() {
 			kept = append(kept, list[:nodeSize]...)
 		}
 	}
 	if ttl > 0 {
-		kept = append(kept, own[:]...)
+		kept = append(kept, node[:]...)
 		kept = binary.BigEndian.AppendUint64(kept, uint64(now+ttl.Microseconds()))
 	}
 	return kept, len(kept) / nodeSize

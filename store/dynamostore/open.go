@@ -71,7 +71,7 @@ func open(ctx context.Context, c Config, k *skew) (*Store, error) {
 	life, quit := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Store{
 		Store: cas.New(cas.Config{Table: t, Apart: true, Lanes: lanes, Observe: c.Observe, ManualClockForTest: c.ManualClockForTest}),
-		table: t, observe: c.Observe, quit: quit,
+		table: t, quit: quit,
 	}
 	s.jobs.Go(func() { t.watch(life) })
 	return s, nil

@@ -179,15 +179,15 @@ func TestNodes(t *testing.T) {
 
 func TestLive(t *testing.T) {
 	const now = 1_000_000_000_000
-	list, n := live(nil, [2]uint64{1, 1}, time.Second, now)
-	list, m := live(list, [2]uint64{2, 1}, time.Minute, now)
+	list, n := live(nil, [16]byte{1}, time.Second, now)
+	list, m := live(list, [16]byte{2}, time.Minute, now)
 	if n != 1 || m != 2 {
 		t.Errorf("%d, %d", n, m)
 	}
-	if _, n = live(list, [2]uint64{3, 1}, time.Minute, now+1_000_000); n != 2 {
+	if _, n = live(list, [16]byte{3}, time.Minute, now+1_000_000); n != 2 {
 		t.Errorf("%d live when one's time is over", n)
 	}
-	if _, n = live(list, [2]uint64{3, 1}, time.Minute, now-3_600_000_000); n != 1 {
+	if _, n = live(list, [16]byte{3}, time.Minute, now-3_600_000_000); n != 1 {
 		t.Errorf("%d live when the clock was set back by an hour", n) // the others claim too much
 	}
 }

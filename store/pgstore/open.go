@@ -77,7 +77,7 @@ func open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{
 		Store: cas.New(cas.Config{Table: t, Lanes: lanes, Observe: c.Observe, ManualClockForTest: c.ManualClockForTest}),
-		table: t, log: t.log, observe: c.Observe, quit: quit,
+		table: t, log: t.log, quit: quit,
 	}
 	if !c.ManualClockForTest {
 		s.jobs.Go(func() { s.retain(life) })
