@@ -134,12 +134,18 @@ func prove(b *testing.B, open opener, limits int) {
 	}
 }
 
+// run is n keys of an order that a goroutine has asked for, from at on.
+type run struct{ at, n int }
+
+const runLength = 64
+
 // fly asks for the first keys in the order of o with 64 calls in flight, and
 // checks what came.
 func (s *session) fly(b *testing.B, o *order, keys int) {
 	s.warm(b, keys)
 	var next, allowed atomic.Int64
 	var mu sync.Mutex
+	var runs []run // what was asked for
 	var times sampler
 	var calls int64
 	if s.scripts != nil {
@@ -151,27 +157,30 @@ func (s *session) fly(b *testing.B, o *order, keys int) {
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		t := times.time(s.worker(b))
-		asked := make([]int64, keys)
+		var own []run
 		var a int64
-		at := 0
-		for n := 0; pb.Next(); n++ {
-			if n%64 == 0 {
-				at = int(next.Add(64) - 64)
+		var r run
+		for pb.Next() {
+			if r.n%runLength == 0 {
+				own = append(own, r)
+				r = run{at: int(next.Add(runLength) - runLength)}
 			}
-			p := (at + n%64) % len(o.keys)
-			asked[o.numbers[p]]++
-			if t(o.keys[p]) {
+			if t(o.keys[(r.at+r.n)%len(o.keys)]) {
 				a++
 			}
+			r.n++
 		}
 		allowed.Add(a)
 		mu.Lock()
 		defer mu.Unlock()
-		for i, n := range asked {
-			s.asked[i] += n
-		}
+		runs = append(append(runs, own...), r)
 	})
 	b.StopTimer()
+	for _, r := range runs {
+		for p := range r.n {
+			s.asked[o.numbers[(r.at+p)%len(o.keys)]]++
+		}
+	}
 	reportCPU(b, began, int64(b.N))
 	times.report(b)
 	if s.scripts != nil {

@@ -76,10 +76,10 @@ type decision struct {
 	marks  []mark // of the trial
 }
 
-// decide does the call on the subjects of its charges. The error is the batch's;
-// nothing has moved then.
-func (m moment) decide(c *call, subjects []*subject) error {
-	for _, s := range subjects {
+// decide does the call on the subjects of its charges, c.mine. The error is the
+// batch's; nothing has moved then.
+func (m moment) decide(c *call) error {
+	for _, s := range c.mine {
 		m.now = max(m.now, s.at)
 	}
 	b := &c.batch
@@ -88,10 +88,10 @@ func (m moment) decide(c *call, subjects []*subject) error {
 		call: algo.Call{Op: b.Op, Now: m.now, Hold: b.Hold, HoldFor: b.HoldFor, MaxDelay: b.MaxDelay},
 	}
 	charges := b.Charges()
-	d.stakes = make([]stake, len(charges))
 	for i := range charges {
-		d.stakes[i] = m.stake(subjects[i], charges[i].Limit)
+		c.stakes = append(c.stakes, m.stake(c.mine[i], charges[i].Limit))
 	}
+	d.stakes = c.stakes
 	b.Allowed, b.Replayed, b.At = true, false, m.now
 	var err error
 	switch {

@@ -26,9 +26,11 @@ type call struct {
 	request headgate.LeaseRequest
 	reply   headgate.LeaseReply
 	leases  bool
-	keys    []Key // of the items, each once
-	places  []int // by charge, its item among keys
-	widest  int   // the item among keys that most callers share
+	keys    []Key      // of the items, each once
+	places  []int      // by charge, its item among keys
+	widest  int        // the item among keys that most callers share
+	mine    []*subject // by charge, while it is decided
+	stakes  []stake
 	step    step
 	trial   uint64 // names what it takes on trial; 0 if it is no trial
 	marks   []mark // what the trial made of the budgets
@@ -466,9 +468,9 @@ func (l *lane) part(m Moment) []part {
 	}
 	l.changes = l.changes[:0]
 	parts = slices.DeleteFunc(parts, func(p part) bool { return len(p.calls) == 0 })
+	swaps := make([]Swap, 0, len(subjects))
 	for i := range parts {
-		p := &parts[i]
-		var change Change
+		p, from := &parts[i], len(swaps)
 		for _, k := range p.keys {
 			swap := Swap{Old: l.cache[k].item}
 			if x := subjects[k]; p.err == nil && x.moved {
@@ -478,8 +480,9 @@ func (l *lane) part(m Moment) []part {
 					p.err = &headgate.Error{Code: headgate.Overloaded, Err: fmt.Errorf("state of %d bytes: at most %d of one owner", len(swap.New.Value), s.mostSize)}
 				}
 			}
-			change.Items = append(change.Items, swap)
+			swaps = append(swaps, swap)
 		}
+		change := Change{Items: swaps[from:len(swaps):len(swaps)]}
 		switch {
 		case p.err != nil:
 			change.Items = nil
@@ -497,9 +500,11 @@ func (c *call) decide(m moment, subjects map[Key]*subject) {
 		m.acquire(&c.request, subjects[c.keys[0]], &algo.DefaultTerms, &c.reply)
 		return
 	}
-	mine := make([]*subject, len(c.places))
-	for i, at := range c.places {
-		mine[i] = subjects[c.keys[at]]
+	for _, at := range c.places {
+		c.mine = append(c.mine, subjects[c.keys[at]])
 	}
-	c.err = m.decide(c, mine)
+	c.err = m.decide(c)
+	clear(c.mine)
+	clear(c.stakes)
+	c.mine, c.stakes = c.mine[:0], c.stakes[:0]
 }

@@ -25,9 +25,13 @@ func (l *lane) swap(start time.Time, epoch uint64, parts []part) error {
 	}
 	var m Moment
 	err := l.try(&start, func(ctx context.Context) (err error) {
+		// The table may write into what it is given, and fail then.
 		changes := make([]Change, len(left))
+		swaps := make([]Swap, 0, len(l.subjects))
 		for j, i := range left {
-			changes[j].Items = slices.Clone(l.changes[i].Items)
+			from := len(swaps)
+			swaps = append(swaps, l.changes[i].Items...)
+			changes[j].Items = swaps[from:len(swaps):len(swaps)]
 		}
 		m, err = l.store.table.Swap(ctx, epoch, changes)
 		still, err := l.review(left, changes, err)

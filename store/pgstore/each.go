@@ -13,13 +13,14 @@ import (
 	"github.com/headgate/headgate/store/cas"
 )
 
-// each makes the changes that are of one item and delete nothing: those of rows
-// that are there, then those of new ones, each in the order of the keys, and
-// compares what is only looked at. It answers the keys of what was made, unless that
-// is all of the $13. A loop keeps the order of what it goes through, and a key that is any
-// of an array of one is looked up by the index, also where the table was empty when that
-// was planned.
-const each = `
+// The statements that make changes which are of one item each and delete nothing: of
+// rows that are there, in the order of the keys; then those of new ones, in the same
+// order, and compare what is only looked at. Most groups have only the first. They
+// answer the keys of what was made, unless that is as many as asked for. A loop keeps the
+// order of what it goes through, and a key that is any of an array of one is looked up by
+// the index, also where the table was empty when that was planned.
+const (
+	moved = `
 with e as materialized (select since from headgate_epoch where id = $1),
 moved as (
 	update headgate_item i
@@ -27,7 +28,11 @@ moved as (
 	from unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bigint[]) g(k, old, new, value, ends)
 	where i.k = any (array[g.k]) and i.version = g.old and exists (select from e)
 	returning i.k
-),
+)`
+	move = moved + `
+select case when count(*) < $7::bigint then coalesce(array_agg(k), '{}') end, headgate_now(), (select since from e)
+from moved`
+	each = moved + `,
 first as materialized (select array_agg(k) as keys from moved),
 made as (
 	insert into headgate_item (k, version, expires, value)
@@ -48,6 +53,7 @@ from (
 	from first
 	offset 0
 ) d`
+)
 
 // single reports whether each change is of one item and none deletes it.
 func single(changes []cas.Change) bool {
@@ -63,7 +69,8 @@ func swapEach(ctx context.Context, c *pgx.Conn, epoch uint64, changes []cas.Chan
 		swaps[i] = &changes[i].Items[0]
 	}
 	slices.SortFunc(swaps, func(a, b *cas.Swap) int { return bytes.Compare(a.Old.Key[:], b.Old.Key[:]) })
-	rows := c.PgConn().ExecPrepared(ctx, eachName, eachParams(epoch, swaps), binaryForm, binaryForm)
+	name, params := eachParams(epoch, swaps)
+	rows := c.PgConn().ExecPrepared(ctx, name, params, binaryForm, binaryForm)
 	answered := rows.NextRow()
 	var err error
 	var made map[cas.Key]bool
@@ -102,7 +109,7 @@ func swapEach(ctx context.Context, c *pgx.Conn, epoch uint64, changes []cas.Chan
 
 var errEpoch = errors.New("postgres: another epoch")
 
-// eachAnswer reads what the statement each answers. made is nil if all was.
+// eachAnswer reads what the statements answer. made is nil if all was.
 func eachAnswer(columns [][]byte, m *cas.Moment) (made map[cas.Key]bool, stale bool, err error) {
 	if len(columns) != 3 {
 		return nil, false, errAnswer
@@ -128,8 +135,8 @@ func eachAnswer(columns [][]byte, m *cas.Moment) (made map[cas.Key]bool, stale b
 	return made, false, err
 }
 
-// eachParams returns the arguments of the statement each.
-func eachParams(epoch uint64, swaps []*cas.Swap) [][]byte {
+// eachParams returns the statement that makes the swaps, and its arguments.
+func eachParams(epoch uint64, swaps []*cas.Swap) (name string, params [][]byte) {
 	var moved, made, looked, movedSize, madeSize int
 	for _, w := range swaps {
 		switch {
@@ -143,25 +150,28 @@ func eachParams(epoch uint64, swaps []*cas.Swap) [][]byte {
 			movedSize += len(w.New.Value)
 		}
 	}
+	number := func(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 	keys, olds, news, values, ends := uuids(moved), int64s(moved), int64s(moved), byteStrings(moved, movedSize), int64s(moved)
+	for _, w := range swaps {
+		if w.Write && w.Old.Version != 0 {
+			keys, olds, news = keys.bytes(w.Old.Key[:]), olds.int64(int64(w.Old.Version)), news.int64(int64(w.New.Version))
+			values, ends = values.bytes(w.New.Value), ends.int64(w.New.Expires)
+		}
+	}
+	params = [][]byte{number(epoch), keys, olds, news, values, ends}
+	if moved == len(swaps) {
+		return moveName, append(params, number(uint64(moved)))
+	}
 	madeKeys, madeNews, madeValues, madeEnds := uuids(made), int64s(made), byteStrings(made, madeSize), int64s(made)
 	lookedKeys, lookedOlds := uuids(looked), int64s(looked)
 	for _, w := range swaps {
-		k, to := w.Old.Key[:], &w.New
 		switch {
 		case !w.Write:
-			lookedKeys, lookedOlds = lookedKeys.bytes(k), lookedOlds.int64(int64(w.Old.Version))
+			lookedKeys, lookedOlds = lookedKeys.bytes(w.Old.Key[:]), lookedOlds.int64(int64(w.Old.Version))
 		case w.Old.Version == 0:
-			madeKeys, madeNews = madeKeys.bytes(k), madeNews.int64(int64(to.Version))
-			madeValues, madeEnds = madeValues.bytes(to.Value), madeEnds.int64(to.Expires)
-		default:
-			keys, olds, news = keys.bytes(k), olds.int64(int64(w.Old.Version)), news.int64(int64(to.Version))
-			values, ends = values.bytes(to.Value), ends.int64(to.Expires)
+			madeKeys, madeNews = madeKeys.bytes(w.Old.Key[:]), madeNews.int64(int64(w.New.Version))
+			madeValues, madeEnds = madeValues.bytes(w.New.Value), madeEnds.int64(w.New.Expires)
 		}
 	}
-	return [][]byte{
-		binary.BigEndian.AppendUint64(nil, epoch), keys, olds, news, values, ends,
-		madeKeys, madeNews, madeValues, madeEnds, lookedKeys, lookedOlds,
-		binary.BigEndian.AppendUint64(nil, uint64(len(swaps))),
-	}
+	return eachName, append(params, madeKeys, madeNews, madeValues, madeEnds, lookedKeys, lookedOlds, number(uint64(len(swaps))))
 }

@@ -55,7 +55,7 @@ func release(c *pgxpool.Conn, f *cas.Failure) {
 
 // The statements that every connection has prepared, by their names.
 const (
-	readName, eachName, swapName = "headgate_read", "headgate_each", "headgate_swap"
+	readName, moveName, eachName, swapName = "headgate_read", "headgate_move", "headgate_each", "headgate_swap"
 
 	// read asks for the rows of keys, and at least one row for the moment.
 	read = `
@@ -66,7 +66,7 @@ from headgate_epoch e left join headgate_item i on i.k = any($1)`
 
 // statements prepares them.
 func statements(ctx context.Context, c *pgx.Conn) error {
-	for name, text := range map[string]string{readName: read, eachName: each, swapName: swap} {
+	for name, text := range map[string]string{readName: read, moveName: move, eachName: each, swapName: swap} {
 		if _, err := c.Prepare(ctx, name, text); err != nil {
 			return err
 		}

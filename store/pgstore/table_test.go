@@ -97,15 +97,61 @@ func TestSwap(t *testing.T) {
 	}
 }
 
+// Changes of one item each are made each by itself, in one statement: also where all
+// of them are of rows that are there.
+func TestSwapOfSingleItems(t *testing.T) {
+	table := openStore(t, Config{}).table
+	at := func(n byte, version uint64) cas.Item { return cas.Item{Key: key(n), Version: version} }
+	for _, step := range []struct {
+		name    string
+		changes []cas.Change
+		done    []bool
+		want    []uint64 // the versions of the first keys, afterwards
+	}{
+		{"new rows", []cas.Change{change(write(at(2, 0), 12, "x")), change(write(at(1, 0), 11, "x"))}, []bool{true, true}, []uint64{11, 12, 0}},
+		{"rows that are there", []cas.Change{change(write(at(2, 12), 22, "y")), change(write(at(1, 11), 21, "y"))}, []bool{true, true}, []uint64{21, 22, 0}},
+		{"one of them was changed", []cas.Change{change(write(at(1, 11), 31, "z")), change(write(at(2, 22), 32, "z"))}, []bool{false, true}, []uint64{21, 32, 0}},
+		{"all of them were changed", []cas.Change{change(write(at(1, 11), 41, "z")), change(write(at(3, 9), 43, "z"))}, []bool{false, false}, []uint64{21, 32, 0}},
+		{"everything", []cas.Change{
+			change(write(at(1, 21), 51, "z")), change(write(at(2, 0), 52, "z")), change(write(at(3, 0), 53, "z")), change(compare(at(4, 0))), change(compare(at(5, 1))),
+		}, []bool{true, false, true, true, false}, []uint64{51, 32, 53}},
+		{"what was made is made again", []cas.Change{change(write(at(1, 21), 51, "z"))}, []bool{false}, []uint64{51, 32, 53}},
+	} {
+		before, _ := readAll(t, table, key(1), key(2), key(3), key(4), key(5))
+		swapAll(t, table, step.changes...)
+		for i := range step.changes {
+			x := &step.changes[i]
+			if x.Done != step.done[i] {
+				t.Errorf("%s: change %d was made: %v", step.name, i, x.Done)
+			}
+			if old := x.Items[0].Old; !x.Done && !reflect.DeepEqual(old, before[old.Key[0]-1]) {
+				t.Errorf("%s: change %d found %+v, and there was %+v", step.name, i, old, before[old.Key[0]-1])
+			}
+		}
+		items, _ := readAll(t, table, key(1), key(2), key(3))
+		for i, version := range step.want {
+			if items[i].Version != version {
+				t.Errorf("%s: item %d is %+v, want version %d", step.name, i+1, items[i], version)
+			}
+		}
+	}
+}
+
 func TestSwapOfAnotherEpoch(t *testing.T) {
 	table := openStore(t, Config{}).table
+	swapAll(t, table, change(write(absent(key(2)), 2, "x")))
 	_, m := readAll(t, table)
-	_, err := table.Swap(t.Context(), m.Epoch.ID+1, []cas.Change{change(write(absent(key(1)), 1, "x"))})
-	if f, ok := errors.AsType[*cas.Failure](err); !ok || !f.Stale || !f.Unsent {
-		t.Errorf("error %v", err)
+	two := cas.Item{Key: key(2), Version: 2}
+	for _, changes := range [][]cas.Change{
+		{change(write(absent(key(1)), 1, "x"))}, {change(write(two, 3, "x"))}, {change(compare(two))}, {change(write(absent(key(1)), 1, "x"), write(two, 3, "x"))},
+	} {
+		_, err := table.Swap(t.Context(), m.Epoch.ID+1, changes)
+		if f, ok := errors.AsType[*cas.Failure](err); !ok || !f.Stale || !f.Unsent {
+			t.Errorf("error %v", err)
+		}
 	}
-	if items, _ := readAll(t, table, key(1)); items[0].Version != 0 {
-		t.Errorf("item %+v", items[0])
+	if items, _ := readAll(t, table, key(1), key(2)); items[0].Version != 0 || items[1].Version != 2 {
+		t.Errorf("items %+v", items)
 	}
 }
 
@@ -156,6 +202,7 @@ func TestPlan(t *testing.T) {
 	table := openStore(t, Config{URL: url}).table
 	server.Exec(t, url, `vacuum analyze headgate_item`)
 	for _, c := range []struct{ name, args string }{
+		{moveName, `1, '{}', '{}', '{}', '{}', '{}', 1`},
 		{eachName, `1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1`},
 		{readName, `'{}'`},
 	} {
