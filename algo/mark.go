@@ -95,6 +95,17 @@ func stepOf(l *headgate.Prepared) (shift int, ok bool) {
 	return step(l.Count, l.Count)
 }
 
+// Stepped reports whether marks of the limit go ahead of its states.
+func Stepped(l *headgate.Prepared) bool {
+	switch l.Algorithm {
+	case headgate.TokenBucket, headgate.FixedWindow, headgate.Quota, headgate.SlidingWindow:
+		_, ok := stepOf(l)
+		return ok
+	default:
+		return false
+	}
+}
+
 // Covers reports whether the mark covers a state of which m2 is the exact mark.
 func (m Mark) Covers(m2 Mark) bool { return m.OK && m2.OK && m.Label == m2.Label && m2.Top <= m.Top }
 
@@ -198,15 +209,19 @@ func Deplete(l *headgate.Prepared, st []int64, at int64) []int64 {
 		Apply(&call, l, st, &o)
 		call.Op, call.Cost = headgate.Debit, o.Remaining
 	}
-	if call.Cost == 0 {
-		return st
+	if call.Cost != 0 {
+		if n := Need(&call, l, st); n > len(st) {
+			words := make([]int64, n)
+			Grow(&call, l, words, st)
+			st = words
+		}
+		Apply(&call, l, st, &o)
 	}
-	if n := Need(&call, l, st); n > len(st) {
-		words := make([]int64, n)
-		Grow(&call, l, words, st)
-		st = words
+	if reservable(l.Algorithm) {
+		if h := reservations(st, base(l, st)); h.len() > 0 {
+			h.drop(h.len(), h.w[holdsSum])
+		}
 	}
-	Apply(&call, l, st, &o)
 	return st
 }
 

@@ -115,6 +115,37 @@ func TestDeplete(t *testing.T) {
 	}
 }
 
+// What was reserved before is not given back to a state that was depleted: it may have
+// been settled already, and what it gave back spent.
+func TestDepleteOfReservations(t *testing.T) {
+	const now = 1_700_000_000_000_000
+	leaky := headgate.Limit{Algorithm: headgate.LeakyBucket, Count: 60, Period: time.Hour, Burst: 50}
+	for _, l := range []headgate.Limit{
+		headgate.PerHour(50), leaky, headgate.Window(50, time.Hour), headgate.Sliding(50, time.Hour), headgate.Sliding(50, time.Hour).WithSlices(1),
+		headgate.Log(50, time.Hour), headgate.QuotaPer(50, headgate.Day),
+	} {
+		p, err := l.Prepare()
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := make([]int64, algo.Words(p))
+		algo.Init(p, st, now-1000)
+		take := algo.Call{Op: headgate.Take, Now: now - 1000, Cost: 30, Hold: 7, HoldFor: 60_000_000}
+		words := make([]int64, algo.Need(&take, p, st))
+		algo.Grow(&take, p, words, st)
+		st = words
+		var o headgate.Outcome
+		if algo.Apply(&take, p, st, &o); !o.Allowed {
+			t.Fatalf("%v: %+v", p.Algorithm, o)
+		}
+		st = algo.Deplete(p, st, now)
+		algo.Apply(&algo.Call{Op: headgate.Settle, Now: now, Cost: 0, Hold: 7}, p, st, &o)
+		if algo.Apply(&algo.Call{Op: headgate.Peek, Now: now, Cost: 1}, p, st, &o); o.Allowed || o.Remaining != 0 {
+			t.Errorf("%v: %+v", p.Algorithm, o)
+		}
+	}
+}
+
 // Transient limits are those that are as never seen ten seconds after they were
 // depleted.
 func TestTransient(t *testing.T) {

@@ -16,6 +16,7 @@ const (
 	beatEvery    = 2 * time.Second // less up to a tenth, so that nodes do not beat as one
 	beatTTL      = 3 * beatEvery
 	beatPatience = 250 * time.Millisecond
+	meetPatience = 5 * time.Second // of who starts, and cannot do anything before
 	sweepEvery   = 30 // beats
 )
 
@@ -78,7 +79,7 @@ func (s *Store) beats(ctx context.Context) {
 			return
 		case <-s.census.kick:
 		case <-t.C:
-			_ = s.beat(context.WithoutCancel(ctx)) // the breaker and the counts have it
+			_ = s.beat(context.WithoutCancel(ctx), beatPatience) // the breaker and the counts have it
 			if n++; n%sweepEvery == 0 {
 				s.local.sweep()
 			}
@@ -100,9 +101,9 @@ func (s *Store) nextBeat() time.Duration {
 
 // beat tells the store that this node lives. However many calls are in flight, it
 // is one more: nodes that are busy are not gone.
-func (s *Store) beat(ctx context.Context) error {
+func (s *Store) beat(ctx context.Context, patience time.Duration) error {
 	var nodes int
-	err := s.doWithin(ctx, beatPatience, math.MaxInt, func(ctx context.Context) (err error) {
+	err := s.doWithin(ctx, patience, math.MaxInt, func(ctx context.Context) (err error) {
 		nodes, err = s.census.of.Nodes(ctx, s.census.node, beatTTL)
 		return err
 	})
@@ -164,13 +165,13 @@ func (p *population) saw(nodes int, now time.Duration) {
 func (p *population) lost() { p.fewer = 0 }
 
 // Meet asks the store at once how many nodes share it, which otherwise happens a
-// moment after New and every two seconds. Before that, Local admits nothing. The
-// error says why it does not know.
+// moment after New and every two seconds. Before that, Local admits nothing. It
+// waits for up to 5 s. The error says why it does not know.
 func (s *Store) Meet(ctx context.Context) error {
 	if s.census.of == nil {
 		return errors.New("guard: the store does not count its nodes: none has a share of its limits")
 	}
-	if err := s.beat(ctx); err != nil {
+	if err := s.beat(ctx, meetPatience); err != nil {
 		return fmt.Errorf("guard: count nodes: %w", err)
 	}
 	return nil

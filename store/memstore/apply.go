@@ -50,6 +50,9 @@ func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64
 		if ok, err := s.resolve(f, charges, cells, now); !ok {
 			return err
 		}
+		if s.backlog(b.Op, b.HoldFor > 0, charges, cells) {
+			return errBacklog
+		}
 		s.stand(cells, charges, now)
 	}
 	b.At, b.Replayed = now, false
@@ -58,9 +61,16 @@ func (s *Store) applyAll(b *headgate.Batch, charges []headgate.Charge, now int64
 		if err == nil {
 			s.explain(b, charges, now)
 		}
-		f.wait = s.note(b.Op, charges, cells, now)
+		if f.wait = s.note(b.Op, charges, cells, now); f.wait == nil && err == nil && b.Replayed && isPending(cells) {
+			f.wait = s.kept.promise() // the first try may still wait to be written
+		}
 	}
 	return err
+}
+
+// isPending reports whether something of the cells is about to be written.
+func isPending(cells []cell) bool {
+	return slices.ContainsFunc(cells, func(c cell) bool { return c.shard.pending[c.id] != nil })
 }
 
 // act does the batch.

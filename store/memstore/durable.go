@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
@@ -39,7 +41,9 @@ type keeper struct {
 	notes  []note // of it
 	uses   []Use
 	latest int64
-	spare  []note // room for the notes of another round; the writer's
+	spare  []note      // room for the notes of another round; the writer's
+	most   int         // how many notes may wait before new states have to
+	crowd  atomic.Bool // so many do
 
 	kick, lazy chan struct{} // there is something to write: now, or soon
 	quit       chan struct{}
@@ -51,9 +55,9 @@ type keeper struct {
 type family struct {
 	// durable is set while states of it may be in the journal.
 	durable atomic.Bool
-	// lost is one of those whose states an earlier process may have had in memory
-	// only, and have been lost with it; nil if there was none.
-	lost *headgate.Prepared
+	// lost are those whose states an earlier process may have had in memory only, and
+	// have been lost with it.
+	lost []*headgate.Prepared
 	// known are the numbers that the journal has; guarded by the families' lock.
 	known []*headgate.Prepared
 }
@@ -70,7 +74,7 @@ const mostFamilies = 1 << 17
 func (s *Store) keep(j Journal, past Past) {
 	k := &keeper{
 		journal: j, past: past, since: s.startMicros, settled: s.startMicros + algo.Horizon, latest: past.Latest,
-		round: newRound(), seq: 1, kick: make(chan struct{}, 1), lazy: make(chan struct{}, 1), quit: make(chan struct{}),
+		most: max(leastBacklog, int(s.maxBytes/backlogBytes)), round: newRound(), seq: 1, kick: make(chan struct{}, 1), lazy: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
 	s.kept = k
 	k.families.known = make(map[[2]uint64]*family)
@@ -84,8 +88,8 @@ func (s *Store) keep(j Journal, past Past) {
 		if u.Durable {
 			f.durable.Store(true)
 		}
-		if algo.Transient(u.Limit) && !past.Clean {
-			f.lost = u.Limit
+		if algo.Transient(u.Limit) && !past.Clean && !has(f.lost, u.Limit) {
+			f.lost = append(f.lost, u.Limit)
 		}
 	}
 	k.bans.left = make(map[Key]Record, len(past.Bans))
@@ -105,14 +109,15 @@ func (s *Store) durable(l *headgate.Prepared) bool { return s.kept != nil && !al
 func (k *keeper) known(l *headgate.Prepared) *family {
 	k.families.RLock()
 	defer k.families.RUnlock()
-	if f := k.families.known[l.ID]; f != nil && f.has(l) {
+	if f := k.families.known[l.ID]; f != nil && has(f.known, l) {
 		return f
 	}
 	return nil
 }
 
-func (f *family) has(l *headgate.Prepared) bool {
-	for _, x := range f.known {
+// has reports whether one of all has the numbers of l.
+func has(all []*headgate.Prepared, l *headgate.Prepared) bool {
+	for _, x := range all {
 		if x == l || x.SameNumbers(l) {
 			return true
 		}
@@ -122,7 +127,7 @@ func (f *family) has(l *headgate.Prepared) bool {
 
 // register tells the journal of limits that are new to it, before any state is kept
 // under them.
-func (s *Store) register(ctx context.Context, charges []headgate.Charge, reserves bool, now int64) error {
+func (s *Store) register(h *haste, charges []headgate.Charge, reserves bool, now int64) error {
 	k := s.kept
 	var r *round
 	for i := range charges {
@@ -132,7 +137,7 @@ func (s *Store) register(ctx context.Context, charges []headgate.Charge, reserve
 			continue
 		}
 		k.mu.Lock()
-		k.uses = append(k.uses, Use{ID: l.ID, Limit: l, Since: now, Durable: durable})
+		k.tell(Use{ID: l.ID, Limit: l, Since: now, Durable: durable})
 		k.latest = max(k.latest, now)
 		r = k.round
 		k.mu.Unlock()
@@ -141,7 +146,7 @@ func (s *Store) register(ctx context.Context, charges []headgate.Charge, reserve
 		return nil
 	}
 	wake(k.kick)
-	if err := r.wait(ctx); err != nil {
+	if err := r.wait(h.context()); err != nil {
 		return err
 	}
 	k.families.Lock()
@@ -155,7 +160,7 @@ func (s *Store) register(ctx context.Context, charges []headgate.Charge, reserve
 			f.durable.Store(k.families.forgotten) // it may be one of those
 			k.families.known[l.ID] = f
 		}
-		if !f.has(l) {
+		if !has(f.known, l) {
 			f.learn(l)
 		}
 		if reserves || !algo.Transient(l) {
@@ -163,6 +168,13 @@ func (s *Store) register(ctx context.Context, charges []headgate.Charge, reserve
 		}
 	}
 	return nil
+}
+
+// tell has the next round tell of a limit, once.
+func (k *keeper) tell(u Use) {
+	if !slices.ContainsFunc(k.uses, func(x Use) bool { return x.ID == u.ID && (x.Durable || !u.Durable) && x.Limit.SameNumbers(u.Limit) }) {
+		k.uses = append(k.uses, u)
+	}
 }
 
 // learn notes that the journal has the numbers.
@@ -180,7 +192,7 @@ func (k *keeper) forgetFamilies() {
 		return
 	}
 	for id, f := range k.families.known {
-		if f.lost == nil {
+		if len(f.lost) == 0 {
 			k.families.forgotten = k.families.forgotten || f.durable.Load()
 			delete(k.families.known, id)
 		}
@@ -192,7 +204,8 @@ func (k *keeper) forgetFamilies() {
 
 // looked reports whether a state of l that is not in memory may be in the journal.
 func (k *keeper) looked(l *headgate.Prepared, now int64) bool {
-	if !algo.Transient(l) || k.past.Clean && now < k.settled {
+	// The deepest debt of a bucket takes twice as long to recover as a full one.
+	if !algo.Transient(l) || k.past.Clean && now < k.since+2*algo.Horizon {
 		return true
 	}
 	f := k.known(l)
@@ -215,20 +228,24 @@ func (s *Store) initial(l *headgate.Prepared, st []int64, now int64) []int64 {
 	if k == nil || !k.forgot(now) {
 		return st
 	}
-	lost := k.lost(l)
-	if lost == nil {
-		return st
+	worst, left := st, int64(math.MaxInt64)
+	for _, lost := range k.lost(l) {
+		was, until := k.depleted(lost)
+		if now >= until {
+			continue
+		}
+		if lost != l {
+			words := make([]int64, algo.ConvertWords(lost, l, was))
+			algo.Convert(lost, l, words, was, now)
+			was = words
+		}
+		var o headgate.Outcome
+		algo.Apply(&algo.Call{Op: headgate.Peek, Now: now}, l, slices.Clone(was), &o)
+		if n := o.Remaining - o.Overage; n < left {
+			worst, left = was, n
+		}
 	}
-	was, until := k.depleted(lost)
-	if now >= until {
-		return st
-	}
-	if lost == l {
-		return was
-	}
-	words := make([]int64, algo.ConvertWords(lost, l, was))
-	algo.Convert(lost, l, words, was, now)
-	return words
+	return worst
 }
 
 // explain says of every refusal whether it may be due to what was lost.
@@ -248,19 +265,17 @@ func (s *Store) recovering(l *headgate.Prepared, now int64) bool {
 	if k == nil || !k.forgot(now) {
 		return false
 	}
-	lost := k.lost(l)
-	if lost == nil {
-		return false
-	}
-	_, until := k.depleted(lost)
-	return now < until
+	return slices.ContainsFunc(k.lost(l), func(lost *headgate.Prepared) bool {
+		_, until := k.depleted(lost)
+		return now < until
+	})
 }
 
-// lost returns the limit that a state of l, which is nowhere, may have been under:
-// l itself, or one of which nothing is in the journal. nil if it was never seen.
-func (k *keeper) lost(l *headgate.Prepared) *headgate.Prepared {
+// lost returns the limits that a state of l, which is nowhere, may have been under: l
+// itself, or those of which nothing is in the journal. None if it was never seen.
+func (k *keeper) lost(l *headgate.Prepared) []*headgate.Prepared {
 	if k.past.Lost != 0 || algo.Transient(l) {
-		return l
+		return []*headgate.Prepared{l}
 	}
 	if f := k.known(l); f != nil {
 		return f.lost
@@ -284,7 +299,7 @@ func (k *keeper) depleted(l *headgate.Prepared) (st []int64, until int64) {
 // forgot reports whether what the process before knew, and the journal does not,
 // may still count.
 func (k *keeper) forgot(now int64) bool {
-	return k.past.Latest != 0 && (k.past.Lost != 0 || !k.past.Clean && now < k.settled)
+	return k.past.Lost != 0 || k.past.Latest != 0 && !k.past.Clean && now < k.settled
 }
 
 // fetch is what a batch knows of the journal while it is tried again.
@@ -371,8 +386,12 @@ func (s *Store) admit(sh *shard, id ident, r *Record, now int64) error {
 	if n := algo.Words(l); len(r.Words) < n {
 		return fmt.Errorf("journal: state of %d words: %v needs %d", len(r.Words), l.Algorithm, n)
 	}
-	if !s.kept.past.Clean {
-		algo.Settled(l, r.Words, s.kept.since)
+	if k := s.kept; !k.past.Clean {
+		algo.Settled(l, r.Words, k.since)
+		if algo.Transient(l) && r.Keep <= k.since && !algo.Reserved(l, r.Words) {
+			// It was written for as long as it bounded other numbers, and moved since.
+			r.Words = algo.Deplete(l, r.Words, k.since)
+		}
 	}
 	if !s.touch(sh, l) {
 		return errVersions
@@ -412,13 +431,37 @@ func (s *Store) admit(sh *shard, id ident, r *Record, now int64) error {
 	return nil
 }
 
+// haste is how long a batch may wait for the journal: for its patience from when it
+// has to wait first.
+type haste struct {
+	ctx      context.Context
+	patience time.Duration // 0 is no bound
+	cancel   context.CancelFunc
+}
+
+// context ends when the batch may not wait any longer.
+func (h *haste) context() context.Context {
+	if h.patience > 0 && h.cancel == nil {
+		h.ctx, h.cancel = context.WithTimeout(h.ctx, h.patience)
+	}
+	return h.ctx
+}
+
+func (h *haste) end() {
+	if h.cancel != nil {
+		h.cancel()
+	}
+}
+
 // applyKept decides a batch of a store with a journal. It may be decided several
 // times, if states have to be loaded or room has to be made, but moves once.
 func (s *Store) applyKept(ctx context.Context, b *headgate.Batch, charges []headgate.Charge, now int64) error {
 	if err := b.Validate(); err != nil {
 		return err
 	}
-	if err := s.register(ctx, charges, b.HoldFor > 0, now); err != nil {
+	h := haste{ctx: ctx, patience: time.Duration(b.Patience) * time.Microsecond}
+	defer h.end()
+	if err := s.register(&h, charges, b.HoldFor > 0, now); err != nil {
 		return err
 	}
 	var f fetch
@@ -426,16 +469,20 @@ func (s *Store) applyKept(ctx context.Context, b *headgate.Batch, charges []head
 		err := s.applyAll(b, charges, now, &f)
 		switch {
 		case f.missing:
-			if err := s.kept.journal.Load(ctx, f.records); err != nil {
+			if err := s.kept.journal.Load(h.context(), f.records); err != nil {
+				return err
+			}
+		case err == errBacklog:
+			if err := s.kept.promise().wait(h.context()); err != nil {
 				return err
 			}
 		case err == errFull && spills < mostSpills:
-			spills++
-			if err := s.spill(ctx, charges); err != nil {
+			if err := s.spill(&h, charges, spills > 0); err != nil {
 				return err
 			}
+			spills++
 		case err == nil && f.wait != nil:
-			return f.wait.wait(ctx)
+			return f.wait.wait(h.context())
 		default:
 			return err
 		}

@@ -390,6 +390,23 @@ func TestLost(t *testing.T) {
 	})
 }
 
+// So it is where the backup is of a store that was never used.
+func TestLostOfUnused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newPaper()
+		q := prepared(t, headgate.QuotaPer(60, headgate.Day), "quota")
+		for life := range 2 {
+			past := j.past()
+			past.Lost = time.Now().UnixMicro()
+			s := memstore.New(memstore.Config{Journal: j, Secret: secret, Past: past})
+			if left := remaining(t, s, q, "alice"); left != 0 {
+				t.Errorf("life %d: %d left", life, left)
+			}
+			s.Close()
+		}
+	})
+}
+
 // The clock does not go back behind what was committed.
 func TestClockWasAhead(t *testing.T) {
 	j := newPaper()

@@ -168,7 +168,7 @@ func TestReservationsOnSharedCells(t *testing.T) {
 			// With cells of their own they start with what was held and used.
 			now += 2_000_000
 			s.sweep(&s.shards[0], 1<<17, now)
-			s.shards[0].shrink()
+			s.shards[0].shrink(2)
 			for _, owner := range []string{a, b} {
 				if s.apply(t, headgate.Take, now, of(owner, 1)).Allowed {
 					t.Fatalf("%s gained", owner)

@@ -23,6 +23,7 @@ type paper struct {
 	loads    int
 	fail     error
 	onCommit func()
+	watched  func(*memstore.Commit)
 }
 
 func newPaper() *paper { return &paper{rows: make(map[memstore.Key]memstore.Record)} }
@@ -50,6 +51,9 @@ func (p *paper) Commit(c *memstore.Commit) error {
 	defer p.mu.Unlock()
 	if p.clean {
 		return errors.New("a commit after the last one")
+	}
+	if p.watched != nil {
+		p.watched(c)
 	}
 	if p.fail != nil {
 		return p.fail
@@ -87,6 +91,13 @@ func (p *paper) tell(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.onCommit = f
+}
+
+// watch has f see each commit from now on.
+func (p *paper) watch(f func(*memstore.Commit)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watched = f
 }
 
 // killed returns what a process that is killed now leaves.

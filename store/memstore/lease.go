@@ -64,7 +64,7 @@ func (s *Store) registerLeases(ctx context.Context, requests []headgate.LeaseReq
 			charges = append(charges, headgate.Charge{Limit: l})
 		}
 	}
-	return s.register(ctx, charges, true, now)
+	return s.register(&haste{ctx: ctx}, charges, true, now)
 }
 
 // lend answers one request. It reports whether the reply has to wait for the
@@ -85,7 +85,7 @@ func (s *Store) lend(ctx context.Context, r *headgate.LeaseRequest, now int64, r
 			continue
 		case f != nil && err == errFull && spills < mostSpills:
 			spills++
-			if err = s.spill(ctx, charges); err == nil {
+			if err = s.spill(&haste{ctx: ctx}, charges, spills > 1); err == nil {
 				continue
 			}
 		}

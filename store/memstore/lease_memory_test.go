@@ -67,7 +67,7 @@ func TestLeasesAreBounded(t *testing.T) {
 			s.apply(t, headgate.Take, now+60_000_000, headgate.Charge{Limit: l, Owner: "first", Cost: 1})
 		}
 		s.sweep(&s.shards[0], 1<<17, now+60_000_000)
-		s.shards[0].shrink()
+		s.shards[0].shrink(2)
 		s.checkStore(t)
 		if st := s.Stats(); hot && (st.Keys != 1 || st.Bytes > 4096) || !hot && st.Bytes != 0 || s.shards[0].leases != nil {
 			t.Errorf("%+v", st)
@@ -95,7 +95,7 @@ func TestSharedCellsAreNotLeased(t *testing.T) {
 	for i := range s.Stats().Keys {
 		s.apply(t, headgate.Reset, now, headgate.Charge{Limit: filler, Owner: fmt.Sprintf("filler-%d", i)})
 	}
-	s.shards[0].shrink()
+	s.shards[0].shrink(2)
 	if got := s.borrow(t, now, r); got.Granted != 10 || got.State.Shared || got.State.Used != 40 || !got.State.Leased {
 		t.Errorf("%+v", got)
 	}
@@ -119,7 +119,7 @@ func TestAccountsMove(t *testing.T) {
 	now += 1_000_000
 	before := s.Stats().Bytes
 	s.sweep(&s.shards[0], 1<<17, now)
-	s.shards[0].shrink()
+	s.shards[0].shrink(2)
 	s.checkStore(t)
 	if after := s.Stats().Bytes; after > before/10 {
 		t.Errorf("%d bytes, %d before", after, before)
@@ -277,7 +277,7 @@ func TestLeasesLeaveNothingBehind(t *testing.T) {
 		}
 		for i := range s.shards {
 			s.sweep(&s.shards[i], 1<<17, now+1e15)
-			s.shards[i].shrink()
+			s.shards[i].shrink(2)
 		}
 		s.checkStore(t)
 		if st := s.Stats(); st.Keys != 0 || st.Bytes != 0 {

@@ -52,6 +52,8 @@ func budgets(t *testing.T) []*budget {
 		{headgate.InFlight(5, 20*time.Second)},
 		{headgate.PerHour(100), headgate.PerSecond(100), headgate.PerHour(900)}, // plans
 		{headgate.Window(500, time.Hour), headgate.Window(300, time.Hour)},
+		{headgate.Window(100, 15*time.Second), headgate.Window(100, 10*time.Second)},
+		{headgate.Window(300, 10*time.Second), headgate.Window(10, 10*time.Second), headgate.Window(300, time.Hour)},
 	}
 	var list []*budget
 	for i, limits := range all {

@@ -1,6 +1,8 @@
 package memstore
 
 import (
+	"errors"
+
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
 )
@@ -72,6 +74,9 @@ func (s *Store) note(op headgate.Op, charges []headgate.Charge, cells []cell, no
 	wait, notes := false, few[:0]
 	for i := range cells {
 		c, l := &cells[i], charges[i].Limit
+		if c.moved {
+			s.repack(c, l, now)
+		}
 		switch {
 		case op == headgate.Reset && !c.moved:
 			wait = s.noteGone(&notes, c, l, now) || wait
@@ -80,6 +85,22 @@ func (s *Store) note(op headgate.Op, charges []headgate.Charge, cells []cell, no
 		}
 	}
 	return s.kept.add(notes, wait, now)
+}
+
+// repack puts a bucket into one word that has no need of more any longer: in words it
+// has no marks, and every charge would have to be written.
+func (s *Store) repack(c *cell, l *headgate.Prepared, now int64) {
+	at, found := c.shard.find(c.id)
+	if _, lent := c.shard.leases[c.id]; !found || c.shared || lent {
+		return
+	}
+	e := &c.shard.table[at]
+	if e.version&wide == 0 || e.version&^flags != l.Serial {
+		return
+	}
+	if s.pack(&cell{shard: c.shard, at: at}, l, now); e.version&wide == 0 {
+		e.version |= unsure
+	}
 }
 
 // noteGone is for a state that was forgotten.
@@ -133,7 +154,7 @@ func (s *Store) noteMoved(notes *[]note, op headgate.Op, c *cell, l *headgate.Pr
 		covered, will = p.mark.Covers(after) && p.queued.Covers(after), p.queued
 	}
 	covered = covered && op == headgate.Take && !c.fresh && !c.other
-	if covered && will == ahead {
+	if covered && (will == ahead || s.kept.crowd.Load()) {
 		return false
 	}
 	switch {
@@ -208,6 +229,38 @@ func (k *keeper) enqueue(n note) {
 	}
 	n.seq, n.slot = k.seq, len(k.notes)
 	k.notes = append(k.notes, n)
+	if len(k.notes) >= k.most {
+		k.crowd.Store(true)
+	}
+}
+
+const (
+	// backlogBytes is of how many bytes of the store's memory one note may wait, of
+	// which each takes about a third of that beside them; leastBacklog is how many may
+	// in any case.
+	backlogBytes = 1024
+	leastBacklog = 1024
+)
+
+// errBacklog says that a batch has to wait for the journal before it is decided.
+var errBacklog = &headgate.Error{Code: headgate.Unavailable, Err: errors.New("journal: too many states wait to be written")}
+
+// backlog reports whether a batch would add to what waits for the journal while that
+// does not get on: charges of states that it knows of, or hardly has to, go on.
+func (s *Store) backlog(op headgate.Op, reserves bool, charges []headgate.Charge, cells []cell) bool {
+	if op != headgate.Take || !s.kept.crowd.Load() {
+		return false
+	}
+	for i := range cells {
+		c, l := &cells[i], charges[i].Limit
+		if c.shard.pending[c.id] != nil || !s.durable(l) && !reserves || l.Algorithm == headgate.Ban {
+			continue
+		}
+		if _, found := c.shard.find(c.id); !found || reserves || !algo.Stepped(l) {
+			return true
+		}
+	}
+	return false
 }
 
 // wake tells the writer.

@@ -218,8 +218,8 @@ func (sh *shard) resize(size, most int) bool {
 	return false
 }
 
-// shrink gives memory back when little of it is used.
-func (sh *shard) shrink() {
+// shrink gives memory back when one part in slack of the arena, or more, is free.
+func (sh *shard) shrink(slack int) {
 	if sh.used == 0 {
 		sh.table, sh.hand, sh.arena, sh.leases = nil, 0, arena{}, nil
 		return
@@ -234,7 +234,7 @@ func (sh *shard) shrink() {
 	for _, ref := range sh.leases {
 		live += blockWords(ref)
 	}
-	if live < cap(sh.arena.words)/2 {
+	if most := cap(sh.arena.words); live < most-most/slack {
 		sh.compact(live)
 	}
 }

@@ -105,7 +105,7 @@ func TestTableAgainstMap(t *testing.T) {
 					sh.against(t, want)
 				}
 				if n%3000 == 0 {
-					sh.shrink()
+					sh.shrink(2)
 				}
 			}
 			sh.against(t, want)
@@ -114,7 +114,7 @@ func TestTableAgainstMap(t *testing.T) {
 				sh.remove(at)
 			}
 			sh.check(t)
-			sh.shrink()
+			sh.shrink(2)
 			if sh.bytes() != 0 {
 				t.Fatalf("%d bytes for nothing", sh.bytes())
 			}

@@ -1,9 +1,10 @@
 package memstore
 
 import (
-	"context"
+	"slices"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/algo"
 )
 
 const (
@@ -11,15 +12,18 @@ const (
 	mostSpills = 3
 	// leastSpilled is how many states leave a shard at once, if there are so many.
 	leastSpilled = 64
+	// spillSlack is the share of an arena, one part in so many, that may stay free.
+	spillSlack = 32
 )
 
 // spill makes room in the shards of a batch: states that are in the journal leave
-// memory.
-func (s *Store) spill(ctx context.Context, charges []headgate.Charge) error {
+// memory. If that was not enough before, what stays moves together, too: the blocks
+// of those that have left may be of no use to others of another size.
+func (s *Store) spill(h *haste, charges []headgate.Charge, again bool) error {
 	cells := make([]cell, len(charges))
 	s.locate(cells, charges)
-	some := false
-	for _, n := range lockOrder(nil, cells) {
+	some, order := false, lockOrder(nil, cells)
+	for _, n := range order {
 		sh := &s.shards[n]
 		sh.mu.Lock()
 		some = s.leave(sh, n, cells) || some
@@ -28,7 +32,16 @@ func (s *Store) spill(ctx context.Context, charges []headgate.Charge) error {
 	if !some {
 		return errFull
 	}
-	return s.kept.promise().wait(ctx)
+	if err := s.kept.promise().wait(h.context()); err != nil || !again {
+		return err
+	}
+	for _, n := range order {
+		sh := &s.shards[n]
+		sh.mu.Lock()
+		sh.shrink(spillSlack)
+		sh.mu.Unlock()
+	}
+	return nil
 }
 
 // leave has some states of a shard leave, but not those of the batch that needs
@@ -72,13 +85,28 @@ func (s *Store) leaveAt(sh *shard, number uint32, at int, batch []cell) bool {
 		return false
 	}
 	has := sh.markAt(e, l)
+	c := cell{shard: sh, number: number, id: id}
+	if s.forgiven(&c, e, l, has) {
+		return false
+	}
 	p := sh.pend(id)
 	if p.mark = has; e.version&unsure == 0 {
 		p.mark = has.Ahead(l)
 	}
 	p.limit, p.queued, p.leaving = l, has, true
 	e.version |= unsure
-	c := cell{shard: sh, number: number, id: id}
 	s.kept.add([]note{s.image(p, &c, e, l, has)}, false, sh.last)
 	return true
+}
+
+// forgiven reports whether a state would come back as another one: after a crash, what
+// is loaded is freed of small debts, which may be none.
+func (s *Store) forgiven(c *cell, e *entry, l *headgate.Prepared, has algo.Mark) bool {
+	if s.kept.past.Clean {
+		return false
+	}
+	r := s.image(nil, c, e, l, has).Words
+	was := slices.Clone(r)
+	algo.Settled(l, r, s.kept.since)
+	return !slices.Equal(was, r)
 }

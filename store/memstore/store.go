@@ -158,7 +158,7 @@ func (s *Store) Sweep() {
 		sh.mu.Lock()
 		sh.demote()
 		s.sweep(sh, len(sh.table)+sh.used, sh.advance(now)) // a removal takes a look of its own
-		sh.shrink()
+		sh.shrink(2)
 		sh.mu.Unlock()
 	}
 	s.collectVersions()

@@ -97,6 +97,7 @@ func (s *Store) commit(k *keeper, c *Commit) error {
 	r, notes, seq := k.round, k.notes, k.seq
 	*c = Commit{Now: k.latest, Records: c.Records[:0], Limits: k.uses}
 	k.round, k.notes, k.uses = newRound(), k.spare[:0], nil
+	k.crowd.Store(false)
 	k.seq++
 	k.mu.Unlock()
 	if len(notes) > 0 || len(c.Limits) > 0 {
@@ -195,7 +196,9 @@ func (s *Store) failed(k *keeper, notes []note, seq uint64, uses []Use) {
 		sh.mu.Unlock()
 	}
 	k.mu.Lock()
-	k.uses = append(k.uses, uses...)
+	for _, u := range uses {
+		k.tell(u)
+	}
 	k.mu.Unlock()
 }
 

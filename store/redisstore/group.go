@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -184,10 +185,11 @@ func (p *partition) leave(c *call, late func() func(r reply)) (trouble error, le
 	return f.trouble, true
 }
 
-// fly takes off until nobody waits.
+// fly takes off until nobody waits. Before that, those who were just answered have a
+// turn: what they ask next goes along.
 func (p *partition) fly() {
 	f := flights.Get().(*flight)
-	for p.board(f) {
+	for runtime.Gosched(); p.board(f); runtime.Gosched() {
 		p.finish(f, p.carry(f))
 	}
 	flights.Put(f)
