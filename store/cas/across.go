@@ -19,7 +19,7 @@ type share struct {
 	moves  bool  // there is something to take
 	holds  bool  // and something of that is held while it is on trial
 	trial  uint64
-	marks  []mark // of the trial
+	marks  []mark // of what was taken
 	begun  bool   // it was asked to take
 }
 
@@ -27,6 +27,7 @@ type share struct {
 type crossing struct {
 	store  *Store
 	batch  *headgate.Batch
+	hold   uint64   // that the batch asks with; the batch's own may be that of the first request with its key
 	shares []*share // in the order in which they are taken
 	once   *share   // that remembers the batch's key; nil if there is none
 	last   *share   // that is taken last; nil if there is nothing to take
@@ -46,7 +47,7 @@ func (s *Store) across(ctx context.Context, b *headgate.Batch, c *call) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer within %v", patience))
 		defer cancel()
 	}
-	x := crossing{store: s, batch: b}
+	x := crossing{store: s, batch: b, hold: b.Hold}
 	x.split(c)
 	b.Allowed, b.Replayed, b.At = true, false, 0
 	if b.Op == headgate.Take {
@@ -88,6 +89,7 @@ func (x *crossing) ask(sh *share, op headgate.Op, step step) *call {
 	s, b := x.store, x.batch
 	c := s.calls.Get().(*call)
 	c.clear(s, b)
+	c.hold = x.hold
 	c.step, c.trial, c.marks, c.batch.Op = step, sh.trial, sh.marks, op
 	c.keys = append(c.keys, sh.key)
 	c.batch.Room(len(sh.places))
@@ -104,13 +106,16 @@ func (x *crossing) ask(sh *share, op headgate.Op, step step) *call {
 		c.places = append(c.places, 0)
 	}
 	if step == decides && op == headgate.Take {
-		sh.begun = true
+		sh.begun, c.marking = true, x.undoable(sh)
 		c.batch.Key = headgate.RequestKey{} // when all have passed
 	}
 	c.aside = step == undoes || step == confirms
 	s.laneOf(c).enqueue(c)
 	return c
 }
+
+// undoable reports whether what a share takes can be given back.
+func (x *crossing) undoable(sh *share) bool { return sh.trial != 0 || x.batch.HoldFor > 0 }
 
 // end waits for a share and copies its outcomes. passed is what the share says, and
 // replayed that the batch was allowed before, under hold. When the error is that
@@ -236,7 +241,7 @@ func (x *crossing) steps() [][]*share {
 func (x *crossing) undo(ctx context.Context, failed bool) {
 	var calls []*call
 	for _, sh := range x.shares {
-		if sh.begun && (sh.trial != 0 || x.batch.HoldFor > 0) {
+		if sh.begun && x.undoable(sh) {
 			calls = append(calls, x.ask(sh, headgate.Take, undoes))
 			x.store.undone.Add(1)
 		}

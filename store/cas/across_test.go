@@ -180,8 +180,9 @@ func TestN21RaceForSharedLimit(t *testing.T) {
 // microsecond, whatever the limits: nobody else has decided on them.
 func TestUndoneAsIfNever(t *testing.T) {
 	for _, a := range append([]headgate.Algorithm{headgate.LeakyBucket, headgate.Quota, headgate.Concurrency}, everything...) {
-		for _, before := range []int64{0, 2} {
-			t.Run(fmt.Sprint(a, " after ", before), func(t *testing.T) {
+		for i := range 4 {
+			before, reserved := int64(i%2*2), i/2 == 1
+			t.Run(fmt.Sprint(a, " after ", before, ", reserved ", reserved), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					table := apartTable()
 					s, other := openStore(t, table, false), openStore(t, table, false)
@@ -216,11 +217,16 @@ func TestUndoneAsIfNever(t *testing.T) {
 							t.Error(err, b.Allowed)
 						}
 					})
-					b, err := take(t, s, 0, wide, mine)
+					b := batchOf(t, headgate.Take, wide, mine)
+					if reserved {
+						b.Hold, b.HoldFor = 7, time.Hour.Microseconds()
+					}
+					err := s.Apply(t.Context(), b)
 					if err != nil || b.Allowed || b.Outcomes()[0].Allowed || !b.Outcomes()[1].Allowed {
 						t.Fatalf("%v, %+v", err, b.Outcomes())
 					}
-					if n := s.Stats().Undone; n != 1 {
+					// Of a reservation each item has its name.
+					if n := s.Stats().Undone; n != map[bool]int64{false: 1, true: 2}[reserved] {
 						t.Errorf("undone %d", n)
 					}
 					for _, s := range []*Store{s, other} {

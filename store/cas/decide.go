@@ -69,11 +69,12 @@ func (m moment) stake(s *subject, l *headgate.Prepared) stake {
 // decision is one batch under way.
 type decision struct {
 	moment
-	batch  *headgate.Batch
-	call   algo.Call
-	stakes []stake
-	trial  uint64 // names what is taken on trial; 0 if nothing is
-	marks  []mark // of the trial
+	batch   *headgate.Batch
+	call    algo.Call
+	stakes  []stake
+	trial   uint64 // names what is taken on trial; 0 if nothing is
+	marking bool   // what is taken may have to be undone
+	marks   []mark // then: what it made of the budgets
 }
 
 // decide does the call on the subjects of its charges, c.mine. The error is the
@@ -83,8 +84,9 @@ func (m moment) decide(c *call) error {
 		m.now = max(m.now, s.at)
 	}
 	b := &c.batch
+	b.Hold = c.hold // an earlier round may have answered with another one
 	d := decision{
-		moment: m, batch: b, trial: c.trial, marks: c.marks,
+		moment: m, batch: b, trial: c.trial, marking: c.marking, marks: c.marks,
 		call: algo.Call{Op: b.Op, Now: m.now, Hold: b.Hold, HoldFor: b.HoldFor, MaxDelay: b.MaxDelay},
 	}
 	charges := b.Charges()
@@ -196,7 +198,7 @@ func (d *decision) take() error {
 		case c.Limit.Algorithm == headgate.Ban:
 		case o.Allowed:
 			d.charge(x, c, o)
-			x.moved = c.Cost > 0 || d.call.Reserves(c.Limit.Algorithm)
+			x.moved = !d.idle(c)
 		default:
 			x.moved = d.goesOn(x, c, o)
 		}

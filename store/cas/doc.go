@@ -34,7 +34,9 @@
 //
 // What this costs: for a round trip others of the same subject may see the hold. A
 // process that ends in between, and an undoing that the table does not answer, lose
-// what was held: it stays charged when its 15 s are over. A leaky bucket gets
+// what was held: it stays charged when its 15 s are over. A reservation is held under
+// its own name from the beginning, so what is lost of one stays reserved, and its slots
+// taken, for as long as it was asked for, up to 24 h. A leaky bucket gets
 // back what it held only if nobody has decided on it since. A key is remembered when
 // all have passed, and until then all of them are on trial; of two batches with one
 // key at once, one is undone. Everything but Take is done item by item: an error may
@@ -44,8 +46,10 @@
 //
 // The table's clock decides, as it was last heard plus the time since, by this
 // process's monotonic clock less one part in 1,024: never ahead of it, and behind by
-// a round trip at most. Where items tell when they were made, nobody decides on them
-// at an earlier instant.
+// a round trip at most. It does not go back within an epoch. With another epoch it may,
+// to what the table says then: that of another server may be behind, and what is empty
+// or closed since then must not be filled or opened early. Where items tell when they
+// were made, nobody decides on them at an earlier instant.
 //
 // # Failures
 //
@@ -56,5 +60,7 @@
 // of a caller that has gone before its answer came.
 //
 // A table that may have lost writes has another epoch. It decides nothing that was
-// decided under an earlier one; see [headgate.Epoch] for what becomes of state.
+// decided under an earlier one; see [headgate.Epoch] for what becomes of state. What
+// may have been written before it said so is not decided again: its callers have an
+// error.
 package cas

@@ -22,6 +22,7 @@ type call struct {
 	done chan struct{} // receives when the call has finished
 
 	batch   headgate.Batch // the caller may be gone with its own
+	hold    uint64         // that the batch asks with; the batch's own is the answer's
 	at      int64          // the manual clock's instant; 0 without
 	request headgate.LeaseRequest
 	reply   headgate.LeaseReply
@@ -33,7 +34,8 @@ type call struct {
 	stakes  []stake
 	step    step
 	trial   uint64 // names what it takes on trial; 0 if it is no trial
-	marks   []mark // what the trial made of the budgets
+	marking bool   // it may have to be undone
+	marks   []mark // then: what it made of the budgets
 	aside   bool   // it is done whether its caller waits or not, and when the store is being closed
 
 	err error
@@ -64,9 +66,9 @@ func (c *call) ask(s *Store, b *headgate.Batch) {
 // clear makes c one that asks what b asks, without charges.
 func (c *call) clear(s *Store, b *headgate.Batch) {
 	c.leases, c.keys, c.places, c.widest, c.at = false, c.keys[:0], c.places[:0], 0, 0
-	c.step, c.trial, c.marks, c.aside = decides, 0, nil, false
+	c.step, c.trial, c.marking, c.marks, c.aside = decides, 0, false, nil, false
 	c.batch.Reset(b.Op)
-	c.batch.Now, c.batch.Hold, c.batch.HoldFor, c.batch.MaxDelay, c.batch.Key, c.batch.Again = b.Now, b.Hold, b.HoldFor, b.MaxDelay, b.Key, b.Again
+	c.batch.Now, c.hold, c.batch.HoldFor, c.batch.MaxDelay, c.batch.Key, c.batch.Again = b.Now, b.Hold, b.HoldFor, b.MaxDelay, b.Key, b.Again
 	if s.manual {
 		c.at = b.Now
 	}
@@ -136,7 +138,7 @@ type lane struct {
 	flies   bool
 
 	// The goroutine that flies has the rest.
-	cache    map[Key]*cached
+	cache    cache
 	calls    []*call
 	subjects map[Key]*subject // of the calls, as they are decided
 	homes    map[Key]int      // by item, its part
@@ -144,19 +146,9 @@ type lane struct {
 	group    int64 // the number of the group
 }
 
-// cached is an item as it was last found.
-type cached struct {
-	item  Item
-	owner record.Owner
-	err   error // why the item cannot be read
-	told  int64 // the group for which the table told it
-}
-
 const (
 	// mostCalls is how many calls go in one group.
 	mostCalls = 128
-	// mostCached is how many items the lanes remember, about 400 bytes each.
-	mostCached = 1 << 17
 	// flightTime is how long a group may try.
 	flightTime = 5 * time.Second
 	// callTime is how long the table may take for one answer.
@@ -164,7 +156,8 @@ const (
 )
 
 func (l *lane) init(s *Store) {
-	l.store, l.cache = s, make(map[Key]*cached)
+	l.store = s
+	l.cache.init()
 	l.subjects, l.homes = make(map[Key]*subject), make(map[Key]int)
 }
 
@@ -352,8 +345,8 @@ func (l *lane) look(start time.Time) error {
 	var missing []Item
 	for _, c := range l.calls {
 		for _, k := range c.keys {
-			if l.cache[k] == nil {
-				l.cache[k] = new(cached)
+			if l.cache.items[k] == nil {
+				l.cache.know(Item{Key: k}, cached{})
 				missing = append(missing, Item{Key: k})
 			}
 		}
@@ -368,47 +361,15 @@ func (l *lane) look(start time.Time) error {
 	})
 	if err != nil {
 		for i := range missing {
-			delete(l.cache, missing[i].Key)
+			l.cache.drop(missing[i].Key)
 		}
 		return err
 	}
 	l.store.clock.told(m)
 	for i := range missing {
-		l.remember(missing[i]).told = l.group
+		l.cache.remember(missing[i]).told = l.group
 	}
 	return nil
-}
-
-// remember notes an item as the table has it.
-func (l *lane) remember(item Item) *cached {
-	var x cached
-	x.err = x.owner.Decode(item.Value)
-	return l.know(item, x)
-}
-
-// know notes what an item says.
-func (l *lane) know(item Item, x cached) *cached {
-	c := l.cache[item.Key]
-	if c == nil {
-		c = new(cached)
-		l.cache[item.Key] = c
-	}
-	x.item, x.item.Value = item, nil
-	*c = x
-	return c
-}
-
-// forget makes room for the items of another group.
-func (l *lane) forget() {
-	most := mostCached / len(l.store.lanes)
-	if len(l.cache) <= most {
-		return
-	}
-	for k := range l.cache { // in no order
-		if delete(l.cache, k); len(l.cache) <= most/2 {
-			return
-		}
-	}
 }
 
 // part is calls that have items in common, directly or by others: they change
@@ -454,7 +415,7 @@ func (l *lane) part(m Moment) []part {
 			if _, ok := home[k]; !ok {
 				home[k] = at
 				p.keys = append(p.keys, k)
-				known := l.cache[k]
+				known := l.cache.items[k]
 				subjects[k] = &subject{Owner: record.Owner{Budgets: slices.Clone(known.owner.Budgets)}, at: known.item.At}
 				if known.err != nil {
 					p.err = known.err
@@ -472,7 +433,7 @@ func (l *lane) part(m Moment) []part {
 	for i := range parts {
 		p, from := &parts[i], len(swaps)
 		for _, k := range p.keys {
-			swap := Swap{Old: l.cache[k].item}
+			swap := Swap{Old: l.cache.items[k].item}
 			if x := subjects[k]; p.err == nil && x.moved {
 				swap.Write = true
 				swap.New = Item{Key: k, Version: rand.Uint64() | 1, Value: x.Append(nil, x.at), Expires: x.Absent(), At: x.at}
@@ -486,7 +447,7 @@ func (l *lane) part(m Moment) []part {
 		switch {
 		case p.err != nil:
 			change.Items = nil
-		case l.store.apart && !change.writes() && l.cache[p.keys[0]].told == l.group:
+		case l.store.apart && !change.writes() && l.cache.items[p.keys[0]].told == l.group:
 			change.Done = true // was just read
 		}
 		l.changes = append(l.changes, change)

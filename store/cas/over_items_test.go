@@ -254,12 +254,18 @@ func TestClocksOfNodes(t *testing.T) {
 // Of two requests with one key the one that is slower is undone everywhere, and
 // answered as the other was.
 func TestOneKeyFaster(t *testing.T) {
+	for _, reserves := range []time.Duration{0, time.Hour} {
+		t.Run(reserves.String(), func(t *testing.T) { oneKeyFaster(t, reserves.Microseconds()) })
+	}
+}
+
+func oneKeyFaster(t *testing.T, reserves int64) {
 	table := apartTable()
 	s, other := openStore(t, table, false), openStore(t, table, false)
 	l := newSpread(t, headgate.FixedWindow, 10, 10, 10)
 	ask := func(s *Store, print, hold uint64) (*headgate.Batch, error) {
 		b := batchOf(t, headgate.Take, append(l.charges("alice"), headgate.Charge{Limit: l.once, Owner: "alice", Parent: true})...)
-		b.Key, b.Hold = headgate.RequestKey{ID: [2]uint64{5, 5}, Print: print}, hold
+		b.Key, b.Hold, b.HoldFor = headgate.RequestKey{ID: [2]uint64{5, 5}, Print: print}, hold, reserves
 		return b, s.Apply(t.Context(), b)
 	}
 	check := func(what string) {
@@ -268,6 +274,13 @@ func TestOneKeyFaster(t *testing.T) {
 			if n := used(t, other, owner, limit); n != 1 {
 				t.Errorf("%s: %s has used %d, want 1", what, limit.Name, n)
 			}
+		}
+		if reserves == 0 {
+			return
+		}
+		b := batchOf(t, headgate.Settle, l.charges("alice")...)
+		if b.Hold = 8; other.Apply(t.Context(), b) != nil || !b.Allowed {
+			t.Errorf("%s: the reservation of the faster one is not there: %+v", what, b.Outcomes())
 		}
 	}
 	refuseOnce(t, table, KeyOf("", l.wide), func() {
@@ -327,5 +340,56 @@ func TestCloseUndoes(t *testing.T) {
 		if n := used(t, other, owner, limit); n != 0 {
 			t.Errorf("%q has used %d", owner, n)
 		}
+	}
+}
+
+// A key that was remembered by a table that was another one then is not taken for
+// another request's: what that has charged would be given back, and it is allowed.
+func TestKeyOfAnotherTable(t *testing.T) {
+	table := apartTable()
+	s := openStore(t, table, false)
+	l := newSpread(t, headgate.FixedWindow, 10, 10, 10)
+	n := 0
+	table.meddleWith(func(changes []Change) func() error {
+		if !takes(changes, KeyOf("alice", l.own)) {
+			return nil
+		}
+		if n++; n == 2 { // the trial, and the confirmation
+			return func() error { return stale(true) }
+		}
+		return nil
+	})
+	b := batchOf(t, headgate.Take, append(l.charges("alice"), headgate.Charge{Limit: l.once, Owner: "alice", Parent: true})...)
+	b.Key, b.Hold = headgate.RequestKey{ID: [2]uint64{5, 5}, Print: 1}, 7
+	if err := s.Apply(t.Context(), b); err != nil || !b.Allowed || b.Replayed {
+		t.Errorf("%v, allowed %v, replayed %v", err, b.Allowed, b.Replayed)
+	}
+	for owner, limit := range map[string]*headgate.Prepared{"alice": l.own, "org": l.org, "": l.wide} {
+		if n := used(t, s, owner, limit); n != 1 {
+			t.Errorf("%s has used %d, want 1", limit.Name, n)
+		}
+	}
+}
+
+// A reservation of nothing that is refused leaves nothing.
+func TestUndoneReservationOfNothing(t *testing.T) {
+	table := apartTable()
+	s, other := openStore(t, table, false), openStore(t, table, false)
+	l := newSpread(t, headgate.TokenBucket, 10, 10, 1)
+	wide := headgate.Charge{Limit: l.wide, Cost: 1, Parent: true}
+	refuseOnce(t, table, KeyOf("alice", l.own), func() {
+		if b, err := take(t, other, 0, wide); err != nil || !b.Allowed {
+			t.Error(err, b.Allowed)
+		}
+	})
+	b := batchOf(t, headgate.Take, wide, headgate.Charge{Limit: l.own, Owner: "alice"})
+	b.Hold, b.HoldFor = 7, time.Hour.Microseconds()
+	if err := s.Apply(t.Context(), b); err != nil || b.Allowed || s.Stats().Undone == 0 {
+		t.Fatal(err, b.Allowed)
+	}
+	table.mu.Lock()
+	defer table.mu.Unlock()
+	if x := table.find(KeyOf("alice", l.own)); x.Version != 0 {
+		t.Errorf("there is %x", x.Value)
 	}
 }

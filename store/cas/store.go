@@ -136,7 +136,8 @@ func (s *Store) apply(ctx context.Context, b *headgate.Batch) error {
 	c := s.calls.Get().(*call)
 	c.ask(s, b)
 	if len(c.keys) == 0 {
-		b.Allowed, b.Replayed, b.At = true, false, s.clock.read()
+		m, _ := s.clock.present()
+		b.Allowed, b.Replayed, b.At = true, false, m.Now
 		s.calls.Put(c)
 		return nil
 	}
@@ -274,20 +275,36 @@ func KeyOf(owner string, l *headgate.Prepared) (k Key) {
 	return k
 }
 
-// clock estimates the table's clock between its answers. It is never ahead of it
-// but where that was set back.
+// clock estimates the table's clock between its answers. Within an epoch it does not
+// go back, and is never ahead of the table's but where that was set back. Another
+// epoch may be that of another server, whose clock alone counts from then on: one
+// that is behind would else be believed to be past the instant from which state
+// is complete again.
 type clock struct {
 	mu     sync.Mutex
 	moment Moment    // as it was last told
-	at     time.Time // when
-	latest int64
+	at     time.Time // when; zero where the epoch may be another one by now
+	latest int64     // that was read in this epoch
 }
 
-// told notes what the table answered.
+// told notes what the table answered to a Read.
 func (c *clock) told(m Moment) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.at.IsZero() || m.Epoch != c.moment.Epoch || m.Now > c.now() {
+	if m.Epoch != c.moment.Epoch {
+		c.at, c.latest = time.Time{}, 0
+	}
+	if c.at.IsZero() || m.Now > c.now() {
+		c.moment, c.at = m, time.Now()
+	}
+}
+
+// confirmed notes what the table answered to a Swap, which may come late: it is of
+// the epoch that it was asked for, and that is no news.
+func (c *clock) confirmed(m Moment) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m.Epoch == c.moment.Epoch && !c.at.IsZero() && m.Now > c.now() {
 		c.moment, c.at = m, time.Now()
 	}
 }
@@ -309,18 +326,11 @@ func (c *clock) now() int64 {
 	return c.moment.Now + d - d/1024
 }
 
-// read returns the estimate, which does not go back.
-func (c *clock) read() int64 {
+// present returns the estimate and the epoch, which belong together. known says that
+// there was an answer.
+func (c *clock) present() (m Moment, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.latest = max(c.latest, c.now())
-	return c.latest
-}
-
-// present returns the estimate and the epoch. known says that there was an answer.
-func (c *clock) present() (m Moment, known bool) {
-	now := c.read()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return Moment{now, c.moment.Epoch}, !c.at.IsZero()
+	return Moment{c.latest, c.moment.Epoch}, !c.at.IsZero()
 }

@@ -1,7 +1,9 @@
 package cas
 
 import (
+	"bytes"
 	"flag"
+	"math"
 	"testing"
 
 	"github.com/headgate/headgate"
@@ -24,8 +26,73 @@ func openStore(t *testing.T, table *memTable, manual bool) *Store {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+		checkCaches(t, s, table)
 	})
 	return s
+}
+
+// checkCaches compares what a store that is closed remembers of the items that stand
+// in the table with that: decisions after those that made them have changed nothing.
+func checkCaches(t *testing.T, s *Store, table *memTable) {
+	t.Helper()
+	table.mu.Lock()
+	defer table.mu.Unlock()
+	for i := range s.lanes {
+		c, size := &s.lanes[i].cache, 0
+		for k, x := range c.items {
+			size += x.size
+			if there := table.find(k); x.err == nil && there.Version == x.item.Version && !bytes.Equal(x.owner.Append(nil, math.MinInt64), there.Value) {
+				t.Errorf("item %x is remembered as %+v, and there is %x", k, x.owner, there.Value)
+			}
+		}
+		if size != c.size {
+			t.Errorf("values of %d bytes, counted %d", size, c.size)
+		}
+	}
+}
+
+func TestCache(t *testing.T) {
+	var c cache
+	c.init()
+	of := func(n, size int) Item { return Item{Key: Key{byte(n)}, Version: 1, Value: make([]byte, size)} }
+	for i := range 10 {
+		c.know(of(i, 100), cached{})
+	}
+	c.know(of(3, 50), cached{})
+	c.drop(Key{4})
+	c.drop(Key{200})
+	if len(c.items) != 9 || c.size != 850 || c.items[Key{3}].item.Value != nil {
+		t.Errorf("%d items of %d bytes", len(c.items), c.size)
+	}
+	for _, want := range []struct{ most, mostSize, items, size int }{{9, 850, 9, 850}, {9, 849, 4, 424}, {3, 1000, 1, 424}} {
+		c.trim(want.most, want.mostSize)
+		if len(c.items) > want.items || c.size > want.size || len(c.items) == 0 {
+			t.Errorf("%d items of %d bytes where there may be %d of %d", len(c.items), c.size, want.most, want.mostSize)
+		}
+	}
+	c.clear()
+	if len(c.items) != 0 || c.size != 0 {
+		t.Errorf("%d items of %d bytes", len(c.items), c.size)
+	}
+}
+
+// What was deleted is decided on anew without asking what there is.
+func TestDeletedItem(t *testing.T) {
+	onTables(t, func(t *testing.T, table *memTable) {
+		s := openStore(t, table, false)
+		l := prepare(t, year(10))
+		for range 3 {
+			if _, err := take(t, s, 0, headgate.Charge{Limit: l, Owner: "a", Cost: 1}); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Apply(t.Context(), batchOf(t, headgate.Reset, headgate.Charge{Limit: l, Owner: "a"})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := s.Stats().Rounds; n != 6 {
+			t.Errorf("%d rounds, want 6", n)
+		}
+	})
 }
 
 // worlds are whose instants decide, and whether the table changes items together.

@@ -12,7 +12,8 @@ import (
 // swap has the table make the changes. Where it may have made them without our
 // hearing of it, it is asked again, as before: it then knows ours by their versions.
 // What stands as somebody else wrote it may have been ours before, and nobody knows.
-// The error is that of all parts.
+// A change that may have been made in an epoch that is over is not decided again: it
+// might be found, or be made twice. The error is that of all parts.
 func (l *lane) swap(start time.Time, epoch uint64, parts []part) error {
 	var left []int // of the changes, those that the table has said nothing of
 	for i := range l.changes {
@@ -43,19 +44,19 @@ func (l *lane) swap(start time.Time, epoch uint64, parts []part) error {
 	})
 	if f, ok := errors.AsType[*Failure](err); ok && f.Stale {
 		l.store.clock.stale()
-		clear(l.cache)
-		doubt := false
+		l.cache.clear()
 		for i := range l.changes {
-			l.changes[i].Done = false
-			doubt = doubt || l.changes[i].doubt
-		}
-		if doubt {
-			return &Failure{Kind: f.Kind, Err: fmt.Errorf("whether it was charged is not known: %w", err)}
+			switch x := &l.changes[i]; {
+			case !x.writes():
+				x.Done = false // it is as good to look again
+			case x.doubt && !x.Done:
+				parts[i].err = cmp.Or(parts[i].err, error(&Failure{Kind: f.Kind, Err: fmt.Errorf("whether it was charged is not known: %w", err)}))
+			}
 		}
 		return nil
 	}
 	if err == nil {
-		l.store.clock.told(m)
+		l.store.clock.confirmed(m)
 	}
 	for _, i := range left {
 		parts[i].err = cmp.Or(parts[i].err, l.changes[i].Err, err)
@@ -74,6 +75,9 @@ func (l *lane) swap(start time.Time, epoch uint64, parts []part) error {
 // returns those of which it said nothing, and why it is to be asked again.
 func (l *lane) review(left []int, changes []Change, err error) (still []int, again error) {
 	if f, ok := errors.AsType[*Failure](err); ok && f.Stale {
+		for _, i := range left {
+			l.changes[i].doubt = l.changes[i].doubt || !f.Unsent
+		}
 		return left, err
 	}
 	for j, i := range left {
@@ -124,7 +128,7 @@ func (l *lane) settle(parts []part) {
 		switch {
 		case p.err != nil:
 			for _, k := range p.keys {
-				delete(l.cache, k)
+				l.cache.drop(k)
 			}
 			for _, c := range p.calls {
 				l.finish(c, p.err)
@@ -132,9 +136,13 @@ func (l *lane) settle(parts []part) {
 		case x.Done:
 			for _, w := range x.Items {
 				if w.Write {
-					own := l.subjects[w.New.Key].Owner
-					own.Forget(w.New.At) // as it was written
-					l.know(w.New, cached{owner: own})
+					x := l.subjects[w.New.Key]
+					own := x.Owner
+					own.Forget(x.at) // as it was written
+					if len(w.New.Value) == 0 {
+						w.New = Item{Key: w.New.Key} // it was deleted
+					}
+					l.cache.know(w.New, cached{owner: own})
 				}
 			}
 			for _, c := range p.calls {
@@ -142,12 +150,13 @@ func (l *lane) settle(parts []part) {
 			}
 		default:
 			for _, w := range x.Items {
-				if l.cache[w.Old.Key] != nil {
-					l.remember(w.Old).told = l.group
+				if l.cache.items[w.Old.Key] != nil {
+					l.cache.remember(w.Old).told = l.group
 				}
 			}
 			l.calls = append(l.calls, p.calls...)
 		}
 	}
-	l.forget()
+	n := len(l.store.lanes)
+	l.cache.trim(mostCached/n, mostCachedSize/n)
 }

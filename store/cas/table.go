@@ -65,9 +65,10 @@ type Table interface {
 	// Read fills in the items by their Keys. It may be asked for none.
 	Read(ctx context.Context, items []Item) (Moment, error)
 	// Swap makes each change of which all items have their versions, each by
-	// itself; no key is in two of them. It fails as Stale, and nothing is decided, if
-	// the table's epoch is another one. Making the same changes again is harmless:
-	// those that are made already are found under the versions that they gave.
+	// itself; no key is in two of them. It fails as Stale if the table's epoch is
+	// another one, and as Unsent, too, if nothing was made then: else each may have
+	// been. Making the same changes again is harmless: those that are made already are
+	// found under the versions that they gave.
 	Swap(ctx context.Context, epoch uint64, changes []Change) (Moment, error)
 	// Nodes notes that node lives for another ttl, at most [MostLife] and 0 for
 	// gone, and returns how many live. Who claims to live for longer than that has

@@ -25,6 +25,7 @@ type memTable struct {
 	// when that was done, and its error returned instead of the answer.
 	meddle func(changes []Change) func() error
 	most   int
+	behind time.Duration          // by how much its clock is
 	apart  bool                   // it changes one item at a time only
 	nodes  map[[16]byte]time.Time // until when they live
 }
@@ -33,7 +34,9 @@ func newMemTable() *memTable {
 	return &memTable{items: make(map[Key]Item), nodes: make(map[[16]byte]time.Time), epoch: headgate.Epoch{ID: 1}, most: 1 << 20}
 }
 
-func (t *memTable) moment() Moment { return Moment{Now: time.Now().UnixMicro(), Epoch: t.epoch} }
+func (t *memTable) moment() Moment {
+	return Moment{Now: time.Now().Add(-t.behind).UnixMicro(), Epoch: t.epoch}
+}
 
 func (t *memTable) enter() (n int, err error) {
 	t.mu.Lock()

@@ -34,13 +34,13 @@ func tried(l *headgate.Prepared) bool {
 	return l.Algorithm < headgate.Concurrency && l.Algorithm != headgate.LeakyBucket
 }
 
-// mark is what a trial made of a budget.
+// mark is what a trial, or a reservation, made of a budget.
 type mark struct {
 	id     [2]uint64
 	kept   bool        // it was kept before
 	before algo.Budget // as it was kept
-	held   algo.Budget // as it is while it is on trial
-	after  algo.Budget // as it is when that is over
+	held   algo.Budget // as it is now
+	after  algo.Budget // of a trial: as it is when that is over
 }
 
 // charge charges the limit, which allows that. On trial, the outcome is the one
@@ -48,7 +48,7 @@ type mark struct {
 func (d *decision) charge(x *stake, c *headgate.Charge, o *headgate.Outcome) {
 	call := d.call
 	call.Cost = c.Cost
-	if d.trial == 0 || c.Cost == 0 {
+	if !d.marking || d.idle(c) {
 		x.Apply(&call, d.epoch, o)
 		return
 	}
@@ -56,20 +56,29 @@ func (d *decision) charge(x *stake, c *headgate.Charge, o *headgate.Outcome) {
 	if at := x.subject.Find(x.id); at >= 0 {
 		m.kept, m.before = true, x.subject.Budgets[at].Budget
 	}
-	if c.Limit.Algorithm == headgate.Concurrency && call.Hold == 0 {
-		call.Hold = d.trial
-	}
-	m.after = x.Clone()
-	m.after.Apply(&call, d.epoch, o)
-	if call.Hold, call.HoldFor = d.trial, trialLife.Microseconds(); !tried(c.Limit) || !x.Apply(&call, d.epoch, new(headgate.Outcome)) {
-		x.Budget = m.after // or it has no room for another hold
+	if d.trial == 0 {
+		x.Apply(&call, d.epoch, o)
+	} else {
+		if c.Limit.Algorithm == headgate.Concurrency && call.Hold == 0 {
+			call.Hold = d.trial
+		}
+		m.after = x.Clone()
+		m.after.Apply(&call, d.epoch, o)
+		if call.Hold, call.HoldFor = d.trial, trialLife.Microseconds(); !tried(c.Limit) || !x.Apply(&call, d.epoch, new(headgate.Outcome)) {
+			x.Budget = m.after // or it has no room for another hold
+		}
 	}
 	m.held = x.Clone()
 	d.marks = append(d.marks, m)
 }
 
-// replace makes a budget on which nobody has decided since the trial what it was
-// before that, or is after it.
+// idle reports whether the charge takes nothing.
+func (d *decision) idle(c *headgate.Charge) bool {
+	return c.Cost == 0 && !d.call.Reserves(c.Limit.Algorithm)
+}
+
+// replace makes a budget on which nobody has decided since it was marked what it was
+// before that, or is after the trial.
 func (d *decision) replace(x *stake, after bool) bool {
 	i := slices.IndexFunc(d.marks, func(m mark) bool { return m.id == x.id })
 	at := x.subject.Find(x.id)
@@ -143,7 +152,7 @@ func (d *decision) undo() {
 	for i, c := range d.batch.Charges() {
 		x := &d.stakes[i]
 		switch {
-		case c.Cost == 0 || d.replace(x, false):
+		case d.idle(&c) || d.replace(x, false):
 		case c.Limit.Algorithm < headgate.Concurrency:
 			d.settle(x, name, 0)
 		case c.Limit.Algorithm == headgate.Concurrency:

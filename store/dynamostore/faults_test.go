@@ -109,6 +109,88 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
+// oldMark makes the table's mark due to be looked at again.
+func oldMark(s *Store) {
+	s.table.mu.Lock()
+	defer s.table.mu.Unlock()
+	s.table.seen = s.table.seen.Add(-2 * epochLife)
+}
+
+// A write that is made while the table turns out to be another one is not made again:
+// nobody knows what it is worth there.
+func TestWriteToAnotherTable(t *testing.T) {
+	p := newProxy(t)
+	table := dynamotest.Table()
+	s, other := openStore(t, Config{URL: p.url(t, table)}), openStore(t, Config{URL: dynamotest.Shared(t).URL(table)})
+	l := prepared(t, year("l", 1000))
+	charge := headgate.Charge{Limit: l, Owner: "a", Cost: 1}
+	if _, err := take(t, s, charge); err != nil {
+		t.Fatal(err)
+	}
+	marked := make(chan struct{})
+	var once sync.Once
+	p.meddleWith(func(op string) fate {
+		if op != "PutItem" {
+			return fate{wait: marked}
+		}
+		once.Do(func() {
+			defer close(marked)
+			known, _ := other.table.last()
+			next := known
+			next.id, next.since = known.id+1, time.Now().UnixMicro()
+			if made, err := other.table.remark(t.Context(), known, next); err != nil || !made {
+				t.Errorf("mark: %v, %v", made, err)
+			}
+		})
+		return fate{}
+	})
+	oldMark(s)
+	if _, err := take(t, s, charge); headgate.CodeOf(err) != headgate.Unavailable || !strings.Contains(err.Error(), "whether it was charged is not known") {
+		t.Errorf("error %v", err)
+	}
+	p.meddleWith(nil)
+	for i := range int64(2) {
+		if n := used(t, s, "a", l); n != 2+i {
+			t.Errorf("%d are used, want %d", n, 2+i)
+		}
+		if b, err := take(t, s, charge); err != nil || !b.Allowed {
+			t.Error(err)
+		}
+	}
+}
+
+// A write that was made is not made twice because the mark could not be read beside it,
+// also where others have changed the item before that is tried again.
+func TestWriteBesideFailure(t *testing.T) {
+	p := newProxy(t)
+	table := dynamotest.Table()
+	s, other := openStore(t, Config{URL: p.url(t, table)}), openStore(t, Config{URL: dynamotest.Shared(t).URL(table)})
+	l := prepared(t, year("l", 1000))
+	if _, err := take(t, s, headgate.Charge{Limit: l, Owner: "a", Cost: 1}); err != nil {
+		t.Fatal(err)
+	}
+	var writes atomic.Int64
+	p.meddleWith(func(op string) fate {
+		switch {
+		case op == "GetItem" && writes.Load() < 2:
+			return fate{code: http.StatusBadRequest, kind: "ThrottlingException"}
+		case op == "PutItem" && writes.Add(1) == 2:
+			if b, err := take(t, other, headgate.Charge{Limit: l, Owner: "a", Cost: 10}); err != nil || !b.Allowed {
+				t.Error(err)
+			}
+		}
+		return fate{}
+	})
+	oldMark(s)
+	if _, err := take(t, s, headgate.Charge{Limit: l, Owner: "a", Cost: 1}); headgate.CodeOf(err) != headgate.Unavailable || !strings.Contains(err.Error(), "others have changed the state") {
+		t.Errorf("error %v", err)
+	}
+	p.meddleWith(nil)
+	if n := used(t, other, "a", l); n != 12 {
+		t.Errorf("%d are used, want 12", n)
+	}
+}
+
 // Failures have their names, and what helps is tried again.
 func TestFailures(t *testing.T) {
 	p := newProxy(t)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -161,7 +162,9 @@ func (t *table) ask(ctx context.Context, keys []attributes) (answer, left []attr
 	return many.Responses[t.name], left, nil
 }
 
-// Swap makes changes; see [cas.Table]. Each is of one item.
+// Swap makes changes; see [cas.Table]. Each is of one item. Whether the incarnation is
+// still that of epoch is asked beside, where that is due: nobody waits for it, and what
+// was written when it turns out to be another one is not known to be decided.
 func (t *table) Swap(ctx context.Context, epoch uint64, changes []cas.Change) (cas.Moment, error) {
 	known, due, err := t.present(ctx)
 	if err != nil {
@@ -199,12 +202,28 @@ func (t *table) Swap(ctx context.Context, epoch uint64, changes []cas.Change) (c
 	}
 	work.Wait()
 	if now, seen := t.last(); now.id != epoch || due && err == nil && seen.IsZero() {
-		return cas.Moment{}, errStale
+		return cas.Moment{}, after(changes, errStale)
 	}
 	if err != nil {
-		return cas.Moment{}, err
+		return cas.Moment{}, after(changes, err)
 	}
 	return t.moment(known), nil
+}
+
+// after says that a failure came when some of the changes may have been made.
+func after(changes []cas.Change, err error) error {
+	f := *diagnose(err)
+	f.Unsent = f.Unsent && !slices.ContainsFunc(changes, func(x cas.Change) bool {
+		if len(x.Items) == 0 || !x.Items[0].Write {
+			return false
+		}
+		if x.Err == nil {
+			return x.Done
+		}
+		f, ok := errors.AsType[*cas.Failure](x.Err)
+		return !ok || !f.Unsent
+	})
+	return &f
 }
 
 var errStale = &cas.Failure{Kind: "epoch", Unsent: true, Stale: true, Err: errors.New("dynamodb: the table is another one")}

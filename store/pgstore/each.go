@@ -21,7 +21,7 @@ import (
 // the index, also where the table was empty when that was planned.
 const (
 	moved = `
-with e as materialized (select since from headgate_epoch where id = $1),
+with e as materialized (select since from headgate_epoch where id = $1 and ` + whole + `),
 moved as (
 	update headgate_item i
 	set version = g.new, expires = g.ends, value = g.value
@@ -84,7 +84,7 @@ func swapEach(ctx context.Context, c *pgx.Conn, epoch uint64, changes []cas.Chan
 		return m, diagnose(err, answered)
 	}
 	if stale {
-		return m, &cas.Failure{Kind: "epoch", Unsent: true, Stale: true, Err: errEpoch}
+		return m, &cas.Failure{Kind: kindEpoch, Unsent: true, Stale: true, Err: errEpoch}
 	}
 	var others []cas.Item
 	for i := range changes {

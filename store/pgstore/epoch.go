@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/store/cas"
 )
 
@@ -17,6 +18,27 @@ const leaseLife = time.Second
 
 // incarnation is an epoch as the database has it.
 type incarnation struct{ seq, id, since int64 }
+
+// numberAt is the bit of an epoch's id where its number begins, as headgate_connect makes it.
+const numberAt = 32
+
+// epochIn returns the incarnation that e is.
+func epochIn(e headgate.Epoch) incarnation {
+	return incarnation{seq: int64(e.ID >> numberAt), id: int64(e.ID), since: e.Since}
+}
+
+var (
+	// errElsewhere says that a connection leads to another server than the one that
+	// the node uses by now.
+	errElsewhere = epochFailure("the connection leads to a server whose epoch is over")
+	// errNoEpoch says that the tables were emptied, or come from a dump.
+	errNoEpoch = epochFailure("the tables are not those any more that were used")
+)
+
+// epochFailure is a failure of a connection: when another one is made, it is checked.
+func epochFailure(words string) *cas.Failure {
+	return &cas.Failure{Kind: kindEpoch, Unsent: true, Passing: true, Err: errors.New("postgres: " + words)}
+}
 
 // errStandby says that the server takes no writes.
 var errStandby = errors.New("the server is a standby")
@@ -43,17 +65,31 @@ func (t *table) connected(ctx context.Context, c *pgx.Conn) error {
 	if err := statements(ctx, c); err != nil {
 		return fmt.Errorf("prepare the statements: %w", err)
 	}
+	if !t.meet(found, changed, lossy) {
+		return errElsewhere
+	}
+	return nil
+}
+
+// meet notes an epoch that a server shows. It reports false if the node has met a newer
+// one by now, or another one with the same number: an older primary that still lives
+// shows that, and nothing is decided there. changed says that this connection has made
+// it, and lossy that the server may lose charges in a crash.
+func (t *table) meet(found incarnation, changed, lossy bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	first := t.known.seq == 0
-	if found.seq >= t.known.seq && found != t.known || first {
+	switch first := t.known.seq == 0; {
+	case found.id == t.known.id:
+	case found.seq > t.known.seq, changed && found.seq == t.known.seq:
 		if lossy && first {
 			t.log.Warn("postgres: synchronous_commit or fsync is off: the server may lose charges in a crash, so limits start empty after each start")
 		}
 		t.announce(found, changed, first)
 		t.known = found
+	default:
+		return false
 	}
-	return nil
+	return true
 }
 
 // announce logs an incarnation that was not known.

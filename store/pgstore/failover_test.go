@@ -4,8 +4,17 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/headgate/headgate/store/pgstore/pgtest"
 )
+
+// knownTo returns the newest epoch that a store has met.
+func knownTo(s *Store) incarnation {
+	s.table.mu.Lock()
+	defer s.table.mu.Unlock()
+	return s.table.known
+}
 
 // A primary that is killed under load and whose standby is promoted: all connections
 // find the new epoch, and limits start empty; or, where that is wished, they go on,
@@ -46,8 +55,8 @@ func TestFailover(t *testing.T) {
 				}
 			}
 			for i, s := range stores {
-				if s.table.known != epochOf(t, standby, "") || s.table.known.seq != want {
-					t.Errorf("store %d: epoch %+v, want number %d", i, s.table.known, want)
+				if known := knownTo(s); known != epochOf(t, standby, "") || known.seq != want {
+					t.Errorf("store %d: epoch %+v, want number %d", i, known, want)
 				}
 			}
 		})
@@ -76,6 +85,46 @@ func TestFailoverThatLoses(t *testing.T) {
 		t.Error("a standby that lacks charges lets pass")
 	}
 	if e := epochOf(t, standby, ""); e.seq != 2 || e.since == 0 {
+		t.Errorf("epoch %+v", e)
+	}
+}
+
+// A primary that still lives beside the one that was promoted is not gone back to by a
+// connection that is left: it does not know what the other has allowed since.
+func TestOlderPrimaryThatLives(t *testing.T) {
+	primary := pgtest.Standalone(t)
+	standby := primary.Standby(t)
+	s := openStore(t, Config{URL: primary.Either(standby, "pool_max_conns=4")})
+	l := bucket(t, 10)
+	if !allowed(t, s, l) {
+		t.Fatal("refused")
+	}
+	var left []*pgxpool.Conn // nobody closes them
+	for range 3 {
+		c, err := s.table.pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, c)
+	}
+	primary.Pause(t)
+	standby.Promote(t)
+	if allowed(t, s, l) {
+		t.Error("the promoted standby lets pass")
+	}
+	if e := knownTo(s); e.seq != 2 {
+		t.Errorf("epoch %+v", e)
+	}
+	primary.Resume(t)
+	for _, c := range left {
+		c.Release()
+	}
+	for i := range 5 {
+		if allowed(t, s, l) {
+			t.Errorf("take %d: the older primary lets pass", i)
+		}
+	}
+	if e := knownTo(s); e.seq < 2 || e.since == 0 {
 		t.Errorf("epoch %+v", e)
 	}
 }

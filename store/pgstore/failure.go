@@ -20,6 +20,14 @@ const (
 	stateNoTable    = "42P01"
 	stateNoRight    = "42501"
 	stateReadOnly   = "25006"
+	stateInternal   = "XX000" // also of a plan whose function is gone
+)
+
+const (
+	// kindEpoch is the kind of failures that are due to another epoch.
+	kindEpoch = "epoch"
+	// kindServer is that of what the server answers and has no name of its own.
+	kindServer = "server"
 )
 
 // kinds names the failures that the server answers, by SQLSTATE. passing says that
@@ -39,6 +47,7 @@ var kinds = map[string]struct {
 	"53300":         {"connections", true}, // too_many_connections
 	"53100":         {"disk", false},
 	"53200":         {"memory", true},
+	stateInternal:   {kindServer, true},
 	stateReadOnly:   {"read_only", true},
 	stateNoRight:    {"auth", false},
 	stateNoDatabase: {"database", false},
@@ -58,11 +67,11 @@ func diagnose(err error, answered bool) *cas.Failure {
 		case ok:
 			f.Kind, f.Passing = known.kind, known.passing
 		case answer.Code == stateEpoch:
-			f.Kind, f.Stale = "epoch", true
+			f.Kind, f.Stale = kindEpoch, true
 		case strings.HasPrefix(answer.Code, "28"):
 			f.Kind = "auth"
 		default:
-			f.Kind = "server"
+			f.Kind = kindServer
 		}
 		return f
 	}

@@ -148,13 +148,16 @@ func TestMaintenance(t *testing.T) {
 	for _, statement := range []string{
 		`vacuum full headgate_item`, `reindex table headgate_item`, `alter table headgate_item add column note text`,
 		`analyze headgate_item`, `alter table headgate_item drop column note`, `vacuum freeze headgate_item`,
-		`alter table headgate_item set (fillfactor = 40)`,
+		`alter table headgate_item set (fillfactor = 40)`, `vacuum freeze headgate_epoch`, `vacuum full headgate_epoch`, `reindex table headgate_epoch`,
 	} {
 		x.more(t, 30)
 		server.Exec(t, url, statement)
 	}
 	x.more(t, 30)
 	x.end(t)
+	if seq := server.Int(t, url, `select seq from headgate_epoch`); seq != 1 {
+		t.Errorf("epoch %d: nothing was lost", seq)
+	}
 }
 
 // One connection is enough for the lanes, the census and the retention job.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -43,9 +42,12 @@ func (t *table) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 }
 
 // release gives a connection back after an operation that met f, nil for none.
-// Where the server takes no writes any more, another one may.
+// Where the server takes no writes any more, another one may; one that shows another
+// epoch, or none, is checked when a connection is made, and where something else is
+// wrong, as when the functions are not those any more that were planned with, the
+// statements are prepared anew.
 func release(c *pgxpool.Conn, f *cas.Failure) {
-	if f != nil && f.Kind == kinds[stateReadOnly].kind {
+	if f != nil && (f.Kind == kinds[stateReadOnly].kind || f.Kind == kindEpoch || f.Kind == kindServer) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = c.Conn().Close(ctx) // whether it heard of it does not matter
@@ -57,10 +59,13 @@ func release(c *pgxpool.Conn, f *cas.Failure) {
 const (
 	readName, moveName, eachName, swapName = "headgate_read", "headgate_move", "headgate_each", "headgate_swap"
 
+	// whole is of a row of headgate_epoch that stands as headgate_connect has written
+	// it, beside the items of then.
+	whole = `written = xmin and items = 'headgate_item'::regclass`
 	// read asks for the rows of keys, and at least one row for the moment.
 	read = `
 select (select headgate_now()), e.id, e.since, i.k, i.version, i.expires, i.value
-from headgate_epoch e left join headgate_item i on i.k = any($1)`
+from (select id, since from headgate_epoch where ` + whole + `) e left join headgate_item i on i.k = any($1)`
 	swap = `select clock, since, places, versions, expiries, present from headgate_swap($1, $2, $3, $4, $5, $6, $7, $8)`
 )
 
@@ -86,13 +91,11 @@ func (t *table) Read(ctx context.Context, items []cas.Item) (cas.Moment, error) 
 	var failed *cas.Failure
 	defer func() { release(c, failed) }()
 	m, err := readItems(ctx, c.Conn(), items)
-	if err == nil && m.Epoch.ID == 0 { // somebody has emptied the database
-		if err = t.connected(ctx, c.Conn()); err == nil {
-			m, err = readItems(ctx, c.Conn(), items)
-		}
-	}
 	if err == nil && m.Epoch.ID == 0 {
 		err = errNoEpoch
+	}
+	if err == nil && !t.meet(epochIn(m.Epoch), false, false) {
+		err = errElsewhere
 	}
 	if err != nil {
 		failed = diagnose(err, false)
@@ -102,8 +105,6 @@ func (t *table) Read(ctx context.Context, items []cas.Item) (cas.Moment, error) 
 	}
 	return m, nil
 }
-
-var errNoEpoch = errors.New("the table headgate_epoch is emptied all the time")
 
 func readItems(ctx context.Context, c *pgx.Conn, items []cas.Item) (m cas.Moment, err error) {
 	keys, at := uuids(len(items)), make(map[cas.Key]int, len(items))

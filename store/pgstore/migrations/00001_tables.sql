@@ -1,14 +1,18 @@
 -- +goose Up
 
--- The incarnation of the server, one row. A server that shows another timeline or
--- system than this row may lack writes.
+-- The incarnation of the state, one row. Where the server shows another timeline,
+-- system, database or table than this row, or the row was not written by the
+-- transaction that it names, because it comes from a dump, writes may be lacking.
 create table headgate_epoch (
     one      boolean primary key default true check (one),
     seq      bigint not null check (seq between 1 and 2097151), -- keeps id below 2^53
-    id       bigint not null,
+    id       bigint not null, -- begins with seq: divided by 2^32
     since    bigint not null, -- µs since the Unix epoch
     timeline bigint not null,
-    system   bigint not null
+    system   bigint not null,
+    base     oid    not null, -- the database
+    items    oid    not null, -- headgate_item
+    written  xid    not null  -- by which transaction; 0 for one that is over
 );
 
 -- When the server was started that wrote the newest epoch, where it may lose commits
@@ -24,6 +28,18 @@ create table headgate_item (
     value   bytea  not null
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.2);
 alter table headgate_item alter column value set storage main;
+
+-- Rows that are all gone are lost writes.
+--
+-- +goose StatementBegin
+create function headgate_truncated() returns trigger language plpgsql as $$
+begin
+    execute format('update %I.headgate_epoch set written = ''0''', tg_table_schema);
+    return null;
+end
+$$;
+-- +goose StatementEnd
+create trigger headgate_truncated before truncate on headgate_item execute function headgate_truncated();
 
 -- The nodes that share the store.
 create table headgate_node (
@@ -57,15 +73,16 @@ declare
     line   bigint      := ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint;
     sys    bigint      := (select c.system_identifier from pg_control_system() c);
     born   timestamptz := pg_postmaster_start_time();
-    e      headgate_epoch;
+    db     oid         := (select d.oid from pg_database d where d.datname = current_database());
+    e      record;
 begin
     lossy := current_setting('synchronous_commit') = 'off' or current_setting('fsync') = 'off';
     for pass in 1..2 loop
         if pass = 2 then
             lock table headgate_epoch in exclusive mode;
         end if;
-        select * into e from headgate_epoch;
-        if e.timeline = line and e.system = sys
+        select x.*, x.written = x.xmin and x.items = 'headgate_item'::regclass as whole into e from headgate_epoch x;
+        if e.whole and e.timeline = line and e.system = sys and e.base = db
             and (e.seq > known_seq or e.seq = known_seq and e.id = known_id)
             and (not lossy or exists (select from headgate_life l where l.started = born))
         then
@@ -87,7 +104,8 @@ begin
     end if;
     id := coalesce(id, seq * 4294967296 + floor(random() * 4294967296)::bigint);
     delete from headgate_epoch;
-    insert into headgate_epoch (seq, id, since, timeline, system) values (seq, id, since, line, sys);
+    insert into headgate_epoch (seq, id, since, timeline, system, base, items, written)
+    values (seq, id, since, line, sys, db, 'headgate_item'::regclass, pg_current_xact_id()::xid);
     if lossy then
         delete from headgate_life;
         insert into headgate_life values (born);
@@ -120,7 +138,8 @@ declare
     n     bigint;
     rows  bigint;
 begin
-    select e.since into since from headgate_epoch e where e.id = epoch;
+    select e.since into since from headgate_epoch e
+    where e.id = epoch and e.written = e.xmin and e.items = 'headgate_item'::regclass;
     if not found then
         raise exception using errcode = 'HG001', message = 'another epoch';
     end if;
@@ -237,3 +256,4 @@ $$;
 -- +goose Down
 drop function headgate_expire, headgate_nodes, headgate_swap, headgate_connect, headgate_now;
 drop table headgate_sweep, headgate_node, headgate_item, headgate_life, headgate_epoch;
+drop function headgate_truncated;
