@@ -113,7 +113,43 @@ func prepare(ctx context.Context, c *pgx.ConnConfig) error {
 	if nowhere {
 		return errNoSchema
 	}
-	return migrate(ctx, conn, c)
+	if err := migrate(ctx, conn, c); err != nil {
+		return err
+	}
+	return checkTables(ctx, conn)
+}
+
+// checkTables makes sure that all tables are there and may be used.
+func checkTables(ctx context.Context, c *pgx.Conn) error {
+	asked, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	e := new(tableError)
+	err := c.QueryRow(asked, `
+		select name, id is null
+		from unnest(array['headgate_epoch', 'headgate_item', 'headgate_life', 'headgate_node', 'headgate_sweep']) name, to_regclass(name) id
+		where id is null or not (
+			has_table_privilege(id, 'select') and has_table_privilege(id, 'insert')
+			and has_table_privilege(id, 'update') and has_table_privilege(id, 'delete')
+		)
+		order by id is not null
+		limit 1`).Scan(&e.name, &e.gone)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	return cmp.Or(err, error(e))
+}
+
+// tableError says that a table is gone, or lacks a right.
+type tableError struct {
+	name string
+	gone bool
+}
+
+func (e *tableError) Error() string {
+	if e.gone {
+		return fmt.Sprintf("table %q is gone: restore it, or name a new schema in search_path, where all budgets are full", e.name)
+	}
+	return "permission denied for table " + e.name
 }
 
 // errNoSchema says that no schema of the search path is there, or none may be used.
@@ -164,6 +200,11 @@ func explain(c *pgx.ConnConfig, err error) error {
 	if e, ok := errors.AsType[*newerError](err); ok {
 		return fmt.Errorf("%s: %w", at, e)
 	}
+	if e, ok := errors.AsType[*tableError](err); ok && e.gone {
+		return fmt.Errorf("%s: %w", at, e)
+	} else if ok {
+		return lacking(c, at, e.Error())
+	}
 	if e, ok := errors.AsType[*versionError](err); ok {
 		return fmt.Errorf("%s: %w", at, e)
 	}
@@ -203,10 +244,14 @@ func explainAnswer(c *pgx.ConnConfig, at string, e *pgconn.PgError, connecting b
 	case e.Code == stateNoRight && connecting:
 		return fmt.Errorf("%s: user %q lacks a right: %s", at, c.User, e.Message)
 	case e.Code == stateNoRight:
-		return fmt.Errorf("%s: user %q lacks a right: %s: it needs usage and create on the schema to create the tables, and once they are there usage, and select, insert, update and delete on them", at, c.User, e.Message)
+		return lacking(c, at, e.Message)
 	default:
 		return fmt.Errorf("cannot use %s: %s (SQLSTATE %s)", at, e.Message, e.Code)
 	}
+}
+
+func lacking(c *pgx.ConnConfig, at, what string) error {
+	return fmt.Errorf("%s: user %q lacks a right: %s: it needs usage and create on the schema to create the tables, and once they are there usage, and select, insert, update and delete on them", at, c.User, what)
 }
 
 // stateWrongPassword is the SQLSTATE of a password that is wrong or missing.

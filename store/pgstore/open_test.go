@@ -146,6 +146,15 @@ func TestRefusals(t *testing.T) {
 	if !allowed(t, openStore(t, Config{URL: app}), bucket(t, 1)) {
 		t.Error("refused")
 	}
+	for _, table := range []string{"headgate_item", "headgate_node", "headgate_epoch"} {
+		for _, right := range []string{"select", "insert", "update", "delete"} {
+			server.Exec(t, "", "revoke "+right+" on "+table+" from app")
+			expect(t, refused(t, app), `user "app" lacks a right: permission denied for table `+table, "select, insert, update and delete")
+			server.Exec(t, "", "grant "+right+" on "+table+" to app")
+		}
+	}
+	server.Exec(t, "", `drop table headgate_sweep`)
+	expect(t, refused(t, server.URL()), `table "headgate_sweep" is gone: restore it`)
 }
 
 func TestNewerTables(t *testing.T) {
