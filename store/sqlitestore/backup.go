@@ -129,7 +129,7 @@ func restore(ctx context.Context, file, dir string, trust bool) (err error) {
 		if err := takeOver(ctx, f.Name(), place, inode(info), trust); err != nil {
 			return err
 		}
-		return writePlace(dir, place)
+		return writePlace(dir, place, inode(info))
 	})
 	if err == nil {
 		return nil

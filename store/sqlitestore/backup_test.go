@@ -142,12 +142,54 @@ func wantLost(t *testing.T, dir string, records []memstore.Record) {
 		}
 		end(t, j, at+i, i == 1)
 	}
-	// When every limit has recovered, nothing is missing any more.
-	j, past := begin(t, dir, at+5*31*24*hour)
-	if past.Lost != 0 {
-		t.Errorf("%+v", past)
+	// For good: a limit that was used since may recover in a hundred years only.
+	j, past := begin(t, dir, at+99*365*24*hour)
+	if past.Lost != at {
+		t.Errorf("lost at %d, want %d", past.Lost, at)
 	}
 	end(t, j, noon, true)
+}
+
+// A backup knows nothing of the limits that came into use after it: that they may have been
+// charged is remembered, whatever it has, and over all starts.
+func TestRestoreRemembersWhatWasLost(t *testing.T) {
+	short := prepare(t, headgate.Limit{Name: "short", Algorithm: headgate.FixedWindow, Count: 100, Period: time.Second})
+	for name, uses := range map[string][]memstore.Use{
+		"unused":       nil,
+		"short limits": {{ID: short.ID, Limit: short, Since: noon}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			base := t.TempDir()
+			j, _ := begin(t, base+"/a", noon)
+			if len(uses) > 0 {
+				if err := j.Commit(&memstore.Commit{Now: noon, Limits: uses}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := j.backup(t.Context(), base+"/backup", noon+1); err != nil {
+				t.Fatal(err)
+			}
+			end(t, j, noon+2, true)
+			if err := Restore(t.Context(), base+"/backup", base+"/b", false); err != nil {
+				t.Fatal(err)
+			}
+			for i, after := range []int64{1, 2, 26, 400 * 24, 99 * 365 * 24} {
+				j, past := begin(t, base+"/b", noon+after*hour)
+				if past.Lost != noon+hour {
+					t.Errorf("%d h later: lost at %d, want %d", after, past.Lost, noon+hour)
+				}
+				end(t, j, noon+after*hour, i%2 == 0)
+			}
+			if err := Restore(t.Context(), base+"/backup", base+"/trusted", true); err != nil {
+				t.Fatal(err)
+			}
+			j, past := begin(t, base+"/trusted", noon+hour)
+			if past.Lost != 0 {
+				t.Errorf("nothing was charged since, and %+v", past)
+			}
+			end(t, j, noon+hour, true)
+		})
+	}
 }
 
 // What is no whole backup is refused, and leaves nothing in the directory.
@@ -298,6 +340,76 @@ func TestCopiesByHand(t *testing.T) {
 		copyTo(t, old, base+"/a", databaseName)
 		wantLost(t, base+"/a", records)
 	})
+	for name, before := range map[string]func(t *testing.T, dir string){
+		"file alone, first life": func(*testing.T, string) {},
+		"file alone, after a clean stop": func(t *testing.T, dir string) {
+			j, _ := begin(t, dir, noon)
+			end(t, j, noon, true)
+		},
+		"file alone, after a kill": func(t *testing.T, dir string) {
+			j, _ := begin(t, dir, noon)
+			end(t, j, noon, false)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			base := t.TempDir()
+			before(t, base+"/a")
+			j, _ := filled(t, base+"/a")
+			copyTo(t, base+"/a", base+"/one", databaseName)
+			copyTo(t, base+"/a", base+"/two", databaseName, placeName)
+			end(t, j, noon, true)
+			for _, dir := range []string{base + "/one", base + "/two"} {
+				_, _, err := tryBegin(t, dir, noon)
+				wantError(t, err, `limits.db-wal is missing or empty`)
+				wantError(t, Restore(t.Context(), dir+"/"+databaseName, base+"/trust", true), `cannot be trusted`)
+			}
+		})
+	}
+	t.Run("never used", func(t *testing.T) {
+		base := t.TempDir()
+		j, _ := begin(t, base+"/a", noon)
+		copyTo(t, base+"/a", base+"/b", databaseName, wal)
+		end(t, j, noon, true)
+		j, past := begin(t, base+"/b", noon+1)
+		if past.Lost != noon+1 {
+			t.Errorf("the original may have been used since, and %+v", past)
+		}
+		end(t, j, noon+1, true)
+	})
+	t.Run("put back after the stop", func(t *testing.T) {
+		base := t.TempDir()
+		j, records := filled(t, base+"/a")
+		copyTo(t, base+"/a", base+"/copy", databaseName, wal)
+		commit(t, j, noon, spent(99, records[0].Limit, 3))
+		end(t, j, noon, true)
+		copyTo(t, base+"/copy", base+"/a", databaseName, wal)
+		wantLost(t, base+"/a", records)
+	})
+	t.Run("put back after a kill", func(t *testing.T) {
+		base := t.TempDir()
+		j, records := filled(t, base+"/a")
+		copyTo(t, base+"/a", base+"/copy", databaseName, wal)
+		commit(t, j, noon, spent(99, records[0].Limit, 3))
+		end(t, j, noon, false)
+		copyTo(t, base+"/copy", base+"/a", databaseName, wal)
+		_, _, err := tryBegin(t, base+"/a", noon)
+		wantError(t, err, `is damaged: the write-ahead log has \d+ frames that are as they were written, and had \d+`)
+	})
+	t.Run("torn", func(t *testing.T) { // while the log was written
+		base := t.TempDir()
+		j, records := filled(t, base+"/a")
+		for range 3 {
+			commit(t, j, noon, spent(99, records[0].Limit, 3))
+		}
+		copyTo(t, base+"/a", base+"/b", databaseName, wal, wal[:len(wal)-len(walSuffix)]+indexSuffix, placeName)
+		end(t, j, noon, true)
+		overwrite(t, fileOf(base+"/b")+walSuffix, walHead+frameHead+100, []byte("torn"))
+		j, past := begin(t, base+"/b", noon+1)
+		if past.Lost != noon+1 {
+			t.Errorf("%+v", past)
+		}
+		end(t, j, noon+1, true)
+	})
 	t.Run("backup", func(t *testing.T) {
 		base := t.TempDir()
 		j, records := filled(t, base+"/a")
@@ -376,7 +488,7 @@ func TestForgottenLimits(t *testing.T) {
 			if s.meta, err = w.readMeta(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.commit(t.Context(), false, nil, gone, d); err != nil {
+			if err := s.commit(t.Context(), false, noon, gone, d); err != nil {
 				t.Fatal(err)
 			}
 			left, err := d.readUses(t.Context(), w)

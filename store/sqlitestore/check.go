@@ -11,8 +11,8 @@ import (
 )
 
 // Check reads all of the database in dir, which no process may use meanwhile, and
-// returns what of it is not as it was written: up to some ten faults, joined. It
-// changes no state.
+// returns what of it is not as it was written: a fault of its structure or its
+// write-ahead log, or up to ten rows, joined. It changes no state.
 func Check(ctx context.Context, dir string) (err error) {
 	if _, err := os.Stat(fileOf(dir)); err != nil {
 		return fmt.Errorf("sqlitestore: %w", explainFile(dir, err))
@@ -25,7 +25,10 @@ func Check(ctx context.Context, dir string) (err error) {
 	if _, err := inspect(dir); err != nil {
 		return fmt.Errorf("sqlitestore: %w", err)
 	}
-	if err := checkFile(ctx, fileOf(dir)); err != nil {
+	if err = checkLog(fileOf(dir)); err == nil {
+		err = checkFile(ctx, fileOf(dir))
+	}
+	if err != nil {
 		return fmt.Errorf("sqlitestore: %w", explain(dir, err))
 	}
 	return nil
@@ -53,7 +56,7 @@ func checkFile(ctx context.Context, file string) (err error) {
 	return c.checkAll(ctx)
 }
 
-// mostFaults is how many faults are told at once.
+// mostFaults is how many faults are looked for.
 const mostFaults = 10
 
 // checkAll checks the structure of the database and every checksum in it.

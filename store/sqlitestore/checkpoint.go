@@ -12,7 +12,6 @@ const (
 	// less than 20 MiB.
 	softFrames = 20 << 20 / (pageBytes + frameHead)
 	hardFrames = 12 << 20 / (pageBytes + frameHead)
-	frameHead  = 24
 )
 
 // patience is for how many ms the checkpointer waits for those who read, as commits

@@ -4,10 +4,10 @@
 // # The directory
 //
 // limits.db has the states, limits.db-wal beside it the newest commits; the two are
-// one. lock is held by the process that uses the directory, and says which; the lock
-// goes with the process, however it ends. place ties the database to the
-// directory: see Copies. All of it must be on a local file system: a write-ahead log
-// needs memory that processes share.
+// one, and limits.db-shm is the index of the latter. lock is held by the process that uses
+// the directory, and says which; the lock goes with the process, however it ends. place ties
+// the database to the directory: see Copies. All of it must be on a local file system: a
+// write-ahead log needs memory that processes share.
 //
 // # Commits
 //
@@ -43,9 +43,10 @@
 //
 // A start reads no states, but bans. It checks the structure of a database of up to 512 MiB,
 // which takes 0.2 s for a million rows, and takes the mark of a clean stop away, durably,
-// before anything is decided. A clock that is behind the latest instant that was
-// committed is told; time goes on from that instant, ahead of the clock, until a start
-// finds that the clock has caught up.
+// before anything is decided, in the database file itself: without the write-ahead log, which
+// begins anew with each start, it is seen to be in use. A clock that is behind the latest
+// instant that was committed is told; time goes on from that instant, ahead of the clock,
+// until a start finds that the clock has caught up.
 //
 // # Damage
 //
@@ -59,6 +60,14 @@
 // page that is whole and old, because a disk has acknowledged a write that it did not make, and,
 // in a database above 512 MiB, pages that lack rows. [Check] reads everything.
 //
+// A start reads the write-ahead log before SQLite does, which would take damage in it for its
+// end, as after a power cut, and forget what comes after. A power cut leaves at most one commit
+// behind what is not as it was written, as each is synced before the next one. A log with
+// two is damaged, and so is one that has less than its index says; an index that a kill
+// has left knows every commit that was acknowledged. What cannot be told from a power
+// cut is damage in the last two commits of a log, or that the end of it is missing, where the
+// index is missing or older.
+//
 // # Copies
 //
 // [Store.Backup] copies a running store and [Restore] puts a copy into a new directory. What
@@ -66,22 +75,25 @@
 // buckets are empty, windows and quotas closed until they end; bans, debts, remembered
 // requests and what soft quotas have counted stay. An operator who knows that nothing
 // was admitted since says so (trust), and limits go on where they were. The first start
-// after a restore reads all states: 4 s for a million.
+// after a restore reads all states: 2 s for a million. That charges may be missing is
+// remembered for good, as limits may have come into use after the copy was made: each
+// limit starts as it would have if nothing had been left at that start.
 //
 // A database that came to its place by other ways is trusted only if nothing can have
-// been charged since. Each start writes a random number into the database and into
-// the file place, and notes the file's inode:
+// been charged since. Each start, and each stop in order, writes a random number into the
+// database and into the file place, with the inode of the database:
 //
 //   - A directory that was renamed, or copied or moved after a clean stop, goes on.
 //     So does limits.db alone after a clean stop, in an empty directory.
 //   - A database beside another place than its own, so one that was put back after a
-//     later start, starts with nothing left.
+//     later start or after the stop, starts with nothing left.
 //   - Files that were copied while a process used them, or after it was killed, start with
 //     nothing left, as their inodes are others. limits.db without its write-ahead log
-//     does so too, or is refused.
+//     is refused.
 //   - A backup that was put in place as limits.db starts with nothing left.
 //
-// What is not noticed: a snapshot of the whole disk or machine that is rolled back, or a
-// copy made after a clean stop that is put back together with its file place, or after
-// a kill within the same life. Use [Restore].
+// What is not noticed: a snapshot of the whole disk or machine that is rolled back, a
+// copy made after a clean stop that is put back together with its file place, or one of
+// limits.db and its log that is written over those of the same life after a kill, which
+// limits.db-shm tells only while the log is the same. Use [Restore].
 package sqlitestore

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -95,9 +96,16 @@ func (j *journal) Commit(c *memstore.Commit) error {
 	start := time.Now()
 	j.makeRoom()
 	j.mu.Lock()
-	err := j.write(func() error { return j.apply(c) })
+	m := j.meta
+	m.latest, m.stopped = max(m.latest, c.Now), running
+	if c.Clean {
+		// What was copied before, and put back later, is of another place.
+		m.stopped, m.previous = clean, m.place
+		rand.Read(m.place[:])
+	}
+	err := j.write(func() error { return j.apply(c, &m) })
 	if err == nil {
-		j.meta.latest, j.meta.stopped = max(j.meta.latest, c.Now), stoppedAfter(c)
+		j.meta = m
 	}
 	j.mu.Unlock()
 	j.observe("commit", time.Since(start), kindOf(err))
@@ -105,13 +113,6 @@ func (j *journal) Commit(c *memstore.Commit) error {
 		return unavailable(fmt.Sprintf("commit %d states", len(c.Records)), err)
 	}
 	return nil
-}
-
-func stoppedAfter(c *memstore.Commit) int64 {
-	if c.Clean {
-		return clean
-	}
-	return running
 }
 
 // write makes what do writes one transaction. The caller holds j.mu.
@@ -158,8 +159,8 @@ func (j *journal) breakDown(err error) {
 	}
 }
 
-// apply writes c, in a transaction.
-func (j *journal) apply(c *memstore.Commit) error {
+// apply writes c, in a transaction, after which the database has m.
+func (j *journal) apply(c *memstore.Commit, m *meta) error {
 	for i := range c.Limits {
 		u := use{Use: c.Limits[i]}
 		var err error
@@ -186,9 +187,10 @@ func (j *journal) apply(c *memstore.Commit) error {
 			return err
 		}
 	}
-	m := j.meta
-	m.latest, m.stopped = max(m.latest, c.Now), stoppedAfter(c)
 	j.frames += int64(len(j.order))/splits + 2
+	if c.Clean {
+		return j.w.writeMeta(background, m)
+	}
 	return j.w.setLatest.exec(m.latest, m.stopped, m.crc())
 }
 

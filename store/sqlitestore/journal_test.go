@@ -87,11 +87,17 @@ func tryBegin(t testing.TB, dir string, now int64) (*journal, memstore.Past, err
 func end(t testing.TB, j *journal, now int64, clean bool) {
 	t.Helper()
 	if clean {
-		if err := j.Commit(&memstore.Commit{Now: now, Clean: true}); err != nil {
-			t.Fatal(err)
-		}
+		commitClean(t, j, now)
 	}
 	if err := j.close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// commitClean is the last commit of a stop in order.
+func commitClean(t testing.TB, j *journal, now int64) {
+	t.Helper()
+	if err := j.Commit(&memstore.Commit{Now: now, Clean: true}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"maps"
-	"math"
 	"sync"
 
 	"github.com/headgate/headgate"
@@ -198,29 +197,4 @@ func (d *dictionary) readUses(ctx context.Context, c *conn) (all []use, err erro
 		return nil
 	})
 	return all, err
-}
-
-// unitDays is how long a calendar unit is at most.
-var unitDays = [...]int64{headgate.Hour: 1, headgate.Day: 2, headgate.Week: 8, headgate.Month: 32, headgate.Year: 367}
-
-// recovery returns an upper bound, in microseconds, of how long any charge of the
-// limit counts.
-func recovery(l *headgate.Prepared) int64 {
-	const day = 24 * 3600 * 1_000_000
-	n := headgate.MaxHold.Microseconds() + 2*(l.WindowMicros+l.SliceMicros+l.TTLMicros)
-	if l.N > 0 {
-		n += l.Cap/l.N + 1
-	}
-	if u := int(l.Calendar.Unit); u < len(unitDays) {
-		n += 3 * unitDays[u] * day
-	}
-	return n
-}
-
-// later returns a + b, as far as that fits.
-func later(a, b int64) int64 {
-	if a > math.MaxInt64-b {
-		return math.MaxInt64
-	}
-	return a + b
 }

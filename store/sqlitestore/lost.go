@@ -3,11 +3,13 @@ package sqlitestore
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
 	"slices"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
 	"github.com/headgate/headgate/store/memstore"
+	"github.com/headgate/headgate/store/record"
 )
 
 // eachRow calls do for every row of a table, and fails at the first that is damaged.
@@ -25,12 +27,24 @@ func (c *conn) eachRow(ctx context.Context, table string, d *dictionary, do func
 	})
 }
 
-// deplete returns what the rows of table state are to be where charges may be
-// missing: nothing is left of any limit at that instant. Those for which the table
-// may as well have nothing are left out.
-func (s *starting) deplete(ctx context.Context, limits *dictionary, at int64) (left []memstore.Record, err error) {
+// deplete makes table state, in a transaction, what it is to be where charges may be
+// missing: nothing is left of any limit at that instant. Rows for which the table may as well
+// have nothing go.
+func (s *starting) deplete(ctx context.Context, limits *dictionary, at int64) (err error) {
+	was, err := connect(fileOf(s.dir)) // which sees the rows that the transaction deletes
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, was.Close()) }()
+	if err := s.w.exec(ctx, `delete from state`); err != nil {
+		return err
+	}
+	put, err := s.w.prepare(putInto("state"))
+	if err != nil {
+		return err
+	}
 	nothing := make(map[*headgate.Prepared][]int64)
-	err = s.w.eachRow(ctx, "state", limits, func(r *memstore.Record) error {
+	return was.eachRow(ctx, "state", limits, func(r *memstore.Record) error {
 		l := r.Limit
 		absent, ok := nothing[l]
 		if !ok {
@@ -41,12 +55,12 @@ func (s *starting) deplete(ctx context.Context, limits *dictionary, at int64) (l
 		}
 		r.Words = algo.Deplete(l, r.Words, at)
 		r.Until = max(r.Keep, algo.AbsentAt(l, r.Words))
-		if r.Until > at && (r.Keep > at || len(r.Leases) > 0 || !slices.Equal(algo.Trim(l, r.Words), algo.Trim(l, absent))) {
-			left = append(left, *r)
+		if r.Until <= at || r.Keep <= at && len(r.Leases) == 0 && slices.Equal(algo.Trim(l, r.Words), algo.Trim(l, absent)) {
+			return nil
 		}
-		return nil
+		id := limits.ids[string(record.AppendLimit(nil, &l.Limit))]
+		return put.exec(appendKey(nil, r.Key), r.Until, id, appendValue(nil, r, id))
 	})
-	return left, err
 }
 
 // bans returns the bans that are not over at an instant.

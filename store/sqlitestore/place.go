@@ -1,48 +1,45 @@
 package sqlitestore
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 const (
 	// databaseName is the file in a directory that has the states.
 	databaseName = "limits.db"
 	// placeName is the file that has the place of the database of this directory,
-	// which changes at every start: a database that was put there from elsewhere, or
-	// from before, has another one.
+	// which changes at every start and at every stop in order: a database that was put
+	// there from elsewhere, or from before, has another one. It has the database's inode, too.
 	placeName = "place"
 	walSuffix = "-wal"
 )
 
 func fileOf(dir string) string { return filepath.Join(dir, databaseName) }
 
-// readPlace returns what file place says, nil if there is none or it is damaged.
-func readPlace(dir string) ([]byte, error) {
+// readPlace returns what file place says: nil and 0 if there is none or it is damaged.
+func readPlace(dir string) (place []byte, inode int64, err error) {
 	text, err := os.ReadFile(filepath.Join(dir, placeName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, 0, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	place, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(place) != 16 {
-		return nil, nil
+	if _, err := fmt.Sscanf(string(text), "%x %d\n", &place, &inode); err != nil || len(place) != 16 {
+		return nil, 0, nil
 	}
-	return place, nil
+	return place, inode, nil
 }
 
 // writePlace replaces file place, durably.
-func writePlace(dir string, place [16]byte) error {
+func writePlace(dir string, place [16]byte, inode int64) error {
 	return replace(dir, placeName, func(f *os.File) error {
-		_, err := io.WriteString(f, hex.EncodeToString(place[:])+"\n")
+		_, err := fmt.Fprintf(f, "%x %d\n", place, inode)
 		return err
 	})
 }

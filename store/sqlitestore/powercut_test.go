@@ -22,6 +22,8 @@ const sector = 512
 type moment struct {
 	what          string
 	before, after map[string][]byte
+	// index is that of the log, before.
+	index []byte
 	// was is what had been acknowledged before, and is what was after.
 	was, is map[uint64]memstore.Record
 }
@@ -39,6 +41,11 @@ func TestPowerCut(t *testing.T) {
 		m := moments[rng.IntN(len(moments))]
 		image := m.image(rng)
 		restoreFiles(t, dir, image)
+		if rng.IntN(2) == 0 { // nobody syncs it
+			if err := os.WriteFile(fileOf(dir)+indexSuffix, m.index, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
 		j, past, err := tryBegin(t, dir, noon)
 		if err != nil {
 			t.Fatalf("cut %d during %s: %v", i, m.what, err)
@@ -98,11 +105,18 @@ func cutWorkload(t *testing.T, dir string, rng *rand.Rand) (moments []moment, fi
 		records, acked[n] = append(records, r), r
 	}
 	commit(t, j, noon, records...)
-	files := snapshot(t, dir)
+	look := func() (files map[string][]byte, index []byte) {
+		index, err := os.ReadFile(fileOf(dir) + indexSuffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return snapshot(t, dir), index
+	}
+	files, index := look()
 	note := func(what string, is map[uint64]memstore.Record) {
-		after := snapshot(t, dir)
-		moments = append(moments, moment{what, files, after, acked, is})
-		files, acked = after, is
+		after, next := look()
+		moments = append(moments, moment{what, files, after, index, acked, is})
+		files, index, acked = after, next, is
 	}
 	for i := range 60 {
 		records := records[:0]
@@ -131,7 +145,7 @@ func cutWorkload(t *testing.T, dir string, rng *rand.Rand) (moments []moment, fi
 			end(t, j, noon, false)
 			note("close", acked)
 			j, _ = begin(t, dir, noon)
-			files = snapshot(t, dir)
+			files, index = look()
 		}
 	}
 	end(t, j, noon, false)
@@ -231,5 +245,38 @@ func TestKilledStart(t *testing.T) {
 	end(t, j, noon, true)
 	if _, err := os.Stat(filepath.Join(dir, placeName)); err != nil {
 		t.Error(err)
+	}
+}
+
+// A process that is killed when it has written all down, and before it has gone, was
+// stopped in order.
+func TestKilledStop(t *testing.T) {
+	dir := t.TempDir()
+	rng := rand.New(rand.NewPCG(1, 18))
+	j, _ := begin(t, dir, noon)
+	r := recordAt(1, everyLimit(t)[0], rng)
+	commit(t, j, noon, r)
+	running := snapshot(t, dir)
+	commitClean(t, j, noon)
+	written := snapshot(t, dir)
+	end(t, j, noon, false)
+	stopped := snapshot(t, dir)
+	if bytes.Equal(running[placeName], stopped[placeName]) {
+		t.Error("what was copied before the stop is of the place after it")
+	}
+	placed := maps.Clone(written)
+	placed[placeName] = stopped[placeName]
+	moved := maps.Clone(placed)
+	moved[databaseName] = stopped[databaseName]
+	for name, files := range map[string]map[string][]byte{"written": written, "placed": placed, "moved": moved, "stopped": stopped} {
+		restoreFiles(t, dir, files)
+		j, past := begin(t, dir, noon)
+		if past.Lost != 0 || !past.Clean {
+			t.Errorf("%s: %+v", name, past)
+		}
+		if got := mustFind(t, j, r.Key); !same(got, r) {
+			t.Errorf("%s: %+v, want %+v", name, got, r)
+		}
+		end(t, j, noon, false)
 	}
 }

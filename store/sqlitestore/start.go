@@ -10,10 +10,10 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/headgate/headgate/store/memstore"
-	"github.com/headgate/headgate/store/record"
 )
 
 const (
@@ -22,8 +22,6 @@ const (
 	// quickBytes is up to which size a database is checked at every start: about 0.2 s
 	// for a million rows, 50 MB.
 	quickBytes = 512 << 20
-	// walHead is the size of a write-ahead log without any commit.
-	walHead = 32
 )
 
 // starting is what a start finds out.
@@ -136,8 +134,15 @@ func (s *starting) connect(ctx context.Context) (err error) {
 	if err := writable(file); err != nil {
 		return explainFile(file, err)
 	}
-	if s.place, err = readPlace(s.dir); err != nil {
+	var at int64
+	if s.place, at, err = readPlace(s.dir); err != nil {
 		return explainFile(s.dir, err)
+	}
+	// The log of a copy may end anywhere: see foreign.
+	if copied := at != 0 && s.inode != 0 && at != s.inode; !copied {
+		if err := checkLog(file); err != nil {
+			return err
+		}
 	}
 	if s.w, err = connect(file); err != nil {
 		return err
@@ -181,16 +186,30 @@ func writable(file string) error {
 	return f.Close()
 }
 
-// verify runs quick_check or integrity_check.
+// verify runs quick_check or integrity_check. It says what is found first, and how
+// much more there is, of up to mostFaults.
 func (c *conn) verify(ctx context.Context, check string) error {
-	var faults error
-	err := c.query(ctx, `pragma `+check+`(10)`, 1, func(columns []driver.Value) error {
-		if text, _ := columns[0].(string); text != "ok" {
-			faults = errors.Join(faults, damaged("%s", text))
+	first, more := "", 0
+	err := c.query(ctx, fmt.Sprintf(`pragma %s(%d)`, check, mostFaults), 1, func(columns []driver.Value) error {
+		text, _ := columns[0].(string)
+		for line := range strings.Lines(text) {
+			switch line = strings.TrimSpace(line); {
+			case line == "ok", strings.HasPrefix(line, "*** in database"):
+			case first == "":
+				first = line
+			default:
+				more++
+			}
 		}
 		return nil
 	})
-	return errors.Join(faults, err)
+	switch {
+	case first == "":
+		return err
+	case more > 0:
+		first = fmt.Sprintf("%s, and at least %d more", first, more)
+	}
+	return damaged("%s", first)
 }
 
 // begin reads what is known of the time before, and takes the mark of a clean stop
@@ -207,7 +226,7 @@ func (s *starting) begin(ctx context.Context, limits *dictionary) (past memstore
 		return past, err
 	}
 	m := s.meta
-	if m.stopped == running && s.wal < walHead {
+	if m.stopped == running && s.wal < walHead+frameHead+pageBytes { // it has at least what a start has written
 		return past, told{fmt.Errorf("%s is missing or empty, though the process was not stopped in order: what was charged since is in it: put it back, or take %s for a backup, with headgate restore into another directory",
 			fileOf(s.dir)+walSuffix, databaseName)}
 	}
@@ -221,15 +240,11 @@ func (s *starting) begin(ctx context.Context, limits *dictionary) (past memstore
 		return past, err
 	}
 	why := s.foreign()
-	var left []memstore.Record
 	if why != "" {
+		// For good: which limits were used that it does not know of is not known either,
+		// and one of a century may be among them.
 		m.lost = begun
 		s.log.Warn("sqlitestore: charges may be missing, so every limit starts empty: "+why, "dir", s.dir)
-		if left, err = s.deplete(ctx, limits, begun); err != nil {
-			return past, err
-		}
-	} else if m.lost != 0 && recovered(m.lost, begun, uses) {
-		m.lost = 0
 	}
 	past = memstore.Past{Latest: m.latest, Clean: m.stopped == clean && why == "", Lost: m.lost}
 	for _, u := range uses {
@@ -241,23 +256,30 @@ func (s *starting) begin(ctx context.Context, limits *dictionary) (past memstore
 	m.previous = [16]byte(append(s.place, make([]byte, 16)...)[:16])
 	rand.Read(m.place[:])
 	m.inode, m.stopped, m.restored, m.backup = s.inode, running, 0, 0
-	if err := s.commit(ctx, why != "", left, gone, limits); err != nil {
+	// The log begins anew with the commit, which is then in the database file as well: this
+	// alone, without its log, says that it is in use.
+	if err := s.move(); err != nil {
 		return past, err
 	}
-	if err := writePlace(s.dir, m.place); err != nil {
+	if err := s.commit(ctx, why != "", begun, gone, limits); err != nil {
+		return past, err
+	}
+	if err := s.move(); err != nil {
+		return past, err
+	}
+	if err := writePlace(s.dir, m.place, s.inode); err != nil {
 		return past, explainFile(s.dir, err)
 	}
 	return past, nil
 }
 
-// recovered reports whether no charge from before lost counts any more.
-func recovered(lost, now int64, uses []use) bool {
-	for i := range uses {
-		if later(lost, recovery(uses[i].Limit)) > now {
-			return false
-		}
+// move moves the write-ahead log to the database file, unless others read it.
+func (s *starting) move() error {
+	_, done, err := s.w.checkpoint("passive")
+	if err == nil && !done {
+		s.log.Warn("sqlitestore: another program reads the database, so "+databaseName+" does not say yet that it is in use: do not copy it without its log", "dir", s.dir)
 	}
-	return true
+	return err
 }
 
 // foreign says why the database may lack charges that were made: it is not the one
@@ -272,8 +294,10 @@ func (s *starting) foreign() string {
 		return "the database is a backup that was put in place by hand"
 	case m.place == zero && s.place == nil: // new
 		return ""
-	case s.place == nil && (m.stopped == clean || m.latest == 0):
-		return "" // moved without its directory after a clean stop, or never used
+	case s.place == nil && m.stopped == clean: // moved without its directory
+		return ""
+	case s.place == nil && m.latest == 0 && m.inode == s.inode: // never used, and killed before it had a place
+		return ""
 	case !known:
 		return "the database is from another directory, or from before the last start in this one"
 	case m.stopped != clean && m.inode != 0 && s.inode != 0 && m.inode != s.inode:
@@ -282,9 +306,9 @@ func (s *starting) foreign() string {
 	return ""
 }
 
-// commit writes what begin has found in one transaction. If it empties the table,
-// left is what stays of it.
-func (s *starting) commit(ctx context.Context, empty bool, left []memstore.Record, gone []use, limits *dictionary) (err error) {
+// commit writes what begin has found in one transaction. If charges may be missing,
+// nothing is left of any limit at an instant.
+func (s *starting) commit(ctx context.Context, missing bool, at int64, gone []use, limits *dictionary) (err error) {
 	if err := s.w.exec(ctx, `begin immediate`); err != nil {
 		return err
 	}
@@ -293,15 +317,8 @@ func (s *starting) commit(ctx context.Context, empty bool, left []memstore.Recor
 			err = errors.Join(err, s.w.exec(background, `rollback`))
 		}
 	}()
-	if empty {
-		if err := s.w.exec(ctx, `delete from state`); err != nil {
-			return err
-		}
-	}
-	for i := range left {
-		r := &left[i]
-		id := limits.ids[string(record.AppendLimit(nil, &r.Limit.Limit))]
-		if err := s.w.exec(ctx, putInto("state"), appendKey(nil, r.Key), r.Until, id, appendValue(nil, r, id)); err != nil {
+	if missing {
+		if err := s.deplete(ctx, limits, at); err != nil {
 			return err
 		}
 	}
@@ -364,7 +381,7 @@ func (j *journal) close() error {
 	close(j.readers)
 	err := j.disconnect()
 	if j.meta.stopped == clean && j.broken.Load() == nil {
-		err = errors.Join(err, j.w.keepWAL(false))
+		err = errors.Join(err, writePlace(j.dir, j.meta.place, j.meta.inode), j.w.keepWAL(false))
 	}
 	return errors.Join(err, j.w.Close(), j.held.Close())
 }

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -195,6 +197,13 @@ func TestRefusedStarts(t *testing.T) {
 		"empty write-ahead log": {unclean: true, spoil: func(t *testing.T, dir string) {
 			os.Truncate(fileOf(dir)+walSuffix, 0)
 		}, want: `limits.db-wal is missing or empty`},
+		"write-ahead log without a frame": {unclean: true, spoil: func(t *testing.T, dir string) {
+			os.Truncate(fileOf(dir)+walSuffix, walHead+frameHead)
+			os.Remove(fileOf(dir) + indexSuffix)
+		}, want: `limits.db-wal is missing or empty`},
+		"write-ahead log without a frame, with its index": {unclean: true, spoil: func(t *testing.T, dir string) {
+			os.Truncate(fileOf(dir)+walSuffix, walHead+frameHead)
+		}, want: `limits.db is damaged: the write-ahead log has 0 frames that are as they were written, and had \d+`},
 		"no database": {spoil: func(t *testing.T, dir string) {
 			os.Remove(fileOf(dir))
 		}, want: `limits.db is missing, though place says that it was there: restore a backup, or delete .*place to begin anew`},
@@ -228,7 +237,7 @@ func TestRefusedStarts(t *testing.T) {
 			if err == nil {
 				end(t, j, noon, true)
 			}
-			if err := Check(t.Context(), dir); name != "no write-ahead log" && name != "empty write-ahead log" && err == nil {
+			if err := Check(t.Context(), dir); err == nil && !strings.Contains(test.want, "missing or empty") {
 				t.Error("a check finds nothing")
 			}
 			if after := snapshotAll(t, dir); before != after {
@@ -317,6 +326,51 @@ func notWritable(t *testing.T, dir string, parent func(), chmod func(name string
 	}
 }
 
+// Another program that reads the database does not hinder a start, which says what
+// that costs.
+func TestStartBesideReader(t *testing.T) {
+	dir := t.TempDir()
+	rng := rand.New(rand.NewPCG(1, 19))
+	l := everyLimit(t)[0]
+	j, _ := begin(t, dir, noon)
+	first := recordAt(1, l, rng)
+	commit(t, j, noon, first)
+	end(t, j, noon, false)
+	r, err := newReading(fileOf(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(r.keepWAL(true), r.exec(t.Context(), `begin; select count(*) from state`)); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	c := Config{Dir: dir, Logger: slog.New(slog.NewTextHandler(&said, nil))}.withDefaults()
+	j, past, err := open(t.Context(), &c, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const warning = "another program reads the database, so limits.db does not say yet that it is in use"
+	if past.Lost != 0 || !strings.Contains(said.String(), warning) {
+		t.Errorf("%+v, said %q", past, said.String())
+	}
+	second := recordAt(2, l, rng)
+	commit(t, j, noon, second)
+	for _, want := range []memstore.Record{first, second} {
+		if got := mustFind(t, j, want.Key); !same(got, want) {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+	end(t, j, noon, false)
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	said.Reset()
+	if j, past, err = open(t.Context(), &c, noon); err != nil || past.Lost != 0 || said.Len() > 0 {
+		t.Fatalf("%v, %+v, said %q", err, past, said.String())
+	}
+	end(t, j, noon, true)
+}
+
 // A start that is killed at any point of its own work leaves a directory that the
 // next one can start from.
 func TestFirstStartIsRepeated(t *testing.T) {
@@ -335,13 +389,13 @@ func TestFirstStartIsRepeated(t *testing.T) {
 		t.Errorf("%+v", past)
 	}
 	end(t, j, noon, false)
-	old, err := readPlace(dir)
+	old, inode, err := readPlace(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	j, _ = begin(t, dir, noon)
 	end(t, j, noon, false)
-	if err := writePlace(dir, [16]byte(old)); err != nil {
+	if err := writePlace(dir, [16]byte(old), inode); err != nil {
 		t.Fatal(err)
 	}
 	if j, past = begin(t, dir, noon); past.Lost != 0 {

@@ -157,3 +157,35 @@ func TestLives(t *testing.T) {
 		t.Errorf("closed twice: %v", err)
 	}
 }
+
+// What was taken after the backup of a store that nobody had used is not given again,
+// however often the restored one was started before it is asked.
+func TestRestoreOfUnused(t *testing.T) {
+	base := t.TempDir()
+	yearly, err := headgate.QuotaPer(100, headgate.Year).Prepare()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, sqlitestore.Config{Dir: filepath.Join(base, "data")})
+	file, to := filepath.Join(base, "backup"), filepath.Join(base, "restored")
+	if err := s.Backup(t.Context(), file); err != nil {
+		t.Fatal(err)
+	}
+	if o := take(t, s, yearly, "ann", 100); !o.Allowed {
+		t.Fatalf("%+v", o)
+	}
+	if err := sqlitestore.Restore(t.Context(), file, to, false); err != nil {
+		t.Fatal(err)
+	}
+	for life := range 3 {
+		restored := open(t, sqlitestore.Config{Dir: to})
+		if life != 1 {
+			if o := take(t, restored, yearly, "ann", 1); o.Allowed || !o.Recovering {
+				t.Errorf("life %d: %+v", life, o)
+			}
+		}
+		if err := restored.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/headgate/headgate/server/admin"
@@ -15,9 +17,9 @@ import (
 // embeddedStore is the value of --store for the store in the data directory.
 const embeddedStore = "embedded"
 
-// backups is what the names of backups begin with while they are sent. One that is
-// found at the start was left by a process that was killed.
-const backups = "backup-"
+// backups is what the names of the directories begin with that have a backup while it is
+// sent. One that is found at the start was left by a process that was killed.
+const backups = ".headgate-unfinished-backup-"
 
 // openEmbedded opens the store in the data directory.
 func openEmbedded(ctx context.Context, s *settings, called func(op string, took time.Duration, failure string), log *slog.Logger) (*backend, error) {
@@ -25,14 +27,23 @@ func openEmbedded(ctx context.Context, s *settings, called func(op string, took 
 	if err != nil {
 		return nil, fmt.Errorf("--data: %w", err)
 	}
-	left, _ := filepath.Glob(filepath.Join(s.data, backups+"*")) // the pattern is a good one
-	for _, name := range left {
-		if err := os.RemoveAll(name); err != nil {
-			log.Warn("a backup that was not finished is left", "error", err)
-		}
+	if err := removeUnfinished(s.data); err != nil {
+		log.Warn("a backup that was not finished is left", "error", err)
 	}
 	log.Info("store embedded: state is kept in the data directory", "dir", s.data, "budget_bytes", s.memory)
 	return &backend{store: e, memory: e.Memory(), embedded: e}, nil
+}
+
+// removeUnfinished removes what unfinished backups have left in the data directory,
+// and nothing else: operators may keep theirs there.
+func removeUnfinished(data string) error {
+	entries, err := os.ReadDir(data)
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), backups) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(data, e.Name())))
+		}
+	}
+	return err
 }
 
 // backup returns a way to copy the store in the data directory, nil if state is

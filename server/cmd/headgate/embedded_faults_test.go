@@ -208,7 +208,7 @@ func TestServeDamaged(t *testing.T) {
 	info, err := os.Stat(whole.database())
 	must(t, err)
 	garbage := bytes.Repeat([]byte{0xa5, 0x5a, 0x13, 0x37}, 512)
-	const damaged = `DATA/limits\.db is damaged: (?s:.*): restore a backup, or move it, limits\.db-wal and place away to begin anew with every limit full`
+	const damaged = `DATA/limits\.db is damaged: .*: restore a backup, or move it, limits\.db-wal and place away to begin anew with every limit full`
 	for _, test := range []struct {
 		name, sentence string
 		spoil          func(s *station)
@@ -254,6 +254,28 @@ func TestServeDamaged(t *testing.T) {
 			}
 		})
 	}
+	t.Run("log", func(t *testing.T) {
+		s := whole.elsewhere()
+		s.t = t
+		v := s.serve()
+		for n := range 20 {
+			s.passes(v, "few", fmt.Sprint("s", n), 1)
+		}
+		s.client.CloseIdleConnections()
+		v.kill()
+		log, err := os.ReadFile(s.database() + "-wal")
+		must(t, err)
+		log[len(log)/2] ^= 1
+		must(t, os.WriteFile(s.database()+"-wal", log, 0o600))
+		const commits = `DATA/limits\.db is damaged: frame \d+ of the write-ahead log is not as it was written, and \d+ commits come after it: restore a backup, or move it, .*`
+		s.refused(commits)
+		s.refused(commits)
+		log[len(log)/2] ^= 1
+		must(t, os.WriteFile(s.database()+"-wal", log, 0o600))
+		v = s.serve()
+		s.remain(v, "few", "s1", 95, 96)
+		s.stop(v)
+	})
 	t.Run("rows", func(t *testing.T) {
 		s := whole.elsewhere()
 		s.t = t

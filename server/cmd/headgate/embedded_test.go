@@ -1,10 +1,12 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What was used is still used after a stop, and after another start.
@@ -81,6 +83,49 @@ func TestBackupAndRestore(t *testing.T) {
 	take(exitDenied, address, "7")
 	take(exitDone, address, "6")
 	s.stop(t)
+}
+
+// A start removes what a backup has left that was not finished, and no file of the
+// operator's, who may keep backups in the data directory.
+func TestServeRemovesUnfinishedBackups(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "[data]")
+	called := func(string, time.Duration, string) {}
+	live := func(do func(b *backend)) {
+		t.Helper()
+		b, err := openEmbedded(t.Context(), &settings{data: data, memory: 64 << 20}, called, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		must(t, err)
+		do(b)
+		must(t, b.close())
+	}
+	kept := []string{"backup-monday.db", backups + "monday.db"}
+	live(func(b *backend) {
+		for _, name := range kept {
+			must(t, b.embedded.Backup(t.Context(), filepath.Join(data, name)))
+		}
+		must(t, os.Mkdir(filepath.Join(data, "backup-2026"), 0o700))
+		// What a kill leaves while it is sent.
+		left, err := os.MkdirTemp(data, backups)
+		must(t, err)
+		must(t, b.embedded.Backup(t.Context(), filepath.Join(left, "copy")))
+	})
+	kept = append(kept, "backup-2026")
+	live(func(b *backend) {
+		for _, name := range kept {
+			if _, err := os.Stat(filepath.Join(data, name)); err != nil {
+				t.Error(err)
+			}
+		}
+		sent, err := b.backup(data)(t.Context())
+		must(t, err)
+		must(t, sent.Close())
+		entries, err := os.ReadDir(data)
+		must(t, err)
+		for _, e := range entries {
+			if e.IsDir() && e.Name() != "backup-2026" {
+				t.Errorf("%s is left", e.Name())
+			}
+		}
+	})
 }
 
 // Who has no state of his own has no backup.

@@ -4,12 +4,12 @@
 create table meta (
     one      integer primary key check (one = 1),
     secret   blob    not null, -- 32 random bytes: keys are hashed under them
-    place    blob    not null, -- 16 random bytes of the newest start, which the file place has as well
-    previous blob    not null, -- those of the start before
+    place    blob    not null, -- 16 random bytes of the newest start or stop in order, which the file place has as well
+    previous blob    not null, -- those before
     inode    integer not null, -- of this file, at the newest start
     latest   integer not null, -- the latest instant that the store has seen, µs since the Unix epoch
     stopped  integer not null, -- 0 no, 1 in order, 2 not, with nothing in the write-ahead log
-    lost     integer not null, -- since when states may be missing, 0 for no
+    lost     integer not null, -- from before when charges may be missing, 0 for none
     backup   integer not null, -- when this copy was made, 0 for none
     restored integer not null, -- 1 where charges after the backup are not known
     crc      integer not null  -- CRC-32C
