@@ -42,7 +42,8 @@ type Config struct {
 	Away func() bool
 	// Patience is how long Store may take to decide, and QuotaPatience how long
 	// where a quota is charged, as its charge is worth more. 0 means
-	// DefaultPatience and DefaultQuotaPatience. Stores in memory take no time.
+	// DefaultPatience and DefaultQuotaPatience; a quota has no less than the others.
+	// Stores in memory take no time.
 	Patience, QuotaPatience time.Duration
 	// Now returns what Store's clock shows, in microseconds since the Unix epoch,
 	// as well as is known: what holds for a time, such as an override, holds by

@@ -80,7 +80,7 @@ func newStateCollector(b Build, state func() State) *stateCollector {
 		waiting:  desc("headgate_waiting", "Requests that wait in line."),
 		mode: prometheus.NewDesc("headgate_mode_override", "1 for each override of modes in force; an empty label stands for all.",
 			[]string{"application", "rule", "mode"}, nil),
-		up:       desc("headgate_store_up", "1 while the store can decide."),
+		up:       desc("headgate_store_up", "1 while the store can decide: 0 while it cannot be asked, or written to."),
 		plans:    desc("headgate_unknown_plans_total", "Requests that named an unknown plan and were decided by the default plan."),
 		revision: desc("headgate_policy_revision", "Revision of the policy in force."),
 		ok:       desc("headgate_policy_last_reload_successful", "1 if the policy was read without fault when it was last read."),

@@ -35,6 +35,12 @@ type keeper struct {
 		forgotten bool
 	}
 
+	// over has the serials of limits of which nothing that was lost counts any more.
+	over struct {
+		sync.RWMutex
+		serials map[uint32]struct{}
+	}
+
 	mu     sync.Mutex
 	round  *round // the next
 	seq    uint64 // its number
@@ -66,6 +72,9 @@ type family struct {
 // journal. Others are told to it again.
 const mostNumbers = 64
 
+// mostOver is of how many limits it is remembered that what was lost is over.
+const mostOver = 1 << 16
+
 // mostFamilies is how many identities are remembered, beside those of which states
 // were lost.
 const mostFamilies = 1 << 17
@@ -78,6 +87,7 @@ func (s *Store) keep(j Journal, past Past) {
 	}
 	s.kept = k
 	k.families.known = make(map[[2]uint64]*family)
+	k.over.serials = make(map[uint32]struct{})
 	for _, u := range past.Limits {
 		f := k.families.known[u.ID]
 		if f == nil {
@@ -225,7 +235,7 @@ func (s *Store) quiet(l *headgate.Prepared, now int64) bool {
 func (s *Store) initial(l *headgate.Prepared, st []int64, now int64) []int64 {
 	algo.Init(l, st, now)
 	k := s.kept
-	if k == nil || !k.forgot(now) {
+	if k == nil || !k.forgot(l, now) {
 		return st
 	}
 	worst, left := st, int64(math.MaxInt64)
@@ -262,7 +272,7 @@ func (s *Store) explain(b *headgate.Batch, charges []headgate.Charge, now int64)
 // recovering reports whether a refusal by l may be due to what initial made of it.
 func (s *Store) recovering(l *headgate.Prepared, now int64) bool {
 	k := s.kept
-	if k == nil || !k.forgot(now) {
+	if k == nil || !k.forgot(l, now) {
 		return false
 	}
 	return slices.ContainsFunc(k.lost(l), func(lost *headgate.Prepared) bool {
@@ -274,13 +284,14 @@ func (s *Store) recovering(l *headgate.Prepared, now int64) bool {
 // lost returns the limits that a state of l, which is nowhere, may have been under: l
 // itself, or those of which nothing is in the journal. None if it was never seen.
 func (k *keeper) lost(l *headgate.Prepared) []*headgate.Prepared {
+	var all []*headgate.Prepared
 	if k.past.Lost != 0 || algo.Transient(l) {
-		return []*headgate.Prepared{l}
+		all = append(all, l)
 	}
-	if f := k.known(l); f != nil {
-		return f.lost
+	if f := k.known(l); f != nil && !algo.Transient(l) {
+		all = append(all, f.lost...)
 	}
-	return nil
+	return all
 }
 
 // depleted returns the worst that a state may be that was lost, and until when that
@@ -296,10 +307,30 @@ func (k *keeper) depleted(l *headgate.Prepared) (st []int64, until int64) {
 	return st, algo.AbsentAt(l, st)
 }
 
-// forgot reports whether what the process before knew, and the journal does not,
-// may still count.
-func (k *keeper) forgot(now int64) bool {
-	return k.past.Lost != 0 || k.past.Latest != 0 && !k.past.Clean && now < k.settled
+// forgot reports whether what the process before knew of states under l, and the
+// journal does not, may still count.
+func (k *keeper) forgot(l *headgate.Prepared, now int64) bool {
+	if k.past.Lost == 0 {
+		return k.past.Latest != 0 && !k.past.Clean && now < k.settled
+	}
+	k.over.RLock()
+	_, over := k.over.serials[l.Serial]
+	k.over.RUnlock()
+	if over {
+		return false
+	}
+	for _, lost := range k.lost(l) {
+		if _, until := k.depleted(lost); now < until {
+			return true
+		}
+	}
+	k.over.Lock()
+	defer k.over.Unlock()
+	if len(k.over.serials) >= mostOver {
+		clear(k.over.serials)
+	}
+	k.over.serials[l.Serial] = struct{}{}
+	return false
 }
 
 // fetch is what a batch knows of the journal while it is tried again.

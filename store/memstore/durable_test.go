@@ -407,6 +407,38 @@ func TestLostOfUnused(t *testing.T) {
 	})
 }
 
+// After a restore and a kill, both what the backup did not have and what the kill has
+// lost may have been spent.
+func TestLostAndKilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newPaper()
+		fast, slow := prepared(t, headgate.Window(100, 10*time.Second), "window"), prepared(t, headgate.Window(100, time.Minute), "window")
+		past := j.past()
+		past.Lost = time.Now().UnixMicro()
+		s := memstore.New(memstore.Config{Journal: j, Secret: secret, Past: past})
+		<-time.After(5 * time.Minute)
+		until(s, 11)
+		take(t, s, "alice", 100, fast)
+		synctest.Wait()
+		j = j.killed()
+		past = j.past()
+		past.Lost = time.Now().Add(-5 * time.Minute).UnixMicro()
+		n := memstore.New(memstore.Config{Journal: j, Secret: secret, Past: past})
+		if left := remaining(t, n, slow, "alice"); left != 0 {
+			t.Errorf("%d of 100 a minute left after 100 in ten seconds", left)
+		}
+		<-time.After(2 * time.Minute)
+		take(t, n, "alice", 100, slow)
+		for range 2 { // that it is over is remembered
+			if _, o, err := do(t, n, headgate.Take, "alice", 1, slow); err != nil || o[0].Recovering {
+				t.Errorf("%+v, %v", o[0], err)
+			}
+		}
+		s.Close()
+		n.Close()
+	})
+}
+
 // The clock does not go back behind what was committed.
 func TestClockWasAhead(t *testing.T) {
 	j := newPaper()

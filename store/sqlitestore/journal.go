@@ -32,6 +32,8 @@ type journal struct {
 	walker  walker
 	// broken is why nothing can be committed any more.
 	broken atomic.Pointer[string]
+	// failing says that the latest commit failed.
+	failing atomic.Bool
 	// wake tells the checkpointer that the write-ahead log is long.
 	wake chan struct{}
 	quit chan struct{}
@@ -109,6 +111,13 @@ func (j *journal) Commit(c *memstore.Commit) error {
 	}
 	j.mu.Unlock()
 	j.observe("commit", time.Since(start), kindOf(err))
+	if was := j.failing.Swap(err != nil); was != (err != nil) && j.broken.Load() == nil {
+		if err != nil {
+			j.log.Warn("sqlitestore: limits cannot be kept at the moment: what has to be written is refused", "dir", j.dir, "error", err)
+		} else {
+			j.log.Info("sqlitestore: limits can be kept again", "dir", j.dir)
+		}
+	}
 	if err != nil {
 		return unavailable(fmt.Sprintf("commit %d states", len(c.Records)), err)
 	}

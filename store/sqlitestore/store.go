@@ -104,13 +104,14 @@ type Stats struct {
 	// log.
 	FileBytes, LogBytes int64
 	// Broken says that a write failed: nothing will be written until the process is
-	// started again.
-	Broken bool
+	// started again. Failing says that the latest commit failed: as long as the disk
+	// is full, what needs one is refused.
+	Broken, Failing bool
 }
 
 // Stats counts. It takes each shard's lock in turn.
 func (s *Store) Stats() Stats {
-	st := Stats{Stats: s.Store.Stats(), Broken: s.journal.broken.Load() != nil}
+	st := Stats{Stats: s.Store.Stats(), Broken: s.journal.broken.Load() != nil, Failing: s.journal.failing.Load()}
 	for to, name := range map[*int64]string{&st.FileBytes: fileOf(s.journal.dir), &st.LogBytes: fileOf(s.journal.dir) + walSuffix} {
 		if info, err := os.Stat(name); err == nil {
 			*to = info.Size()

@@ -21,6 +21,8 @@ type backend struct {
 	local headgate.Store
 	// now is what the clock of store shows; nil where it is the process's.
 	now func() int64
+	// patience is how long store may take to decide; 0 is the gate's default.
+	patience time.Duration
 	// away reports whether store cannot be asked; nil where it always can.
 	away func() bool
 	// memory is nil where state is shared, shared where it is not. embedded is the
@@ -61,7 +63,8 @@ func (b *backend) observe(s *observe.State) {
 		s.Memory = &observe.Memory{Keys: st.Keys, OverflowCells: st.Overflow, Bytes: st.Bytes, Limit: st.MaxBytes}
 	}
 	if b.embedded != nil {
-		s.StoreUp = s.StoreUp && !b.embedded.Stats().Broken
+		st := b.embedded.Stats()
+		s.StoreUp = s.StoreUp && !st.Broken && !st.Failing
 	}
 	if b.shared != nil {
 		b.shared.observe(s)

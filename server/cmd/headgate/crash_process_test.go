@@ -168,10 +168,18 @@ func (v *victim) ask(ctx context.Context, client *http.Client, path, body string
 	defer r.Body.Close()
 	data, err := io.ReadAll(r.Body)
 	if err == nil && r.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", r.Status, data)
+		err = &refusal{r.StatusCode, fmt.Sprintf("%s: %s", r.Status, data)}
 	}
 	if err == nil {
 		err = json.Unmarshal(data, &a)
 	}
 	return a, err
 }
+
+// refusal is an answer that decides nothing.
+type refusal struct {
+	code int
+	text string
+}
+
+func (r *refusal) Error() string { return r.text }

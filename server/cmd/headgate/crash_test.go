@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -84,11 +85,13 @@ type crash struct {
 	today              int64           // when the generation was born
 	retried            int             // keys that were not answered at first
 	starts             []time.Duration // from the start to the first answer
+	drain              time.Duration   // how long the latest end in order took
 	longestLog         int64
 	inFlight           int
 
-	ending atomic.Bool
-	load   sync.WaitGroup
+	ending  atomic.Bool
+	load    sync.WaitGroup
+	stalled atomic.Int64 // requests that were not decided in time
 
 	mu       sync.Mutex
 	accounts map[string]*account
@@ -121,6 +124,7 @@ func newCrash(t *testing.T, seed uint64) *crash {
 	c := &crash{
 		t: t, rng: rand.New(rand.NewPCG(seed, 1)), name: program(t), data: filepath.Join(t.TempDir(), "data"), policy: crashPolicy(t),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: patience},
+		drain:  40 * time.Millisecond,
 		keys:   make(map[string]string), asked: make(map[string]int64), onces: make(map[string]int64), acked: make(map[string]int64), worst: make(map[string]int64),
 	}
 	c.born()
@@ -222,7 +226,7 @@ func (c *crash) lookAt(subject, operation string) {
 // peek asks what is left.
 func (c *crash) peek(subject, operation string) (answered, glance) {
 	from := time.Now().UnixMicro()
-	a, err := c.v.ask(c.t.Context(), c.client, "/v1/peek", bodyOf(subject, operation, ""))
+	a, err := c.ask("/v1/peek", bodyOf(subject, operation, ""))
 	if err != nil {
 		c.t.Errorf("life %d: peek at %s of %s: %v", c.life, operation, subject, err)
 	}
@@ -307,10 +311,24 @@ func cost(r *rand.Rand, operation string) int64 {
 	return r.Int64N(2) + 1
 }
 
+// errStalled says that the disk was too slow: the request may have been charged.
+var errStalled = errors.New("not decided in time")
+
+// ask asks the server.
+func (c *crash) ask(path, body string) (answered, error) {
+	a, err := c.v.ask(c.t.Context(), c.client, path, body)
+	if r, ok := errors.AsType[*refusal](err); ok && r.code == http.StatusServiceUnavailable || err == nil && a.Reason == "store_unavailable" {
+		err = errStalled
+	}
+	return a, err
+}
+
 // failed says whether a request was not answered, which only happens at the end of a
-// life.
+// life, or when the disk stands still.
 func (c *crash) failed(what string, err error) bool {
-	if err != nil && !c.ending.Load() {
+	if errors.Is(err, errStalled) {
+		c.stalled.Add(1)
+	} else if err != nil && !c.ending.Load() {
 		c.t.Errorf("life %d: %s: %v", c.life, what, err)
 	}
 	return err != nil
@@ -346,7 +364,7 @@ func settled(a *answered, err error, cost int64) (least, most int64) {
 
 func (c *crash) take(subject, operation string, cost int64) {
 	from := time.Now().UnixMicro()
-	a, err := c.v.ask(c.t.Context(), c.client, "/v1/take", bodyOf(subject, operation, fmt.Sprintf(`,"cost":%d`, cost)))
+	a, err := c.ask("/v1/take", bodyOf(subject, operation, fmt.Sprintf(`,"cost":%d`, cost)))
 	to := time.Now().UnixMicro()
 	c.failed("take "+operation, err)
 	least, most := settled(&a, err, cost)
@@ -372,7 +390,7 @@ func (c *crash) batch(r *rand.Rand, operations []string) {
 		body = append(body, bodyOf(x.subject, x.operation, fmt.Sprintf(`,"cost":%d`, x.cost)))
 	}
 	from := time.Now().UnixMicro()
-	a, err := c.v.ask(c.t.Context(), c.client, "/v1/take/batch", `{"items":[`+strings.Join(body, ",")+`]}`)
+	a, err := c.ask("/v1/take/batch", `{"items":[`+strings.Join(body, ",")+`]}`)
 	to := time.Now().UnixMicro()
 	c.failed("batch", err)
 	for i, x := range items {
@@ -381,6 +399,9 @@ func (c *crash) batch(r *rand.Rand, operations []string) {
 		if one == nil {
 			if d = a.Results[i].Decision; d == nil {
 				one = fmt.Errorf("item %d is not decided", i)
+				c.failed("batch", one)
+			} else if d.Reason == "store_unavailable" {
+				one = errStalled
 				c.failed("batch", one)
 			}
 		}
@@ -403,7 +424,7 @@ func (c *crash) once(subject, key string) {
 	c.keys[key] = subject
 	c.mu.Unlock()
 	from := time.Now().UnixMicro()
-	a, err := c.v.ask(c.t.Context(), c.client, "/v1/take", bodyOf(subject, "once", fmt.Sprintf(`,"idempotency_key":%q`, key)))
+	a, err := c.ask("/v1/take", bodyOf(subject, "once", fmt.Sprintf(`,"idempotency_key":%q`, key)))
 	to := time.Now().UnixMicro()
 	least, most := settled(&a, err, 1)
 	if c.failed("take once", err) && again {
@@ -430,7 +451,7 @@ func (c *crash) hold(subject, operation string, cost int64) {
 		path, more = "/v1/reserve", fmt.Sprintf(`,"cost":%d,"ttl_ms":3600000`, cost)
 	}
 	from := time.Now().UnixMicro()
-	a, err := c.v.ask(c.t.Context(), c.client, path, bodyOf(subject, operation, more))
+	a, err := c.ask(path, bodyOf(subject, operation, more))
 	to := time.Now().UnixMicro()
 	c.failed("hold", err)
 	least, most := settled(&a, err, cost)
@@ -459,7 +480,7 @@ func (c *crash) settle(r *rand.Rand) {
 		path, body, back = "/v1/settle", fmt.Sprintf(`{"ticket":%q,"cost":%d}`, x.text, used), x.cost-used
 	}
 	from := time.Now().UnixMicro()
-	a, err := c.v.ask(c.t.Context(), c.client, path, body)
+	a, err := c.ask(path, body)
 	to := time.Now().UnixMicro()
 	switch {
 	case c.failed(path, err):
@@ -480,12 +501,12 @@ func (c *crash) settle(r *rand.Rand) {
 func (c *crash) offend(subject string) {
 	v := villain{subject: subject}
 	for range 8 {
-		a, err := c.v.ask(c.t.Context(), c.client, "/v1/take", bodyOf(subject, "villain", ""))
+		a, err := c.ask("/v1/take", bodyOf(subject, "villain", ""))
 		if c.failed("offend", err) {
 			return
 		}
 		if a.Reason == "banned" {
-			_, err := c.v.ask(c.t.Context(), c.client, "/v1/take", bodyOf(subject, "small", ""))
+			_, err := c.ask("/v1/take", bodyOf(subject, "small", ""))
 			v.sure = !c.failed("after the ban", err)
 			c.mu.Lock()
 			c.villains = append(c.villains, v)
@@ -518,7 +539,7 @@ func (c *crash) flood(r *rand.Rand) {
 				for j := range items {
 					items[j] = bodyOf(fmt.Sprintf("f%d-%d-%d-%d", c.life, i, n, j), "flood", "")
 				}
-				if _, err := c.v.ask(c.t.Context(), c.client, "/v1/take/batch", `{"items":[`+strings.Join(items, ",")+`]}`); c.failed("flood", err) {
+				if _, err := c.ask("/v1/take/batch", `{"items":[`+strings.Join(items, ",")+`]}`); c.failed("flood", err) {
 					return
 				}
 			}
@@ -595,13 +616,14 @@ func (c *crash) live(end int) (killed bool) {
 			defer close(left)
 			c.over() // connections that were not used yet are waited for
 		}()
-		late := time.Duration(r.Int64N(int64(80 * time.Millisecond)))
+		told, late := time.Now(), time.Duration(r.Int64N(int64(c.drain*6/5)))
 		if end == endInOrder {
 			late = patience
 		}
 		select {
 		case <-time.After(late):
 		case <-c.v.ended:
+			c.drain = time.Since(told)
 		}
 		c.v.kill()
 		<-left
@@ -713,7 +735,7 @@ func TestCrash(t *testing.T) {
 	for end, n := range c.lives {
 		t.Logf("%4d lives ended %s", n, endingNames[end])
 	}
-	t.Logf("%d requests answered, %d not, %d of them asked again with their key; tokens admitted: %v", c.answers-c.inFlight, c.inFlight, c.retried, c.acked)
+	t.Logf("%d requests answered, %d not, of which %d were not decided in time, %d of them asked again with their key; tokens admitted: %v", c.answers-c.inFlight, c.inFlight, c.stalled.Load(), c.retried, c.acked)
 	t.Logf("tokens forfeited at most at once: %v", c.worst)
 	t.Logf("from the start to the first answer: median %v, longest %v; longest write-ahead log %d bytes", c.starts[len(c.starts)/2], c.starts[len(c.starts)-1], c.longestLog)
 	for end, n := range c.lives {

@@ -21,6 +21,10 @@ const embeddedStore = "embedded"
 // sent. One that is found at the start was left by a process that was killed.
 const backups = ".headgate-unfinished-backup-"
 
+// diskPatience is how long a decision may wait for the disk: a busy one takes longer
+// than another process that is asked.
+const diskPatience = time.Second
+
 // openEmbedded opens the store in the data directory.
 func openEmbedded(ctx context.Context, s *settings, called func(op string, took time.Duration, failure string), log *slog.Logger) (*backend, error) {
 	e, err := sqlitestore.Open(ctx, sqlitestore.Config{Dir: s.data, MaxBytes: s.memory, Command: "headgate serve", Logger: log, Observe: called})
@@ -31,7 +35,7 @@ func openEmbedded(ctx context.Context, s *settings, called func(op string, took 
 		log.Warn("a backup that was not finished is left", "error", err)
 	}
 	log.Info("store embedded: state is kept in the data directory", "dir", s.data, "budget_bytes", s.memory)
-	return &backend{store: e, memory: e.Memory(), embedded: e}, nil
+	return &backend{store: e, patience: diskPatience, memory: e.Memory(), embedded: e}, nil
 }
 
 // removeUnfinished removes what unfinished backups have left in the data directory,

@@ -123,11 +123,14 @@ func TestServeDiskFull(t *testing.T) {
 		}
 	}
 	s.passes(v, "many", "ann", 10) // below its mark
-	s.metric(v, "headgate_store_up 1")
+	s.metric(v, "headgate_store_up 0")
+	said(t, v, `level=WARN msg="sqlitestore: limits cannot be kept at the moment: what has to be written is refused" dir=\S+ error="database or disk is full \(13\)"`)
 	said(t, v, `level=WARN msg="store could not decide" error="sqlitestore: commit \d+ states: database or disk is full \(13\)"`)
 	must(t, os.Remove(ballast))
 	s.passes(v, "few", "bob", 5)
 	s.passes(v, "few", "ann", 5)
+	s.metric(v, "headgate_store_up 1")
+	said(t, v, `level=INFO msg="sqlitestore: limits can be kept again"`)
 	s.stop(v)
 	v = s.serve()
 	s.remain(v, "few", "ann", 100-12-3, 100-12) // what was refused may have been charged

@@ -61,7 +61,7 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	h.backend = b
-	g, err := gate.Open(ctx, gate.Config{PolicyFile: s.policy, Store: b.store, Local: b.local, Now: b.now, Away: b.away, Logger: log})
+	g, err := gate.Open(ctx, gate.Config{PolicyFile: s.policy, Store: b.store, Local: b.local, Patience: b.patience, Now: b.now, Away: b.away, Logger: log})
 	if err != nil {
 		if faults, ok := errors.AsType[policy.Faults](err); ok {
 			return fmt.Errorf("the policy has %s:\n%w", count(len(faults), "fault"), faults)
