@@ -268,3 +268,44 @@ func TestLimitIsToldOnce(t *testing.T) {
 		t.Errorf("%d limits were told, of one", len(j.limits))
 	}
 }
+
+// Fast numbers that a limit had long ago do not count against keys that were never
+// seen, but those of a process that ended shortly before do.
+func TestNumbersOfLongAgo(t *testing.T) {
+	for _, pair := range [][2]headgate.Limit{
+		{headgate.Window(1000, 10*time.Second), headgate.Window(1000, 24*time.Hour)}, {headgate.PerSecond(1000), headgate.Per(1000, 24*time.Hour)},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			j := newPaper()
+			old, l := prepared(t, pair[0], "limit"), prepared(t, pair[1], "limit")
+			s := kept(t, j, memstore.Config{})
+			take(t, s, "alice", 1, old)
+			s.Close()
+			for range 2 { // lives that know nothing of it
+				<-time.After(100 * time.Hour)
+				s = kept(t, j, memstore.Config{})
+				take(t, s, "alice", 1, l)
+				s.Close()
+			}
+			s = kept(t, j, memstore.Config{})
+			take(t, s, "alice", 1, l)
+			<-time.After(time.Hour)
+			j = j.killed()
+			n := kept(t, j, memstore.Config{})
+			if left := remaining(t, n, l, "somebody"); left != 1000 {
+				t.Errorf("%v: %d of 1,000 left of who was never seen", l.Algorithm, left)
+			}
+			<-time.After(11 * time.Second)
+			take(t, n, "bob", 1000, old)
+			for range 3 { // short lives
+				synctest.Wait()
+				j = j.killed()
+				<-time.After(time.Second)
+				n = kept(t, j, memstore.Config{})
+			}
+			if left := remaining(t, n, l, "bob"); left > 5 {
+				t.Errorf("%v: %d of 1,000 left a day, seconds after 1,000 in another life", l.Algorithm, left)
+			}
+		})
+	}
+}

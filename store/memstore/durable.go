@@ -94,13 +94,15 @@ func (s *Store) keep(j Journal, past Past) {
 			f = new(family)
 			k.families.known[u.ID] = f
 		}
-		f.learn(u.Limit)
 		if u.Durable {
 			f.durable.Store(true)
 		}
-		if algo.Transient(u.Limit) && !past.Clean && !has(f.lost, u.Limit) {
+		switch {
+		case !algo.Transient(u.Limit):
+			f.learn(u.Limit)
+		case !past.Clean && u.Since >= past.Began-algo.Horizon && !has(f.lost, u.Limit):
 			f.lost = append(f.lost, u.Limit)
-		}
+		} // and is told again when it is used again
 	}
 	k.bans.left = make(map[Key]Record, len(past.Bans))
 	for _, r := range past.Bans {
@@ -125,6 +127,14 @@ func (k *keeper) known(l *headgate.Prepared) *family {
 	return nil
 }
 
+// durable reports whether states under whatever numbers of l may be in the journal.
+func (k *keeper) durable(l *headgate.Prepared) bool {
+	k.families.RLock()
+	defer k.families.RUnlock()
+	f := k.families.known[l.ID]
+	return f != nil && f.durable.Load()
+}
+
 // has reports whether one of all has the numbers of l.
 func has(all []*headgate.Prepared, l *headgate.Prepared) bool {
 	for _, x := range all {
@@ -146,6 +156,7 @@ func (s *Store) register(h *haste, charges []headgate.Charge, reserves bool, now
 		if f := k.known(l); f != nil && (!durable || f.durable.Load()) {
 			continue
 		}
+		durable = durable || k.durable(l)
 		k.mu.Lock()
 		k.tell(Use{ID: l.ID, Limit: l, Since: now, Durable: durable})
 		k.latest = max(k.latest, now)

@@ -64,7 +64,8 @@ type Use struct {
 	// ID is the limit's, which its numbers alone do not tell.
 	ID    [2]uint64
 	Limit *headgate.Prepared
-	// Since is the instant of its first use under these numbers.
+	// Since is the instant of its first use under these numbers; where others recover
+	// within ten seconds, by the process that told it last. A journal has the latest.
 	Since int64
 	// Durable says that states of it may be in the journal at any time. Those of
 	// others, which recover within ten seconds, are only after a clean stop. A limit
@@ -81,6 +82,10 @@ type Past struct {
 	// Clean says that the last Commit was. Else states that recover within ten
 	// seconds may have been lost, and start empty.
 	Clean bool
+	// Began is the instant from which on processes may have lost states that count
+	// still: when the one before began, or where that was less than ten seconds ago and
+	// has not ended in order, an earlier one.
+	Began int64
 	// Lost, if not 0, is the instant at which the journal became one that lacks
 	// commits, as after a backup was restored: what it does not have had nothing
 	// left then. What it has must have nothing left then, too: see [algo.Deplete].

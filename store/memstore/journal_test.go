@@ -6,8 +6,10 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/algo"
 	"github.com/headgate/headgate/store/memstore"
 	"github.com/headgate/headgate/store/storetest"
 )
@@ -18,6 +20,8 @@ type paper struct {
 	rows     map[memstore.Key]memstore.Record
 	limits   []memstore.Use
 	latest   int64
+	began    int64 // when the latest process began
+	before   int64 // from when on processes may have lost something
 	clean    bool
 	commits  int
 	loads    int
@@ -76,7 +80,12 @@ func (p *paper) Commit(c *memstore.Commit) error {
 func (p *paper) past() memstore.Past {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	past := memstore.Past{Latest: p.latest, Clean: p.clean, Limits: slices.Clone(p.limits)}
+	now := max(time.Now().UnixMicro(), p.latest)
+	if p.clean || now-p.began >= algo.Horizon {
+		p.before = p.began
+	}
+	p.began = now
+	past := memstore.Past{Latest: p.latest, Clean: p.clean, Began: p.before, Limits: slices.Clone(p.limits)}
 	for _, r := range p.rows {
 		if r.Limit.Algorithm == headgate.Ban {
 			past.Bans = append(past.Bans, r)
@@ -109,7 +118,7 @@ func (p *paper) killed() *paper {
 		r.Words = slices.Clone(r.Words)
 		n.rows[k] = r
 	}
-	n.limits, n.latest = slices.Clone(p.limits), p.latest
+	n.limits, n.latest, n.began, n.before = slices.Clone(p.limits), p.latest, p.began, p.before
 	return n
 }
 

@@ -168,7 +168,8 @@ func (u *use) crc() int64 {
 	return int64(crc32.Checksum(buf, castagnoli))
 }
 
-const putUse = `insert into limits (id, numbers, since, durable, crc) values (?, ?, ?, ?, ?) on conflict do nothing`
+const putUse = `insert into limits (id, numbers, since, durable, crc) values (?, ?, ?, ?, ?)
+	on conflict do update set since = excluded.since, durable = excluded.durable, crc = excluded.crc`
 
 func (u *use) columns() []driver.Value {
 	return []driver.Value{u.id(), u.numbers, u.Since, u.durable(), u.crc()}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headgate/headgate/algo"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -246,7 +247,11 @@ func (s *starting) begin(ctx context.Context, limits *dictionary) (past memstore
 		m.lost = begun
 		s.log.Warn("sqlitestore: charges may be missing, so every limit starts empty: "+why, "dir", s.dir)
 	}
-	past = memstore.Past{Latest: m.latest, Clean: m.stopped == clean && why == "", Lost: m.lost}
+	if m.stopped == clean || begun-m.began >= algo.Horizon {
+		m.earlier = m.began // who was killed earlier than that is long forgotten
+	}
+	m.began = begun
+	past = memstore.Past{Latest: m.latest, Clean: m.stopped == clean && why == "", Began: m.earlier, Lost: m.lost}
 	for _, u := range uses {
 		past.Limits = append(past.Limits, u.Use)
 	}

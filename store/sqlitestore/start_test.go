@@ -16,7 +16,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -413,5 +415,38 @@ func TestLibraryIsItsOwn(t *testing.T) {
 	}
 	if want := "modernc.org/sqlite v1.60.1\nmodernc.org/libc v1.77.1\n"; string(out) != want {
 		t.Errorf("%s, want %s", out, want)
+	}
+}
+
+// A limit is told again by each process that uses it, and when it becomes durable. A
+// start says from when on processes may have lost something.
+func TestUsesAreToldAgain(t *testing.T) {
+	dir := t.TempDir()
+	l := prepare(t, headgate.Limit{Name: "x", Algorithm: headgate.FixedWindow, Count: 10, Period: time.Second})
+	const hour = 3_600_000_000
+	for i, x := range []struct {
+		began   int64 // of the life
+		durable bool
+		clean   bool // how it ends
+		want    int64
+	}{
+		{noon, false, false, 0},
+		{noon + hour, true, false, noon},
+		{noon + hour + 1_000_000, true, false, noon}, // the one before was short
+		{noon + 2*hour, true, true, noon + hour + 1_000_000},
+		{noon + 2*hour + 1, true, false, noon + 2*hour},
+	} {
+		j, past := begin(t, dir, x.began)
+		if past.Began != x.want {
+			t.Errorf("life %d: processes since %d, want %d", i, past.Began-noon, x.want-noon)
+		}
+		if i > 0 && (len(past.Limits) != 1 || past.Limits[0].Durable != (i > 1) || past.Limits[0].Since >= x.began) {
+			t.Errorf("life %d: %+v", i, past.Limits)
+		}
+		c := memstore.Commit{Now: x.began, Limits: []memstore.Use{{ID: l.ID, Limit: l, Since: x.began, Durable: x.durable}}}
+		if err := j.Commit(&c); err != nil {
+			t.Fatal(err)
+		}
+		end(t, j, x.began, x.clean)
 	}
 }

@@ -7,6 +7,8 @@ create table meta (
     place    blob    not null, -- 16 random bytes of the newest start or stop in order, which the file place has as well
     previous blob    not null, -- those before
     inode    integer not null, -- of this file, at the newest start
+    began    integer not null, -- when the newest process began, µs since the Unix epoch
+    earlier  integer not null, -- from when on processes had begun that the newest may have to reckon with
     latest   integer not null, -- the latest instant that the store has seen, µs since the Unix epoch
     stopped  integer not null, -- 0 no, 1 in order, 2 not, with nothing in the write-ahead log
     lost     integer not null, -- from before when charges may be missing, 0 for none
