@@ -28,6 +28,9 @@ const (
 // that start at once one does. Errors say what to do.
 func OpenToken(dir string) (token string, created bool, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		if to, link := os.Readlink(dir); link == nil && errors.Is(err, fs.ErrExist) {
+			return "", false, fmt.Errorf("data directory: it is a symbolic link to %s, which is not there", to)
+		}
 		return "", false, fmt.Errorf("data directory: %w", err)
 	}
 	file := filepath.Join(dir, TokenFile)

@@ -30,6 +30,9 @@ func (j *journal) backup(ctx context.Context, file string, now int64) (err error
 			err = errors.Join(err, gone)
 		}
 	}()
+	if what := j.lost(); what != "" {
+		return errors.New(what + " while the process ran")
+	}
 	if err := j.copyTo(ctx, part.Name(), now); err != nil {
 		return err
 	}
@@ -87,8 +90,8 @@ func restore(ctx context.Context, file, dir string, trust bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := checkHead(file, head); err != nil {
-		return err
+	if what, _ := faultOf(head); what != "" {
+		return fmt.Errorf("it %s, so it is no backup, or a damaged one: take another backup", what)
 	}
 	for _, suffix := range [...]string{walSuffix, "-journal"} {
 		if info, err := os.Stat(file + suffix); err == nil && info.Size() > 0 {
@@ -134,8 +137,12 @@ func restore(ctx context.Context, file, dir string, trust bool) (err error) {
 	if err == nil {
 		return nil
 	}
+	switch kindOf(err) {
+	case "disk_full", "read_only", "io", "busy": // of the copy
+		return explain(dir, err)
+	}
 	if codeOf(err) != 0 || kindOf(err) == "corrupt" {
-		return fmt.Errorf("it is damaged: %s", short(err))
+		return fmt.Errorf("it is damaged: %s: take another backup", short(err))
 	}
 	return err
 }

@@ -5,7 +5,8 @@
 //
 // limits.db has the states, limits.db-wal beside it the newest commits; the two are
 // one, and limits.db-shm is the index of the latter. lock is held by the process that uses
-// the directory, and says which; the lock goes with the process, however it ends. place ties
+// the directory, and says which; the lock goes with the process, however it ends, and the directory
+// itself is locked with it, as the file may be taken for left over and removed. place ties
 // the database to the directory: see Copies. All of it must be on a local file system: a
 // write-ahead log needs memory that processes share.
 //

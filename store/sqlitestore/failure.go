@@ -113,6 +113,13 @@ func explainFile(dir string, err error) error {
 		return told{fmt.Errorf("cannot write to %s: %w: the data directory must be writable, as limits are kept there", dir, plain(err))}
 	case errors.Is(err, syscall.ENOSPC):
 		return told{fmt.Errorf("cannot write to %s: the disk is full", dir)}
+	case errors.Is(err, fs.ErrExist):
+		if e, ok := errors.AsType[*fs.PathError](err); ok && e.Op == "mkdir" { // where there is something that is not there
+			if to, err := os.Readlink(e.Path); err == nil {
+				return told{fmt.Errorf("cannot use %s: %s is a symbolic link to %s, which is not there: make that directory, or name another --data", dir, e.Path, to)}
+			}
+		}
+		fallthrough
 	default:
 		return told{fmt.Errorf("cannot use %s: %w", dir, err)}
 	}

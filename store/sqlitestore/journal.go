@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,7 +21,7 @@ import (
 // journal is a [memstore.Journal] in a database.
 type journal struct {
 	dir     string
-	held    *os.File // the lock
+	held    *hold
 	log     *slog.Logger
 	observe func(op string, took time.Duration, failure string)
 	limits  *dictionary

@@ -24,21 +24,39 @@ type holder struct {
 	Since   time.Time `json:"since"`
 }
 
+// hold keeps other processes out of a directory.
+type hold struct {
+	// file is locked and says who holds it, dir is locked as well: file may be removed
+	// by somebody who takes it for left over. The database itself is not locked, as
+	// closing a file takes SQLite's own locks off it.
+	file, dir *os.File
+}
+
+// Close gives the directory back.
+func (h *hold) Close() error { return errors.Join(h.dir.Close(), h.file.Close()) }
+
 // lock keeps other processes out of dir until it is closed or the process ends, in
 // whatever way. command says who holds it.
-func lock(dir, command string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+func lock(dir, command string) (_ *hold, err error) {
+	h := new(hold)
+	if h.file, err = os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, explainFile(dir, err)
 	}
-	if err := lockFile(f); err != nil {
-		if errors.Is(err, errHeld) {
-			err = inUse(dir, f)
-		} else {
-			err = fmt.Errorf("cannot lock %s: %w", dir, plain(err))
+	if h.dir, err = os.Open(dir); err != nil {
+		h.file.Close()
+		return nil, explainFile(dir, err)
+	}
+	defer func() {
+		if err != nil {
+			h.Close()
 		}
-		f.Close()
-		return nil, err
+	}()
+	if err := lockFile(h.file); err != nil {
+		return nil, notLocked(dir, err, inUse(dir, h.file))
+	}
+	if err := lockFile(h.dir); err != nil {
+		return nil, notLocked(dir, err, fmt.Errorf("%s is in use by another process, though its file %s, which would say by which, was removed or replaced: 'fuser -v %s' tells; stop that first, or name another --data",
+			dir, lockName, dir))
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -46,16 +64,23 @@ func lock(dir, command string) (*os.File, error) {
 	}
 	text, err := json.Marshal(holder{PID: os.Getpid(), Host: host, Command: command, Since: time.Now().UTC().Truncate(time.Second)})
 	if err == nil {
-		err = f.Truncate(0)
+		err = h.file.Truncate(0)
 	}
 	if err == nil {
-		_, err = f.WriteAt(append(text, '\n'), 0)
+		_, err = h.file.WriteAt(append(text, '\n'), 0)
 	}
 	if err != nil {
-		f.Close()
 		return nil, explainFile(dir, err)
 	}
-	return f, nil
+	return h, nil
+}
+
+// notLocked returns held if err says that another process has the lock.
+func notLocked(dir string, err, held error) error {
+	if errors.Is(err, errHeld) {
+		return held
+	}
+	return fmt.Errorf("cannot lock %s: %w", dir, plain(err))
 }
 
 // inUse says who holds the lock f.

@@ -1,6 +1,7 @@
 package sqlitestore
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -108,18 +109,27 @@ func readHead(file string) ([]byte, error) {
 	return head[:n], err
 }
 
+// checkHead fails if head is not the header of a database of ours.
 func checkHead(file string, head []byte) error {
-	switch {
-	case len(head) == 0:
-		return fmt.Errorf("%s is empty: it was cut off: restore a backup", file)
-	case len(head) >= len(headerMagic) && string(head[:len(headerMagic)]) != headerMagic:
-		return fmt.Errorf("%s is not a database: restore a backup, or name another --data", file)
-	case len(head) < headerBytes:
-		return fmt.Errorf("%s has only %d bytes: it was cut off: restore a backup", file, len(head))
-	}
-	app := uint32(head[headerApp])<<24 | uint32(head[headerApp+1])<<16 | uint32(head[headerApp+2])<<8 | uint32(head[headerApp+3])
-	if app != application {
-		return fmt.Errorf("%s is the database of another application (its application_id is %#x): name another --data", file, app)
+	if what, advice := faultOf(head); what != "" {
+		return fmt.Errorf("%s %s: %s", file, what, advice)
 	}
 	return nil
+}
+
+// faultOf says what is wrong with the header of a database, and what helps; "" if
+// nothing is.
+func faultOf(head []byte) (what, advice string) {
+	switch {
+	case len(head) == 0:
+		return "is empty: it was cut off", "restore a backup"
+	case len(head) >= len(headerMagic) && string(head[:len(headerMagic)]) != headerMagic:
+		return "is not a database", "restore a backup, or name another --data"
+	case len(head) < headerBytes:
+		return fmt.Sprintf("has only %d bytes: it was cut off", len(head)), "restore a backup"
+	}
+	if app := binary.BigEndian.Uint32(head[headerApp:]); app != application {
+		return fmt.Sprintf("is the database of another application (its application_id is %#x)", app), "name another --data"
+	}
+	return "", ""
 }

@@ -373,6 +373,7 @@ func (j *journal) connect(w *conn) (err error) {
 func (j *journal) run() {
 	j.jobs.Go(j.runCheckpoints)
 	j.jobs.Go(j.runWalker)
+	j.jobs.Go(j.runWatch)
 }
 
 // close ends the journal. Unless the last commit was clean, the write-ahead log

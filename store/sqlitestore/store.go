@@ -81,7 +81,10 @@ func (s *Store) Memory() *memstore.Store { return s.Store }
 // Close writes all state down and gives the directory back. Apply fails from then on.
 // It returns what could not be written: the next start then is one after a crash.
 func (s *Store) Close() error {
-	s.close.Do(func() { s.closed = errors.Join(s.Store.Close(), s.journal.close()) })
+	s.close.Do(func() {
+		s.journal.watch()
+		s.closed = errors.Join(s.Store.Close(), s.journal.close())
+	})
 	return s.closed
 }
 

@@ -27,6 +27,12 @@ which must not exist. The server goes on deciding. 'headgate restore' reads it.`
 	}
 	reach := adminCommand(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch args[0] {
+		case "":
+			return usageError{errors.New("the name of FILE is empty: name a file that does not exist")}
+		case "-":
+			return usageError{errors.New("a backup is not printed, as half of one would pass for a file: name a file that does not exist (./- for one of that name)")}
+		}
 		server, err := reach()
 		if err != nil {
 			return err
@@ -53,12 +59,39 @@ func size(n int64) string {
 	}
 }
 
+// newPart makes an empty file beside the one that is to be made, which must not exist.
+func newPart(file string) (*os.File, error) {
+	if _, err := os.Lstat(file); err == nil {
+		return nil, fmt.Errorf("%s exists: name a file that does not", file)
+	}
+	dir := filepath.Dir(file)
+	switch info, err := os.Stat(dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%s cannot be made: there is no directory %s", file, dir)
+	case err == nil && !info.IsDir():
+		return nil, fmt.Errorf("%s cannot be made: %s is not a directory", file, dir)
+	}
+	part, err := os.CreateTemp(dir, filepath.Base(file)+".part*") // for the owner only
+	if err != nil {
+		return nil, notMade(file, err)
+	}
+	return part, nil
+}
+
+// notMade says why file was not made, and not what it was called meanwhile.
+func notMade(file string, err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
+		err = e.Err
+	}
+	return fmt.Errorf("%s cannot be made: %w", file, err)
+}
+
 // fetchBackup writes the server's backup to file, all of it or nothing.
 func (r *remote) fetchBackup(ctx context.Context, file string) (n int64, err error) {
-	if _, err := os.Lstat(file); err == nil {
-		return 0, fmt.Errorf("%s exists: name a file that does not", file)
-	}
-	part, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".part*") // for the owner only
+	part, err := newPart(file)
 	if err != nil {
 		return 0, err
 	}
@@ -87,16 +120,19 @@ func (r *remote) fetchBackup(ctx context.Context, file string) (n int64, err err
 		}
 		return 0, r.refused(resp, got)
 	}
-	if n, err = io.Copy(part, resp.Body); err != nil {
+	n, err = io.Copy(part, resp.Body)
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return 0, notMade(file, err)
+	} else if err != nil {
 		return 0, fmt.Errorf("the backup broke off after %s: %w", size(n), err)
 	}
 	if err := part.Sync(); err != nil {
-		return 0, err
+		return 0, notMade(file, err)
 	}
 	if err := os.Link(part.Name(), file); errors.Is(err, fs.ErrExist) {
 		return 0, fmt.Errorf("%s exists: name a file that does not", file)
 	} else if err != nil {
-		return 0, err
+		return 0, notMade(file, err)
 	}
 	return n, nil
 }

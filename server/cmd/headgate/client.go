@@ -98,6 +98,10 @@ func (r *remote) refused(resp *http.Response, body []byte) error {
 	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") || json.Unmarshal(body, &problem) != nil {
 		return fmt.Errorf("%s answered %s; is it a Headgate server?", r.address, resp.Status)
 	}
+	if resp.StatusCode == http.StatusNotFound && r.token != "" && strings.HasPrefix(problem.Detail, "no such route") {
+		return fmt.Errorf("no such route: the administration of this server is not at %s, but at another address, which 'headgate serve' was given with --admin (%s by default where others reach --http) and --server names, or it is switched off",
+			r.address, adminAddress)
+	}
 	err := errors.New(plain(problem.Detail))
 	if problem.Type == "urn:headgate:problem:invalid_request" { // it came from the command line
 		return usageError{err}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -145,4 +146,107 @@ func TestNoBackup(t *testing.T) {
 		t.Errorf("restore of nothing:\n%s", out)
 	}
 	s.stop(t)
+}
+
+// A backup that is not made says why, and names no file that nobody has named.
+func TestBackupIsNotMade(t *testing.T) {
+	t.Setenv("HEADGATE_ADMIN_TOKEN", strings.Repeat("t", 40))
+	t.Setenv("HEADGATE_TOKEN", strings.Repeat("t", 40))
+	s := startServe(t, "--http", "127.0.0.1:0", "--admin", "localhost:0")
+	door := s.address(t)
+	_, admin, _ := strings.Cut(s.await(t, "door=admin"), "address=")
+	dir := t.TempDir()
+	for _, x := range []struct {
+		file, server string
+		code         int
+		want         string
+	}{
+		{"", admin, exitUsage, "headgate: the name of FILE is empty: name a file that does not exist\n"},
+		{"-", admin, exitUsage, "headgate: a backup is not printed, as half of one would pass for a file: name a file that does not exist (./- for one of that name)\n"},
+		{dir + "/nowhere/a", admin, exitCouldNot, "headgate: " + dir + "/nowhere/a cannot be made: there is no directory " + dir + "/nowhere\n"},
+		{s.data + "/limits.db/a", admin, exitCouldNot, "headgate: " + s.data + "/limits.db/a cannot be made: " + s.data + "/limits.db is not a directory\n"},
+		{"/proc/a", admin, exitCouldNot, "headgate: /proc/a cannot be made: "},
+		{dir, admin, exitCouldNot, "headgate: " + dir + " exists: name a file that does not\n"},
+		{dir + "/a", door, exitCouldNot, "headgate: no such route: the administration of this server is not at " + door + ", but at another address, which 'headgate serve' was given with --admin (127.0.0.1:8082 by default"},
+	} {
+		if out := verb(t, x.code, "backup", x.file, "--server", x.server); !strings.HasPrefix(out, x.want) || strings.Contains(out, ".part") {
+			t.Errorf("backup %q:\n%s", x.file, out)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("%v, %v is left", err, entries)
+	}
+	s.stop(t)
+}
+
+// A backup that is damaged is not called one by which it could be replaced.
+func TestRestoreOfDamaged(t *testing.T) {
+	dir := t.TempDir()
+	s := startServe(t, "--http", "127.0.0.1:0")
+	file := filepath.Join(dir, "copy")
+	verb(t, exitDone, "backup", file, "--server", s.address(t), "--data", s.data)
+	s.stop(t)
+	whole, err := os.ReadFile(file)
+	must(t, err)
+	for _, x := range []struct {
+		text []byte
+		want string
+	}{
+		{nil, "it is empty: it was cut off, so it is no backup, or a damaged one: take another backup\n"},
+		{whole[:50], "it has only 50 bytes: it was cut off, so it is no backup, or a damaged one: take another backup\n"},
+		{whole[50:], "it is not a database, so it is no backup, or a damaged one: take another backup\n"},
+		{whole[:len(whole)/2], "it is damaged: "},
+	} {
+		must(t, os.WriteFile(file, x.text, 0o600))
+		out := verb(t, exitCouldNot, "restore", file, "--data", filepath.Join(dir, "data"))
+		if !strings.HasPrefix(out, "headgate: sqlitestore: restore "+file+": "+x.want) || !strings.HasSuffix(out, ": take another backup\n") || strings.Contains(out, "restore a backup") {
+			t.Errorf("restore of %d bytes:\n%s", len(x.text), out)
+		}
+	}
+}
+
+// A data directory that goes away while the server runs is noticed: nothing is admitted
+// that would be forgotten, and the stop is none in order.
+func TestServeDataRemoved(t *testing.T) {
+	s := newStation(t)
+	v := s.serve()
+	s.passes(v, "few", "ann", 7)
+	must(t, os.RemoveAll(s.data))
+	for ended := time.After(patience); ; {
+		s.take(v, "few", "ann", 1)
+		if strings.Contains(v.said(), "level=ERROR") {
+			break
+		}
+		select {
+		case <-ended:
+			t.Fatal("nothing is said")
+		default:
+		}
+	}
+	s.unavailable(v, "few", "bob", 1)
+	s.metric(v, "headgate_store_up 0")
+	s.client.CloseIdleConnections()
+	must(t, v.cmd.Process.Signal(syscall.SIGTERM))
+	if code := v.end(t); code != exitCouldNot {
+		t.Errorf("ended with %d", code)
+	}
+	const lost = `the data directory \S+ was removed or moved away while the process ran, and nothing is kept any more: `
+	said(t, v, `level=ERROR msg="sqlitestore: limits cannot be kept any more: `+lost)
+	said(t, v, `\nheadgate: the state of limits was not written down at the stop, the next start goes on as after a crash: .*`+lost+`.*\n$`)
+	if strings.Count(v.said(), "level=ERROR") != 1 {
+		t.Error("it is not said once")
+	}
+}
+
+// A file lock that was removed while it was held lets nobody else in.
+func TestServeLockRemoved(t *testing.T) {
+	s := newStation(t)
+	v := s.serve()
+	s.passes(v, "few", "ann", 7)
+	must(t, os.Remove(filepath.Join(s.data, "lock")))
+	for range 2 {
+		s.refused(`DATA is in use by another process, though its file lock, which would say by which, was removed or replaced: 'fuser -v DATA' tells; stop that first, or name another --data`)
+	}
+	s.remain(v, "few", "ann", 93, 93)
+	s.stop(v)
 }
