@@ -17,7 +17,7 @@ const (
 	beatTTL      = 3 * beatEvery
 	beatPatience = 250 * time.Millisecond
 	meetPatience = 5 * time.Second // of who starts, and cannot do anything before
-	sweepEvery   = 30 // beats
+	sweepEvery   = 30              // beats
 )
 
 // census tells the store that this node lives, and how many do. It also probes a
