@@ -401,7 +401,9 @@ func TestUnderLeases(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n := passed.Load(); n > 5000 || n < 4000 || local.Load() < n/2 {
+	// How many are decided by leases depends on how fast the table is: most, where it is
+	// not asked by many at once.
+	if n := passed.Load(); n > 5000 || n < 4000 || local.Load() < n/10 {
 		t.Errorf("%d passed of 5000, %d by leases", n, local.Load())
 	}
 }
