@@ -27,10 +27,11 @@ type history struct {
 func newHistory(c *Config, s *Subject, owner string, rng *rand.Rand) (*history, error) {
 	h := &history{spec: &spec{}, owner: owner, config: c, subject: s, rng: rng}
 	each := h.draw()
+	// What is asked of a budget, of which it has a part, or nearly all: every
+	// history has small parts and large ones.
+	asked, order := float64(each)*takes*float64(c.Operations)/float64(len(h.drawn)), rng.Perm(budgets)
 	for b := range budgets {
-		// What is asked of a budget, of which it has a part, or a little more.
-		asked := float64(each) * takes * float64(c.Operations) / float64(len(h.drawn))
-		l, err := limit(b, int64(asked*(0.15+0.95*rng.Float64())))
+		l, err := limit(b, int64(asked*(0.1+0.9*(float64(order[b])+rng.Float64())/budgets)))
 		if err != nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
@@ -14,6 +15,9 @@ import (
 // Proxy is a TCP proxy in this process that can be told to misbehave.
 type Proxy struct {
 	proxy *toxiproxy.Proxy
+
+	mu   sync.Mutex
+	deck []int // of the faults, those that are still to come before one comes again
 }
 
 // NewProxy starts a proxy in front of the server at addr, which ends with the
@@ -26,7 +30,7 @@ func NewProxy(t testing.TB, addr string) *Proxy {
 		t.Fatalf("start a proxy for %s: %v", addr, err)
 	}
 	t.Cleanup(p.Stop)
-	return &Proxy{p}
+	return &Proxy{proxy: p}
 }
 
 // Addr returns the host and port at which the proxy listens.
@@ -50,16 +54,21 @@ var faults = []string{
 	`{"type": "slicer", "stream": "downstream", "attributes": {"average_size": 8, "size_variation": 4, "delay": 50}}`,
 }
 
-// Disturb begins one of the faults, drawn at random, or ends it. One of them is
-// that nobody listens.
+// Disturb begins one of the faults, which come in random order, or ends it. One of
+// them is that nobody listens.
 func (p *Proxy) Disturb(rng *rand.Rand, on bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.proxy.Toxics.ResetToxics(context.Background())
-	n := rng.IntN(len(faults) + 1)
-	switch {
-	case on && n == len(faults):
-		p.proxy.Stop()
-		return nil
-	case on:
+	if on {
+		if len(p.deck) == 0 {
+			p.deck = rng.Perm(len(faults) + 1)
+		}
+		n := p.deck[0]
+		if p.deck = p.deck[1:]; n == len(faults) {
+			p.proxy.Stop()
+			return nil
+		}
 		_, err := p.proxy.Toxics.AddToxicJson(strings.NewReader(faults[n]))
 		return err
 	}
