@@ -137,6 +137,30 @@ func TestCloseReturnsWhatWasNotHeardOf(t *testing.T) {
 	})
 }
 
+// Of a ban nothing can be lost: who was not heard of it holds no tokens of it.
+func TestBanIsNoLoss(t *testing.T) {
+	play(t, func(s *scene) {
+		ban := s.charge(headgate.Limit{Algorithm: headgate.Ban, Count: 3, Period: time.Minute, TTL: time.Hour}, 0)
+		c := s.charge(headgate.Window(1_000_000, 24*time.Hour), 1)
+		s.heat(c, ban)
+		s.change(func() {
+			s.after = func(_ context.Context, requests []headgate.LeaseRequest, replies []headgate.LeaseReply) error {
+				for i := range requests {
+					if requests[i].Limit.Algorithm == headgate.Ban {
+						replies[i] = headgate.LeaseReply{Status: headgate.LeaseUnknownHolder + 1}
+					}
+				}
+				return nil
+			}
+		})
+		s.every(time.Millisecond, 2000, c, ban)
+		s.store.Close()
+		if st := s.store.Stats(); st.Dropped != 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 // What may be lost at the end counts as dropped: what is never known to have been
 // given back, and what may have been granted in an answer that was lost.
 func TestCloseCountsWhatItCouldNotReturn(t *testing.T) {
@@ -496,6 +520,12 @@ func TestFloodAndRoom(t *testing.T) {
 func TestManyLeases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newBank()
+		// What comes up while a call is under way goes together into the next one. Calls
+		// that took no time at all would be as many as the scheduler has it.
+		k.after = func(context.Context, []headgate.LeaseRequest, []headgate.LeaseReply) error {
+			<-time.After(time.Millisecond)
+			return nil
+		}
 		s := lease.New(k, lease.Config{})
 		l := prepare(t, headgate.PerSecond(1_000_000))
 		owners := make([]string, 1500)
@@ -509,7 +539,7 @@ func TestManyLeases(t *testing.T) {
 			pass(20 * time.Millisecond)
 		}
 		st := s.Stats()
-		if st.Leases < len(owners)-15 || st.Calls > 300 || float64(st.Local) < 0.5*float64(st.Remote+st.Local) {
+		if st.Leases < len(owners)-15 || st.Calls > 30 || float64(st.Local) < 0.5*float64(st.Remote+st.Local) {
 			t.Errorf("%+v", st)
 		}
 		s.Close()

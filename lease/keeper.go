@@ -284,7 +284,7 @@ func (k *keeper) absorb(c *call) {
 		x.flying = false
 		p := &c.replies[i]
 		if c.err != nil || p.Status >= headgate.LeaseFailed {
-			x.wonder(c.requests[i].Want, c.sent)
+			x.wonder(&c.requests[i], c.sent)
 			x.fail(now, k.horizon)
 			continue
 		}
@@ -347,12 +347,16 @@ func (k *keeper) take(c *cell, r *headgate.LeaseRequest, p *headgate.LeaseReply,
 	return e
 }
 
-// wonder notes that a request for want tokens was sent, and nothing came back.
-func (c *cell) wonder(want, sent int64) {
-	if want > 0 && c.doubt == 0 {
+// wonder notes that a request was sent, and nothing came back. Of a ban, whose lease is
+// a word, nothing can be lost.
+func (c *cell) wonder(r *headgate.LeaseRequest, sent int64) {
+	if r.Limit.Algorithm == headgate.Ban {
+		return
+	}
+	if r.Want > 0 && c.doubt == 0 {
 		c.unsure = sent
 	}
-	c.doubt = max(c.doubt, want)
+	c.doubt = max(c.doubt, r.Want)
 }
 
 // fail notes that nothing is known of a request.
