@@ -347,7 +347,8 @@ func (s *Store) own(c *cell, l *headgate.Prepared, now int64, batch []cell) bool
 }
 
 // countDenial counts a refused batch towards the bans of those whose own limits
-// have refused. Cells that strangers share are never banned.
+// have refused. Cells that strangers share are never banned. Without room it is not
+// counted: a refusal waits for no disk.
 func (s *Store) countDenial(charges []headgate.Charge, cells []cell, outcomes []headgate.Outcome, now int64) {
 	for i := range charges {
 		c, l := &cells[i], charges[i].Limit
@@ -382,6 +383,9 @@ func denied(owner string, charges []headgate.Charge, outcomes []headgate.Outcome
 func (s *Store) tidy(cells []cell, now int64) {
 	for i := range cells {
 		c := &cells[i]
+		if c.later {
+			continue
+		}
 		if c.was.version != 0 {
 			c.undoUnlessMoved()
 		}

@@ -3,6 +3,7 @@ package memstore
 import (
 	"cmp"
 	"math/bits"
+	"slices"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
@@ -25,6 +26,7 @@ type cell struct {
 	moved    bool   // its state has changed
 	unpacked bool   // was is the same state in one word
 	stays    bool   // it was carried over to other numbers and remains so
+	later    bool   // it is needed after the decision
 
 	// With a journal, how it stood before:
 	mark      algo.Mark
@@ -234,9 +236,16 @@ func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) (was
 	var two [2]int64
 	src, keep := s.words(sh, e, old, now, &two)
 	absent := max(keep, algo.AbsentAt(old, src))
+	if s.kept.lacks(l, now) {
+		return s.convertLacking(sh, at, l, old, now)
+	}
+	var is uint32
+	if s.kept != nil {
+		is = unsure // what the journal has is under other numbers, and stays if the batch is refused
+	}
 	if now >= absent && algo.Packable(l) {
 		sh.release(*e)
-		e.version, e.state = l.Serial|e.version&unsure, algo.Pack(l, l.Cap, now-s.origin)
+		e.version, e.state = l.Serial|is, algo.Pack(l, l.Cap, now-s.origin)
 		return entry{}, nil
 	}
 	ref, ok := sh.arena.alloc(algo.ConvertWords(old, l, src), sh.room(e.lo))
@@ -244,7 +253,7 @@ func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) (was
 		return entry{}, errFull
 	}
 	was = *e
-	e.version, e.state = l.Serial|wide|e.version&unsure, ref
+	e.version, e.state = l.Serial|wide|is, ref
 	if now >= absent {
 		algo.Init(l, sh.arena.state(ref), now)
 		*sh.arena.keep(ref) = 0
@@ -256,6 +265,48 @@ func (s *Store) convert(sh *shard, at int, l *headgate.Prepared, now int64) (was
 	algo.VoidLeases(old, l, sh.arena.state(ref))
 	*sh.arena.keep(ref) = absent
 	return was, nil
+}
+
+// convertLacking is convert where what was charged under other numbers than old may
+// have been lost.
+func (s *Store) convertLacking(sh *shard, at int, l, old *headgate.Prepared, now int64) (was entry, err error) {
+	st, absent := s.worst(sh, at, l, old, now)
+	ref, ok := sh.arena.alloc(len(st), sh.room(sh.table[at].lo))
+	if !ok {
+		return entry{}, errFull
+	}
+	e := &sh.table[at]
+	was = *e
+	e.version, e.state = l.Serial|wide|unsure, ref
+	clear(sh.arena.state(ref)[copy(sh.arena.state(ref), st):])
+	*sh.arena.keep(ref) = absent
+	return was, nil
+}
+
+// worst returns the state of a cell carried over to l, or that of a budget that was never
+// seen, whichever has less left, and until when the cell counts as it is.
+func (s *Store) worst(sh *shard, at int, l, old *headgate.Prepared, now int64) (st []int64, absent int64) {
+	var two [2]int64
+	src, keep := s.words(sh, &sh.table[at], old, now, &two)
+	absent = max(keep, algo.AbsentAt(old, src))
+	unseen := s.initial(l, make([]int64, algo.Words(l)), now)
+	if now >= absent {
+		return unseen, 0
+	}
+	st = make([]int64, algo.ConvertWords(old, l, src))
+	algo.Convert(old, l, st, src, now)
+	algo.VoidLeases(old, l, st)
+	if left(l, unseen, now) < left(l, st, now) {
+		st = unseen
+	}
+	return st, absent
+}
+
+// left is what a state has left, below zero what it is over.
+func left(l *headgate.Prepared, st []int64, now int64) int64 {
+	var o headgate.Outcome
+	algo.Apply(&algo.Call{Op: headgate.Peek, Now: now}, l, slices.Clone(st), &o)
+	return o.Remaining - o.Overage
 }
 
 // convertForGood is convert without a way back.

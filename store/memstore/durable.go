@@ -3,6 +3,7 @@ package memstore
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -104,11 +105,13 @@ func (s *Store) keep(j Journal, past Past) {
 			f.lost = append(f.lost, u.Limit)
 		} // and is told again when it is used again
 	}
-	k.bans.left = make(map[Key]Record, len(past.Bans))
+	k.bans.left = make(map[Key]Record)
 	for _, r := range past.Bans {
-		k.bans.left[r.Key] = r
+		if r.Until > s.startMicros {
+			k.bans.left[r.Key] = r
+		}
 	}
-	k.bans.some.Store(len(past.Bans) > 0)
+	k.bans.some.Store(len(k.bans.left) > 0)
 	k.past.Bans, k.past.Limits = nil, nil
 	k.ended.Go(func() { s.write(k) })
 }
@@ -249,7 +252,7 @@ func (s *Store) initial(l *headgate.Prepared, st []int64, now int64) []int64 {
 	if k == nil || !k.forgot(l, now) {
 		return st
 	}
-	worst, left := st, int64(math.MaxInt64)
+	worst, least := st, int64(math.MaxInt64)
 	for _, lost := range k.lost(l) {
 		was, until := k.depleted(lost)
 		if now >= until {
@@ -260,10 +263,8 @@ func (s *Store) initial(l *headgate.Prepared, st []int64, now int64) []int64 {
 			algo.Convert(lost, l, words, was, now)
 			was = words
 		}
-		var o headgate.Outcome
-		algo.Apply(&algo.Call{Op: headgate.Peek, Now: now}, l, slices.Clone(was), &o)
-		if n := o.Remaining - o.Overage; n < left {
-			worst, left = was, n
+		if n := left(l, was, now); n < least {
+			worst, least = was, n
 		}
 	}
 	return worst
@@ -344,6 +345,12 @@ func (k *keeper) forgot(l *headgate.Prepared, now int64) bool {
 	return false
 }
 
+// lacks reports whether a state under other numbers than those of l may have been
+// charged under l since, in what a restore has lost.
+func (k *keeper) lacks(l *headgate.Prepared, now int64) bool {
+	return k != nil && k.past.Lost != 0 && k.forgot(l, now)
+}
+
 // fetch is what a batch knows of the journal while it is tried again.
 type fetch struct {
 	records []Record
@@ -399,6 +406,20 @@ func (k *keeper) ban(id ident, take bool) (r Record, ok bool) {
 		k.bans.some.Store(len(k.bans.left) > 0)
 	}
 	return r, ok
+}
+
+// forgetBans forgets bans of the process before that are over.
+func (k *keeper) forgetBans(now int64) {
+	if k == nil || !k.bans.some.Load() {
+		return
+	}
+	k.bans.Lock()
+	defer k.bans.Unlock()
+	maps.DeleteFunc(k.bans.left, func(_ Key, r Record) bool { return now >= r.Until })
+	if len(k.bans.left) == 0 {
+		k.bans.left = make(map[Key]Record) // a map keeps its room
+	}
+	k.bans.some.Store(len(k.bans.left) > 0)
 }
 
 // banned reports whether the process before has left a ban under the identity.
@@ -519,10 +540,18 @@ func (s *Store) applyKept(ctx context.Context, b *headgate.Batch, charges []head
 				return err
 			}
 		case err == errFull && spills < mostSpills:
-			if err := s.spill(&h, charges, spills > 0); err != nil {
+			switch err := s.spill(&h, charges, spills > 0); err {
+			case nil:
+				spills++
+			case errFull:
+				spills = mostSpills
+			default:
 				return err
 			}
-			spills++
+		case err == errFull && b.Key != (headgate.RequestKey{}) && !b.Again:
+			// What is lacking may be room for the key: it is decided without.
+			b.Again = true
+			defer func() { b.Again = false }()
 		case err == nil && f.wait != nil:
 			return f.wait.wait(h.context())
 		default:

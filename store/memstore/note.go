@@ -154,7 +154,15 @@ func (s *Store) noteMoved(notes *[]note, op headgate.Op, c *cell, l *headgate.Pr
 		covered, will = p.mark.Covers(after) && p.queued.Covers(after), p.queued
 	}
 	covered = covered && op == headgate.Take && !c.fresh && !c.other
-	if covered && (will == ahead || s.kept.crowd.Load()) {
+	if covered && will == ahead {
+		return false
+	}
+	if covered && s.kept.crowd.Load() {
+		e.version |= unsure // what the journal has covers this state, and need not cover the next step
+		return false
+	}
+	if p == nil && l.Algorithm == headgate.Ban && s.kept.crowd.Load() {
+		e.version |= unsure // nobody waits for it, and it may wait for the next denial
 		return false
 	}
 	switch {

@@ -24,6 +24,22 @@ func (s *Store) once(b *headgate.Batch, call *algo.Call, charges []headgate.Char
 		}
 		return nil
 	}
+	if s.kept != nil && !b.Again {
+		// There may be room as soon as others have left.
+		c := &cells[i]
+		defer func() {
+			c.later = false
+			s.tidy(cells[i:i+1], call.Now)
+		}()
+		c.later = true
+		if _, err := s.materialise(c, charges[i].Limit, call.Now, cells, false); err != nil {
+			return err
+		}
+		c.at, _ = c.shard.find(c.id)
+		if err := c.shard.widen(c.at, call, charges[i].Limit); err == errFull {
+			return err
+		}
+	}
 	if err := s.spend(b, call, charges, cells); err != nil || !b.Allowed {
 		return err
 	}
@@ -46,9 +62,9 @@ func (s *Store) remembered(c *cell, id [2]uint64, now int64) (print, hold uint64
 	return algo.Remembered(c.shard.arena.state(e.state), id, now)
 }
 
-// remember keeps an allowed request. Where there is no room it was decided, and
-// a retry will be charged: never the other way round. Cells that strangers share
-// remember nothing.
+// remember keeps an allowed request. Where there is no room, and no journal for others
+// to leave to, it was decided, and a retry will be charged: never the other way round.
+// Cells that strangers share remember nothing.
 func (s *Store) remember(c *cell, call *algo.Call, l *headgate.Prepared, b *headgate.Batch, batch []cell) {
 	if !s.own(c, l, call.Now, batch) {
 		return

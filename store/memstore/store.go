@@ -161,6 +161,7 @@ func (s *Store) Sweep() {
 		sh.shrink(2)
 		sh.mu.Unlock()
 	}
+	s.kept.forgetBans(now)
 	s.collectVersions()
 }
 

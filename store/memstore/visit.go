@@ -117,9 +117,14 @@ func (s *Store) peekAt(sh *shard, at int, call *algo.Call, l *headgate.Prepared,
 	case call.Now >= max(keep, algo.AbsentAt(old, src)):
 		s.unseen(call, l, o)
 	default:
-		dst := make([]int64, algo.ConvertWords(old, l, src))
-		algo.Convert(old, l, dst, src, call.Now)
-		algo.VoidLeases(old, l, dst)
+		var dst []int64
+		if s.kept.lacks(l, call.Now) {
+			dst, _ = s.worst(sh, at, l, old, call.Now)
+		} else {
+			dst = make([]int64, algo.ConvertWords(old, l, src))
+			algo.Convert(old, l, dst, src, call.Now)
+			algo.VoidLeases(old, l, dst)
+		}
 		algo.Apply(call, l, dst, o)
 		o.Leased = sh.leased(e, l, dst, call.Now)
 	}
