@@ -10,6 +10,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/store/cas"
+	"github.com/headgate/headgate/store/pgstore/pgopen"
 )
 
 // leaseLife is how long leases of an earlier incarnation may still be spent
@@ -40,9 +41,6 @@ func epochFailure(words string) *cas.Failure {
 	return &cas.Failure{Kind: kindEpoch, Unsent: true, Passing: true, Err: errors.New("postgres: " + words)}
 }
 
-// errStandby says that the server takes no writes.
-var errStandby = errors.New("the server is a standby")
-
 // connected checks a connection that was made, and finds the epoch.
 func (t *table) connected(ctx context.Context, c *pgx.Conn) error {
 	var standby bool
@@ -50,7 +48,7 @@ func (t *table) connected(ctx context.Context, c *pgx.Conn) error {
 		return fmt.Errorf("check the connection: %w", err)
 	}
 	if standby {
-		return &cas.Failure{Kind: kinds[stateReadOnly].kind, Unsent: true, Passing: true, Err: fmt.Errorf("postgres: %w", errStandby)}
+		return &cas.Failure{Kind: kinds[stateReadOnly].kind, Unsent: true, Passing: true, Err: fmt.Errorf("postgres: %w", pgopen.ErrStandby)}
 	}
 	t.mu.Lock()
 	known := t.known

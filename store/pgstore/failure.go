@@ -17,7 +17,6 @@ const (
 	stateInserted = "HG002" // somebody else has inserted the same row
 
 	stateNoDatabase = "3D000"
-	stateNoTable    = "42P01"
 	stateNoRight    = "42501"
 	stateReadOnly   = "25006"
 	stateInternal   = "XX000" // also of a plan whose function is gone

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/store/pgstore/pgopen"
 	"github.com/headgate/headgate/store/pgstore/pgtest"
 )
 
@@ -106,7 +107,7 @@ func TestURLOptions(t *testing.T) {
 		if _, ok := c.RuntimeParams["strict"]; ok {
 			t.Errorf("%s: settings %v", at, c.RuntimeParams)
 		}
-		if got := place(c); got != `h1:5433, h2:5432, database "x"` || c.Password != "p@ss" || c.ValidateConnect == nil {
+		if got := pgopen.Place(c); got != `h1:5433, h2:5432, database "x"` || c.Password != "p@ss" || c.ValidateConnect == nil {
 			t.Errorf("%s: %s, password %q", at, got, c.Password)
 		}
 	}
@@ -128,7 +129,7 @@ func TestRefusals(t *testing.T) {
 	root := url.UserPassword("postgres", "open sesame")
 	expect(t, refused(t, with(url.UserPassword("postgres", "hunter2"), "/postgres")), `does not let user "postgres" in`, "password authentication failed")
 	expect(t, refused(t, with(url.User("postgres"), "/postgres")), `does not let user "postgres" in: the URL has no password: write it into the URL`)
-	if _, err := Open(t.Context(), Config{URL: with(url.User("postgres"), "/postgres")}); !errors.Is(err, ErrPasswordWanted) {
+	if _, err := Open(t.Context(), Config{URL: with(url.User("postgres"), "/postgres")}); !errors.Is(err, pgopen.ErrPasswordWanted) {
 		t.Errorf("error %v", err)
 	}
 	expect(t, refused(t, with(root, "/nowhere")), `database "nowhere": there is no such database`)
@@ -161,17 +162,8 @@ func TestNewerTables(t *testing.T) {
 	server := pgtest.Shared(t)
 	at := server.Schema(t)
 	openStore(t, Config{URL: at})
-	server.Exec(t, at, `insert into headgate_schema (version_id, is_applied) values ($1, true)`, schema+1)
+	server.Exec(t, at, `insert into headgate_schema (version_id, is_applied) values ($1, true)`, tables.Version+1)
 	expect(t, refused(t, at), "the tables have version 2, and this program knows only 1")
-}
-
-func TestOldServer(t *testing.T) {
-	if err := checkVersion(150000); err != nil {
-		t.Error(err)
-	}
-	if err := checkVersion(149999); err == nil || err.Error() != "the server is PostgreSQL 14: must be 15 or later" {
-		t.Errorf("error %v", err)
-	}
 }
 
 func TestStandby(t *testing.T) {

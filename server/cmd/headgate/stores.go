@@ -9,6 +9,7 @@ import (
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/store/dynamostore"
 	"github.com/headgate/headgate/store/pgstore"
+	"github.com/headgate/headgate/store/pgstore/pgopen"
 	"github.com/headgate/headgate/store/redisstore"
 )
 
@@ -39,7 +40,7 @@ type openOptions struct {
 
 var sharedKinds = []sharedKind{
 	{name: "redis", schemes: []string{"redis", "rediss"}, open: openRedis, patience: 10 * time.Second, passwordWanted: redisstore.ErrPasswordWanted},
-	{name: "postgres", schemes: []string{"postgres", "postgresql"}, open: openPostgres, patience: 90 * time.Second, passwordWanted: pgstore.ErrPasswordWanted},
+	{name: "postgres", schemes: []string{"postgres", "postgresql"}, open: openPostgres, patience: 90 * time.Second, passwordWanted: pgopen.ErrPasswordWanted},
 	{
 		name: "dynamodb", schemes: []string{"dynamodb"}, open: openDynamo, patience: 90 * time.Second,
 		warning: "the clocks of the nodes decide, and must agree; it was tested on a local server and not on AWS",
