@@ -137,7 +137,7 @@ func (q *question) numbers(l *limit) (p *headgate.Prepared, over *policy.Overrid
 	if over != nil {
 		from = NumbersOfOverride
 	}
-	if over == nil && (p == nil || q.record.timezone == nil) || over != nil && over.Unlimited {
+	if over == nil && (p == nil || q.record.timezone == nil && q.record.anchor == 0) || over != nil && over.Unlimited {
 		return p, over, from, nil
 	}
 	base := l.bare
@@ -147,8 +147,17 @@ func (q *question) numbers(l *limit) (p *headgate.Prepared, over *policy.Overrid
 	if over == nil && base.Algorithm != headgate.Quota {
 		return p, nil, from, nil
 	}
-	p, err = q.snap.adjusted.adjust(base, q.record.timezone, over)
-	return p, over, from, err
+	adjusted, err := q.snap.adjusted.adjust(base, q.record, over)
+	if err == nil || over == nil {
+		return adjusted, over, from, err
+	}
+	// The record knew another policy.
+	q.gate.unfit(over, q.request.Subject, err)
+	if _, from = l.forPlan(q.plan); p == nil {
+		return nil, nil, from, nil
+	}
+	p, err = q.snap.adjusted.adjust(base, q.record, nil)
+	return p, nil, from, err
 }
 
 // owner finds whose budget the limit is. charged is false if nobody's, and the

@@ -45,7 +45,8 @@ type question struct {
 	app     *application
 	rule    *rule
 	plan    *plan
-	record  *record // of the subject; nil if the policy has none
+	record  *record // of the subject; nil if there is none
+	ban     *record // that bans the subject by hand; nil for none
 	path    string
 	query   string
 
@@ -198,7 +199,7 @@ func (q *question) subject(d *Decision) error {
 			}
 		}
 	}
-	q.record = q.app.subjects[d.Subject]
+	q.record, q.ban = q.gate.recordOf(q.app, d.Subject, q.now)
 	return checkOwner("subject", d.Subject)
 }
 
@@ -206,11 +207,14 @@ var subjectSources = [...]SubjectSource{
 	policy.ByIP: SubjectIP, policy.ByHeader: SubjectHeader, policy.ByCookie: SubjectCookie, policy.ByAttribute: SubjectAttribute,
 }
 
-// listed settles requests of clients that the application's lists name.
+// listed settles requests of clients that the application's lists name, or that are
+// banned by hand.
 func (q *question) listed(d *Decision) bool {
 	switch {
 	case q.app.deny.holds(d.Subject, q.request.IP):
 		d.Reason, d.Retryable = headgate.DenyListed, false
+	case q.ban != nil:
+		d.Reason, d.RetryAfter = headgate.Banned, time.Duration(q.ban.banned-q.now())*time.Microsecond
 	case q.app.allow.holds(d.Subject, q.request.IP):
 		d.Allowed, d.Reason = true, headgate.AllowListed
 	default:
@@ -253,8 +257,10 @@ func (q *question) identify(id *policy.Identity, d *Decision) bool {
 	if name == "" {
 		return false
 	}
-	if _, known := q.app.subjects[name]; id.KnownOnly && !known {
-		return false
+	if id.KnownOnly {
+		if known, _ := q.gate.recordOf(q.app, name, q.now); known == nil {
+			return false
+		}
 	}
 	d.Subject = name
 	return true
@@ -283,11 +289,16 @@ func (d *Decision) text(b []byte) string {
 // findPlan finds the plan: that of the subject's record, else the request's,
 // else the rule's, else the application's default.
 func (q *question) findPlan(d *Decision) error {
+	name, field, from := "", "plan of the record", PlanOfSubject
 	if q.record != nil {
-		q.plan, d.PlanFrom = q.record.plan, PlanOfSubject
+		name = q.record.plan
 	}
-	if q.plan == nil {
-		name, field, from := q.request.Plan, "plan", PlanSaid
+	if q.plan = q.app.plans[name]; q.plan != nil {
+		d.PlanFrom = from
+	} else {
+		if name == "" {
+			name, field, from = q.request.Plan, "plan", PlanSaid
+		}
 		if name == "" && q.rule.planExpr != nil {
 			var err error
 			field, from = "plan expression", PlanOfRule

@@ -66,7 +66,7 @@ func (x *explainer) explain() {
 	x.e.Verdict = x.verdict()
 	x.match()
 	x.subject()
-	if x.lists(); x.d.Reason == headgate.DenyListed || x.d.Reason == headgate.AllowListed {
+	if x.lists(); x.d.Reason == headgate.DenyListed || x.d.Reason == headgate.AllowListed || x.q.ban != nil {
 		x.retry()
 		return
 	}
@@ -196,8 +196,12 @@ func (x *explainer) subject() {
 			b.WriteString(" All requests without a subject share one budget (on_no_subject: shared).")
 		}
 	}
-	if x.q.record != nil {
+	switch {
+	case x.q.record == nil:
+	case x.q.record == x.q.app.subjects[x.d.Subject]:
 		b.WriteString(" The policy has a record of this subject.")
+	default:
+		b.WriteString(" There is a record of this subject.")
 	}
 	x.add("subject", "%s", b.String())
 }
@@ -225,11 +229,21 @@ func (x *explainer) lists() {
 	switch {
 	case x.d.Reason == headgate.DenyListed:
 		x.add("lists", "The deny list of application %s names %s: the client is refused, whatever it asks.", x.q.app.name, x.entry(deny))
+	case x.q.ban != nil:
+		x.add("ban", "The subject is banned by hand%s: it is refused, whatever it asks.", x.banReason())
 	case x.d.Reason == headgate.AllowListed:
 		x.add("lists", "The allow list of application %s names %s: the client passes, and nothing is charged.", x.q.app.name, x.entry(allow))
 	case deny.subjects != nil || deny.networks != nil || allow.subjects != nil || allow.networks != nil:
 		x.add("lists", "Neither the deny list nor the allow list of application %s names the client.", x.q.app.name)
 	}
+}
+
+// banReason is why the subject was banned by hand, if that was said.
+func (x *explainer) banReason() string {
+	if x.q.ban.reason == "" {
+		return ""
+	}
+	return " for " + sayQuoted(x.q.ban.reason)
 }
 
 // entry is what of a list names the client.
@@ -426,6 +440,8 @@ func (x *explainer) retry() {
 	case d.Allowed:
 	case d.Degraded == degradedClosed:
 		x.add("retry", "Ask again in %s.", saySpan(d.RetryAfter))
+	case x.q.ban != nil && d.Reason == headgate.Banned:
+		x.add("retry", "The ban ends at %s.", x.when(d.RetryAfter, x.subjectZone()))
 	case d.BoundBy < 0:
 		x.add("retry", "Asking again does not help as long as the policy stays as it is.")
 	default:

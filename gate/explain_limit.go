@@ -137,6 +137,9 @@ func (x *explainer) numbersFrom(s *LimitState) string {
 	if zone := x.q.record.timezone; zone != nil && s.Limit.Algorithm == headgate.Quota {
 		from += ", the zone is that of the subject's record"
 	}
+	if s.Limit.Calendar.Unit == headgate.Month && x.q.record.anchor != 0 {
+		from += ", the day on which months begin is that of the subject's record"
+	}
 	for _, o := range x.q.record.overrides {
 		if o.Limit != s.ID {
 			continue

@@ -125,6 +125,8 @@ func (x *explainer) refused() string {
 	switch {
 	case d.Reason == headgate.DenyListed:
 		return fmt.Sprintf("Refused for good: the deny list of application %s names %s", x.q.app.name, x.entry(&x.q.app.deny))
+	case x.q.ban != nil && d.Reason == headgate.Banned:
+		return fmt.Sprintf("Refused: %s is banned by hand until %s%s", x.subjectName(), x.when(d.RetryAfter, x.subjectZone()), x.banReason())
 	case d.Reason == headgate.NoRule:
 		return fmt.Sprintf("Refused for good: no rule of application %s matches the request, and it refuses such requests", x.q.app.name)
 	}

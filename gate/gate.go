@@ -69,14 +69,16 @@ type Gate struct {
 	current atomic.Pointer[snapshot]
 	closed  atomic.Bool
 	modes   atomic.Pointer[modes] // nil as long as none was set
+	records atomic.Pointer[Records]
 	lines   lines
 
 	unknownPlans  atomic.Uint64
 	storeFailures atomic.Uint64
+	unfits        atomic.Uint64
 	storeReported atomic.Int64 // Unix second of the last report
 
 	mu     sync.Mutex // held while a policy is loaded
-	source []byte     // of the current policy
+	source Source     // of the current policy
 	status Status
 
 	throttles throttles
@@ -84,7 +86,8 @@ type Gate struct {
 
 // Status says which policy rules.
 type Status struct {
-	// Revision counts the policies that have ruled since Open, from 1.
+	// Revision is that of the policy: where nobody says one, it counts those that
+	// have ruled since Open, from 1.
 	Revision uint64
 	// File is the policy file, "" for a policy given as bytes or built in.
 	File string
@@ -124,41 +127,84 @@ func Open(ctx context.Context, c Config) (*Gate, error) {
 func (g *Gate) Reload(context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.config.PolicyFile == "" && g.current.Load() != nil {
+		return nil
+	}
+	return g.applyLocked(g.configured)
+}
+
+// configured returns the policy that the configuration names.
+func (g *Gate) configured() (Source, error) {
+	switch {
+	case g.config.PolicyFile != "":
+		data, err := os.ReadFile(g.config.PolicyFile)
+		if err != nil {
+			err = fmt.Errorf("policy: %w", err)
+		}
+		return Source{Name: g.config.PolicyFile, Data: data}, err
+	case g.config.Policy != nil:
+		return Source{Name: "policy", Data: g.config.Policy}, nil
+	default:
+		return Source{Name: "built-in policy", Data: policy.Builtin()}, nil
+	}
+}
+
+// Source is a policy and where it is from.
+type Source struct {
+	// Name is a file's, or another name by which faults and logs call it.
+	Name string
+	Data []byte
+	// Revision counts policies, from 1; 0 in Apply is one more than the present
+	// one's.
+	Revision uint64
+}
+
+// Apply puts a policy in force as Reload does. One that has the bytes and the revision
+// of the present one stays as it is.
+func (g *Gate) Apply(s Source) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.applyLocked(func() (Source, error) { return s, nil })
+}
+
+// Source returns the policy in force. Its Data must not be changed.
+func (g *Gate) Source() Source {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.source
+}
+
+// Policy returns the policy in force as it was read; it must not be changed.
+func (g *Gate) Policy() *policy.Policy { return g.current.Load().policy }
+
+func (g *Gate) applyLocked(read func() (Source, error)) error {
 	g.status.LastReloadAt = time.Now()
-	err := g.reloadLocked()
+	s, err := read()
+	if err == nil {
+		err = g.enforceLocked(s)
+	}
 	g.status.LastReloadOK = err == nil
 	return err
 }
 
-func (g *Gate) reloadLocked() error {
-	name, data := "built-in policy", policy.Builtin()
-	switch {
-	case g.config.PolicyFile != "":
-		var err error
-		name = g.config.PolicyFile
-		if data, err = os.ReadFile(name); err != nil {
-			return fmt.Errorf("policy: %w", err)
-		}
-	case g.config.Policy != nil:
-		name, data = "policy", g.config.Policy
-	}
+func (g *Gate) enforceLocked(s Source) error {
 	old := g.current.Load()
-	if old != nil && slices.Equal(data, g.source) {
+	if old != nil && (s.Revision == 0 || s.Revision == g.source.Revision) && slices.Equal(s.Data, g.source.Data) {
 		return nil
 	}
-	next, warnings, err := load(name, data, g.env, old)
+	next, warnings, err := load(s.Name, s.Data, g.env, old)
 	if err != nil {
 		return err
 	}
 	for _, w := range warnings {
 		g.log.Warn("policy: " + w.String())
 	}
-	g.status.Revision++
-	next.revision = g.status.Revision
-	g.status.LoadedAt = g.status.LastReloadAt
-	g.source = data
+	s.Revision = cmp.Or(s.Revision, g.source.Revision+1)
+	next.revision = s.Revision
+	g.status.Revision, g.status.LoadedAt = s.Revision, g.status.LastReloadAt
+	g.source = s
 	g.current.Store(next)
-	g.log.Info("policy in force", "file", name, "revision", next.revision, "applications", len(next.applications))
+	g.log.Info("policy in force", "file", s.Name, "revision", s.Revision, "applications", len(next.applications))
 	return nil
 }
 
@@ -226,7 +272,7 @@ func (g *Gate) Ready() error {
 	switch {
 	case g.closed.Load():
 		return errClosed
-	case g.config.Away != nil && g.config.Away() && g.current.Load().shut() && !g.shadowed():
+	case g.config.Away != nil && g.config.Away() && g.current.Load().shut(g.config.Local != nil) && !g.shadowed():
 		return errShut
 	}
 	return nil

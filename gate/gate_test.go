@@ -10,6 +10,7 @@ import (
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/gatetest"
+	"github.com/headgate/headgate/gate/policy"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -70,9 +71,17 @@ subjects:
 
 func TestNoAllocations(t *testing.T) {
 	g := open(t, threeLimits)
+	records := gate.NewRecords()
+	records.Put(&gate.Record{Application: "email", Subject: "known", Known: true, Plan: "free", Timezone: time.UTC, Anchor: 3})
+	records.Put(&gate.Record{Application: "email", Subject: "over", Known: true, Ban: gate.Ban{Until: time.UnixMicro(origin)}, Overrides: []policy.Override{
+		{Limit: "plan/daily", Count: 2_000_000_000, Unit: headgate.Day, Until: time.Now().Add(time.Hour)},
+	}})
+	g.SetRecords(records)
 	ctx := context.Background()
 	var d gate.Decision
 	for name, r := range map[string]*gate.Request{
+		"on record":    {Application: "email", Operation: "sendEmail", Subject: "known"},
+		"overridden":   {Application: "email", Operation: "sendEmail", Subject: "over"},
 		"by operation": {Application: "email", Operation: "sendEmail", Subject: "alice", Cost: 5, CostSaid: true},
 		"by path":      {Application: "web", Method: "POST", Path: "/api/x/y?q=1", IP: netip.MustParseAddr("203.0.113.9")},
 		"by header":    {Application: "web", Method: "GET", Path: "/api/x", Headers: http.Header{"X-Api-Key": {"key-1"}}},

@@ -161,9 +161,9 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 		}
 	}
 	d.batch.Hold = t.hold
-	q := question{gate: g, op: op, request: &Request{Now: c.Now}, snap: snap, app: app, plan: app.plans[t.plan], record: app.subjects[t.subject]}
-	if q.record != nil && q.record.plan != nil {
-		q.plan = q.record.plan // a ticket can be altered: it gives nobody other numbers
+	q := question{gate: g, op: op, request: &Request{Now: c.Now}, snap: snap, app: app, plan: app.plans[t.plan]}
+	if q.record, _ = g.recordOf(app, t.subject, q.now); q.record != nil && app.plans[q.record.plan] != nil {
+		q.plan = app.plans[q.record.plan] // a ticket can be altered: it gives nobody other numbers
 	}
 	for i := range t.n {
 		if err := q.reclaim(d, t, &t.charges[i], c); err != nil {

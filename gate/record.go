@@ -10,11 +10,15 @@ import (
 	"github.com/headgate/headgate/gate/policy"
 )
 
-// record is what the policy says of one subject.
+// record is what the policy, or a [Record], says of one subject. It never changes.
 type record struct {
-	plan      *plan // nil if it names none
+	known     bool   // it says more than banned
+	plan      string // "" if it names none
 	timezone  *time.Location
+	anchor    int
 	overrides []override
+	banned    int64 // until then, in microseconds since the Unix epoch; 0 for not
+	reason    string
 }
 
 type override struct {
@@ -22,8 +26,8 @@ type override struct {
 	from, until int64 // microseconds since the Unix epoch; until is exclusive
 }
 
-func newRecord(s *policy.Subject, p *plan) *record {
-	r := &record{plan: p, timezone: s.Timezone}
+func newRecord(s *policy.Subject) *record {
+	r := &record{known: true, plan: s.Plan, timezone: s.Timezone, anchor: s.Anchor}
 	for i := range s.Overrides {
 		o := override{Override: &s.Overrides[i], from: math.MinInt64, until: math.MaxInt64}
 		if !o.From.IsZero() {
@@ -58,17 +62,24 @@ type adjusted struct {
 type adjustment struct {
 	base                 *headgate.Limit
 	zone                 string
+	anchor               int
 	count, period, burst int64
 	unit                 headgate.CalendarUnit
 }
 
-// adjust returns base in another zone or with the numbers of o, either of which
-// may be nil. The zone is for quotas only.
-func (a *adjusted) adjust(base *headgate.Limit, zone *time.Location, o *policy.Override) (*headgate.Prepared, error) {
+// adjust returns base as r has it, and with the numbers of o, which may be nil. Zones
+// are for quotas only, and days of the month for those of months.
+func (a *adjusted) adjust(base *headgate.Limit, r *record, o *policy.Override) (*headgate.Prepared, error) {
+	key := adjustment{base: base}
+	zone, unit := r.timezone, base.Calendar.Unit
+	if o != nil && unit == headgate.NoUnit {
+		unit = o.Unit
+	}
 	if base.Algorithm != headgate.Quota {
 		zone = nil
+	} else if unit == headgate.Month {
+		key.anchor = r.anchor
 	}
-	key := adjustment{base: base}
 	if zone != nil {
 		key.zone = zone.String()
 	}
@@ -89,6 +100,7 @@ func (a *adjusted) adjust(base *headgate.Limit, zone *time.Location, o *policy.O
 		}
 	}
 	l.Calendar.Location = cmp.Or(zone, l.Calendar.Location)
+	l.Calendar.Anchor = cmp.Or(key.anchor, l.Calendar.Anchor)
 	p, err := l.Prepare()
 	if err != nil {
 		return nil, err

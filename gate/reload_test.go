@@ -331,3 +331,47 @@ func TestCloseAndBuiltin(t *testing.T) {
 		t.Errorf("the store was closed with the gate: %v", err)
 	}
 }
+
+// TestApply puts policies in force that come with their revisions.
+func TestApply(t *testing.T) {
+	policy := func(rate string) []byte {
+		return []byte("version: 1\napplications: {a: {rules: [{name: r, match: {operation: x}, limits: [{name: w, rate: " + rate + "}]}]}}\n")
+	}
+	g := open(t, string(policy("3/h")))
+	if !take(t, g, "alice", 2) {
+		t.Fatal("refused")
+	}
+	for _, c := range []struct {
+		rate     string
+		revision uint64
+		want     uint64
+		fault    bool
+		states   string
+	}{
+		{"3/h", 0, 1, false, ": r/w=2/3"},
+		{"3/h", 7, 7, false, ": r/w=2/3"},
+		{"8/h", 8, 8, false, ": r/w=7/8"},
+		{"8/h", 8, 8, false, ": r/w=7/8"},
+		{"8/m", 9, 8, true, ": r/w=7/8"},
+		{"9/h", 0, 9, false, ": r/w=8/9"},
+		{"3/h", 2, 2, false, ": r/w=2/3"},
+	} {
+		err := g.Apply(gate.Source{Name: "revision", Data: policy(c.rate), Revision: c.revision})
+		if (err != nil) != c.fault || g.Status().LastReloadOK == c.fault {
+			t.Errorf("%+v: %v", c, err)
+		}
+		var d gate.Decision
+		if err := g.Peek(t.Context(), &gate.Request{Application: "a", Operation: "x", Subject: "bob"}, &d); err != nil || d.Revision != c.want || g.Status().Revision != c.want {
+			t.Errorf("%+v: decided by revision %d, status %d, %v", c, d.Revision, g.Status().Revision, err)
+		}
+		if got := states(t, g, "a", "alice"); got != c.states {
+			t.Errorf("%+v: %s", c, got)
+		}
+		if !c.fault && string(g.Source().Data) != string(policy(c.rate)) {
+			t.Errorf("%+v: the policy in force is said to be %s", c, g.Source().Data)
+		}
+	}
+	if n := len(g.Policy().Applications); n != 1 {
+		t.Errorf("%d applications", n)
+	}
+}

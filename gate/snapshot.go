@@ -14,6 +14,7 @@ import (
 // snapshot is a policy made ready to decide by. It never changes.
 type snapshot struct {
 	revision     uint64
+	policy       *policy.Policy // that it was made of
 	applications map[string]*application
 	// prepared holds every limit by where it is written, so that the next
 	// snapshot goes on with those whose numbers stay.
@@ -22,12 +23,12 @@ type snapshot struct {
 }
 
 // shut reports whether every limit refuses while the store is away, and there is
-// one.
-func (s *snapshot) shut() bool {
+// one. local says that there is somebody to decide those with on_store_error: local.
+func (s *snapshot) shut(local bool) bool {
 	n := 0
 	for _, app := range s.applications {
 		for _, l := range app.budgets {
-			if l.away != policy.ClosedMode || l.shadow {
+			if l.away == policy.Open || l.away == policy.Local && local || l.shadow {
 				return false
 			}
 		}
@@ -152,6 +153,7 @@ type compiler struct {
 
 func compile(file string, p *policy.Policy, env *expr.Env, old *snapshot) (*snapshot, error) {
 	c := &compiler{file: file, env: env, old: old, programs: make(map[string]*expr.Program), next: &snapshot{
+		policy:       p,
 		applications: make(map[string]*application, len(p.Applications)),
 		prepared:     make(map[limitKey]*headgate.Prepared),
 	}}
@@ -163,7 +165,7 @@ func compile(file string, p *policy.Policy, env *expr.Env, old *snapshot) (*snap
 	for i := range p.Subjects {
 		s := &p.Subjects[i]
 		a := c.next.applications[s.Application]
-		a.subjects[s.Name] = newRecord(s, a.plans[s.Plan])
+		a.subjects[s.Name] = newRecord(s)
 	}
 	if len(c.faults) > 0 {
 		return nil, c.faults

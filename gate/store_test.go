@@ -168,37 +168,44 @@ applications:
 	want("the enforced one", &e, false, headgate.OverloadedReason, "closed")
 }
 
-// A node is ready without the store, unless all that it has are closed limits.
+// A node is ready without the store, unless all that it has are limits that refuse then.
 func TestReadyAway(t *testing.T) {
-	const quota = "{name: q, algorithm: quota, rate: 9/day}"
-	for policy, want := range map[string]bool{
-		"a: {limits: [" + quota + "]}":                                                                                                  false,
-		"a: {limits: [" + quota + "], rules: [{name: r, match: {operation: x}}]}":                                                       false,
-		"a: {on_store_error: closed, limits: [{name: w, rate: 1/s}]}":                                                                   false,
-		"a: {limits: [" + quota + "]}, b: {limits: [{name: w, rate: 1/s}]}":                                                             true,
-		"a: {limits: [" + quota + "], rules: [{name: r, match: {operation: x}, limits: [{name: w, rate: 1/s, on_store_error: open}]}]}": true,
-		"a: {mode: shadow, limits: [" + quota + "]}":                                                                                    true,
-		"a: {}": true,
+	const quota, rate = "{name: q, algorithm: quota, rate: 9/day}", "{name: w, rate: 1/s}"
+	type ready struct{ alone, withLocal bool }
+	for policy, want := range map[string]ready{
+		"a: {limits: [" + quota + "]}":                                                                                                  {},
+		"a: {limits: [" + quota + "], rules: [{name: r, match: {operation: x}}]}":                                                       {},
+		"a: {on_store_error: closed, limits: [" + rate + "]}":                                                                           {},
+		"a: {limits: [" + quota + "]}, b: {limits: [" + rate + "]}":                                                                     {false, true},
+		"a: {limits: [" + quota + "], rules: [{name: r, match: {operation: x}, limits: [{name: w, rate: 1/s, on_store_error: open}]}]}": {true, true},
+		"a: {mode: shadow, limits: [" + quota + "]}":                                                                                    {true, true},
+		"a: {}": {true, true},
 	} {
-		away := false
-		g, err := gate.Open(t.Context(), gate.Config{
-			Policy: []byte("version: 1\napplications: {" + policy + "}"), Store: memstore.New(memstore.Config{}), Away: func() bool { return away },
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := g.Ready(); err != nil {
-			t.Errorf("%s: %v while the store is there", policy, err)
-		}
-		away = true
-		if err := g.Ready(); (err == nil) != want || err != nil && headgate.CodeOf(err) != headgate.Unavailable {
-			t.Errorf("%s: %v, want ready %v", policy, err, want)
-		}
-		if err := g.SetMode(gate.Mode{Shadow: true, Until: time.Now().Add(time.Hour)}); err != nil {
-			t.Fatal(err)
-		}
-		if err := g.Ready(); err != nil {
-			t.Errorf("%s: %v while nothing refuses", policy, err)
+		for _, local := range []headgate.Store{nil, memstore.New(memstore.Config{})} {
+			away := false
+			g, err := gate.Open(t.Context(), gate.Config{
+				Policy: []byte("version: 1\napplications: {" + policy + "}"), Store: memstore.New(memstore.Config{}), Local: local, Away: func() bool { return away },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Ready(); err != nil {
+				t.Errorf("%s: %v while the store is there", policy, err)
+			}
+			away = true
+			is := want.alone
+			if local != nil {
+				is = want.withLocal
+			}
+			if err := g.Ready(); (err == nil) != is || err != nil && headgate.CodeOf(err) != headgate.Unavailable {
+				t.Errorf("%s, local %v: %v, want ready %v", policy, local != nil, err, is)
+			}
+			if err := g.SetMode(gate.Mode{Shadow: true, Until: time.Now().Add(time.Hour)}); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Ready(); err != nil {
+				t.Errorf("%s: %v while nothing refuses", policy, err)
+			}
 		}
 	}
 }

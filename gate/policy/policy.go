@@ -232,7 +232,11 @@ type Subject struct {
 	Plan              string // "" for none
 	// Timezone is the zone of the subject's quotas, instead of the limits' own;
 	// nil for theirs.
-	Timezone  *time.Location
+	Timezone *time.Location
+	// Anchor is the day of the month on which the subject's monthly quotas begin,
+	// instead of the limits' own; 0 for theirs.
+	Anchor    int
+	Note      string
 	Overrides []Override
 	Pos       Pos
 }

@@ -8,11 +8,11 @@ import (
 )
 
 var (
-	subjectKeys  = keys{allowed: []string{"plan", "timezone", "overrides"}}
+	subjectKeys  = keys{allowed: []string{"plan", "timezone", "anchor", "note", "overrides"}}
 	overrideKeys = keys{allowed: []string{"limit", "rate", "max", "burst", "from", "until", "note"}}
 )
 
-// maxNote is the longest note of an override in bytes.
+// maxNote is the longest note of a subject or an override in bytes.
 const maxNote = 256
 
 // subject reads one record; applications and plans are known by then.
@@ -31,13 +31,38 @@ func (r *reader) subject(e entry) Subject {
 	default:
 		known = true
 	}
-	o := e.object(subjectKeys)
-	s.Plan = r.planName(o.at("plan"))
+	r.said(e.object(subjectKeys), &s, known)
+	return s
+}
+
+// said reads what is said of a subject; known tells whether its application is there.
+func (r *reader) said(o object, s *Subject, known bool) {
+	if plan := o.at("plan"); r.plans == nil {
+		s.Plan = r.name(plan)
+	} else {
+		s.Plan = r.planName(plan)
+	}
 	if zone := o.at("timezone"); zone.present() {
 		s.Timezone = r.zone(zone)
 	}
+	if anchor := o.at("anchor"); anchor.present() {
+		day, _ := anchor.integer(1, 31)
+		s.Anchor = int(day)
+	}
+	s.Note = note(o.at("note"))
 	known = known && (s.Plan == "" || r.plans[s.Plan])
-	s.Overrides = r.overrides(o.at("overrides"), &s, known)
+	s.Overrides = r.overrides(o.at("overrides"), s, known)
+}
+
+// note reads a note of a person.
+func note(v value) string {
+	if !v.present() {
+		return ""
+	}
+	s, _ := v.text(wantText)
+	if len(s) > maxNote {
+		v.fault("%d bytes: at most %d", len(s), maxNote)
+	}
 	return s
 }
 
@@ -68,12 +93,7 @@ func (r *reader) override(v value, s *Subject, known bool) Override {
 	out := Override{Pos: v.pos}
 	numbers := r.overrideNumbers(o, &out)
 	r.overrideTime(o, &out)
-	if note := o.at("note"); note.present() {
-		out.Note, _ = note.text(wantText)
-		if len(out.Note) > maxNote {
-			note.fault("%d bytes: at most %d", len(out.Note), maxNote)
-		}
-	}
+	out.Note = note(o.at("note"))
 	name := o.need("limit", "which limit, such as plan/daily")
 	if out.Limit, _ = name.text("text: the id of a limit such as plan/daily"); out.Limit == "" || !known {
 		return out

@@ -298,7 +298,7 @@ func refusal(d *gate.Decision) *problem.Problem {
 	case d.Reason == headgate.DenyListed:
 		p.Detail = "this client may not pass"
 	case d.Reason == headgate.Banned:
-		p.Detail = "banned after too many refused requests"
+		p.Detail = "banned"
 	case p.Status == http.StatusServiceUnavailable:
 		p.Detail = "the service cannot take this request at the moment"
 	default:
