@@ -54,6 +54,7 @@ var layers = map[string]struct {
 	"server/observe":               {[]string{".", "github.com/prometheus/client_golang", "github.com/puzpuzpuz/xsync"}, "metrics; it only reads decisions"},
 	"server/journal":               {[]string{"."}, "recent decisions; it only reads them"},
 	"server/records":               {[]string{"store/pgstore/pgopen", "github.com/jackc/pgx", "github.com/pressly/goose", "modernc.org/sqlite"}, "what people write down, in SQLite or PostgreSQL"},
+	"server/follow":                {[]string{".", "gate", "gate/policy", "server/records"}, "brings the records to a gate"},
 	"server/admin":                 {[]string{".", "gate", "internal/clientip", "server/front/problem", "server/journal"}, "the management API over net/http"},
 	"server/openapi":               {nil, "the document that describes the HTTP API"},
 	"server/cmd/headgate": {[]string{

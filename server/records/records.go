@@ -1,6 +1,7 @@
 package records
 
 import (
+	"encoding/json"
 	"errors"
 	"time"
 )
@@ -73,9 +74,10 @@ type Subject struct {
 	Timezone string
 	// Anchor is the day of the month on which its monthly quotas begin, 1 to 31; 0
 	// for the limits' own.
-	Anchor    int
-	Note      string
-	Overrides []Override
+	Anchor int
+	Note   string
+	// Overrides is a JSON array, as a policy has it, with ids of limits; nil for none.
+	Overrides json.RawMessage
 	Ban       Ban
 
 	// Version is the number of the write that made it so, Changed its instant and
@@ -83,21 +85,6 @@ type Subject struct {
 	Version int64
 	Changed time.Time
 	Author  string
-}
-
-// Override gives a subject other numbers for a limit, for a time. The texts are as in a
-// policy file.
-type Override struct {
-	// Limit is the id of a limit such as plan/daily.
-	Limit string `json:"limit"`
-	// Rate, or Max for a concurrency limit, is a number or unlimited.
-	Rate  string `json:"rate,omitempty"`
-	Max   string `json:"max,omitempty"`
-	Burst int64  `json:"burst,omitempty"`
-	// From is inclusive and Until exclusive; zero for no bound.
-	From  time.Time `json:"from,omitzero"`
-	Until time.Time `json:"until,omitzero"`
-	Note  string    `json:"note,omitempty"`
 }
 
 // Ban refuses a subject until an instant; the zero value is none.

@@ -2,6 +2,7 @@ package records
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -105,7 +106,7 @@ func TestSubject(t *testing.T) {
 		until := now().Add(time.Hour)
 		full := Subject{
 			Known: true, Plan: "premium", Timezone: "Asia/Kathmandu", Anchor: 31, Note: `a "note" of Æ`,
-			Overrides: []Override{{Limit: "plan/daily", Rate: "5000/day", Burst: 3, From: now(), Until: until, Note: "campaign"}, {Limit: "x/slots", Max: "unlimited"}},
+			Overrides: json.RawMessage(`[{"limit":"plan/daily","rate":"5000/day","until":"2026-12-27T00:00:00Z"},{"limit":"x/slots","max":"unlimited"}]`),
 			Ban:       Ban{Until: until, Reason: "spam"},
 		}
 		edit := func(version int64, to Subject) (was, is Subject, err error) {
@@ -126,6 +127,9 @@ func TestSubject(t *testing.T) {
 			if _, _, err := edit(version, Subject{}); !errors.Is(err, ErrStale) {
 				t.Errorf("version %d: %v", version, err)
 			}
+		}
+		if _, _, err := edit(is.Version, Subject{Known: true, Overrides: json.RawMessage(`[{`)}); err == nil {
+			t.Error("half of an override was written")
 		}
 		refuse := errors.New("no")
 		if _, _, err := d.EditSubject(ctx, "email", "alice", Whatever, by("ann", "x"), func(s *Subject) error { s.Plan = "free"; return refuse }); err != refuse {

@@ -97,7 +97,7 @@ func sqliteVersion(ctx context.Context, db *sql.DB) (version int64, err error) {
 		return 0, errors.New("it is the database of another program")
 	}
 	var fault string
-	if err := db.QueryRowContext(ctx, `select quick_check from pragma_quick_check(1)`).Scan(&fault); err != nil {
+	if err := db.QueryRowContext(ctx, `pragma quick_check(1)`).Scan(&fault); err != nil {
 		return 0, err
 	}
 	if fault != "ok" {

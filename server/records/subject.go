@@ -20,9 +20,7 @@ func scanSubject(row scanner) (s Subject, err error) {
 	}
 	s.Ban.Until, s.Changed = instant(banned), instant(changed)
 	if overrides != "" {
-		if err := json.Unmarshal([]byte(overrides), &s.Overrides); err != nil {
-			return s, fmt.Errorf("records: overrides of %s/%s: %w", s.Application, s.Name, err)
-		}
+		s.Overrides = json.RawMessage(overrides)
 	}
 	return s, nil
 }
@@ -67,13 +65,8 @@ func (d *DB) EditSubject(ctx context.Context, application, name string, version 
 }
 
 func (c *change) putSubject(ctx context.Context, s *Subject) error {
-	overrides := ""
-	if len(s.Overrides) > 0 {
-		data, err := json.Marshal(s.Overrides)
-		if err != nil {
-			return err
-		}
-		overrides = string(data)
+	if len(s.Overrides) > 0 && !json.Valid(s.Overrides) {
+		return fmt.Errorf("records: the overrides of %s/%s are no JSON", s.Application, s.Name)
 	}
 	_, err := c.ExecContext(ctx, `
 		insert into headgate_subject (`+subjectColumns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
@@ -81,7 +74,7 @@ func (c *change) putSubject(ctx context.Context, s *Subject) error {
 		set known = excluded.known, plan = excluded.plan, timezone = excluded.timezone, anchor = excluded.anchor, note = excluded.note,
 			overrides = excluded.overrides, banned = excluded.banned, ban_reason = excluded.ban_reason,
 			changed = excluded.changed, author = excluded.author, seq = excluded.seq`,
-		s.Application, s.Name, s.Known, s.Plan, s.Timezone, s.Anchor, s.Note, overrides,
+		s.Application, s.Name, s.Known, s.Plan, s.Timezone, s.Anchor, s.Note, string(s.Overrides),
 		micros(s.Ban.Until), s.Ban.Reason, micros(s.Changed), s.Author, s.Version)
 	return err
 }
