@@ -103,11 +103,11 @@ func New(b Build, state func() State) *Metrics {
 			Buckets: []float64{1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 5e-3, 15e-3, 25e-3, 0.1, 0.5},
 		}, []string{"door"}),
 		store: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "headgate_store_duration_seconds", Help: "Time that calls to a shared store took.",
+			Name: "headgate_store_duration_seconds", Help: "Time that calls to a shared store took, or work of the embedded one on its disk.",
 			Buckets: []float64{1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 25e-3, 5e-2, 0.1, 0.25, 1},
 		}, []string{"store", "op"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "headgate_store_errors_total", Help: "Calls to a shared store that failed, by kind.",
+			Name: "headgate_store_errors_total", Help: "Calls to a shared store that failed, or work of the embedded one on its disk, by kind.",
 		}, []string{"store", "kind"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "headgate_panics_total", Help: "Requests that ended in a panic.",
@@ -136,8 +136,8 @@ func (m *Metrics) Panicked() { m.panics.Inc() }
 // ReloadFailed counts a reload that left the old policy in force.
 func (m *Metrics) ReloadFailed() { m.reloads.Inc() }
 
-// StoreCalled counts a call to a shared store that took so long. kind is of the
-// failure, "" for none; store, op and kind are from small fixed sets.
+// StoreCalled counts a call to a shared store that took so long, or work of the
+// embedded one on its disk. kind is of the failure, "" for none; store, op and kind are from small fixed sets.
 func (m *Metrics) StoreCalled(store, op string, took time.Duration, kind string) {
 	m.store.WithLabelValues(store, op).Observe(took.Seconds())
 	if kind != "" {

@@ -47,11 +47,15 @@ func (j *journal) backup(ctx context.Context, file string, now int64) (err error
 
 // copyTo fills an empty file with a copy of the database that says so.
 func (j *journal) copyTo(ctx context.Context, file string, now int64) (err error) {
+	name, err := nameOf(file) // what begins with file: is a URI for SQLite
+	if err != nil {
+		return err
+	}
 	from, err := connect(fileOf(j.dir))
 	if err != nil {
 		return err
 	}
-	err = errors.Join(from.keepWAL(true), from.exec(ctx, `vacuum into ?`, file), from.Close())
+	err = errors.Join(from.keepWAL(true), from.exec(ctx, `vacuum into ?`, name), from.Close())
 	if err != nil {
 		return err
 	}
@@ -77,7 +81,8 @@ func (j *journal) copyTo(ctx context.Context, file string, now int64) (err error
 // What was charged after the backup was made is not known. So the next start gives
 // nobody anything that could have been charged already: every limit starts empty, and
 // windows and quotas refuse until they end. With trust, the operator says that nothing was
-// admitted since, and the limits go on as they were in the backup.
+// admitted since, and the limits go on as they were in the backup. The database of a directory
+// that was restored without trust, and never started, starts empty still.
 func Restore(ctx context.Context, file, dir string, trust bool) error {
 	if err := restore(ctx, file, dir, trust); err != nil {
 		return fmt.Errorf("sqlitestore: restore %s: %w", file, err)
@@ -97,6 +102,9 @@ func restore(ctx context.Context, file, dir string, trust bool) (err error) {
 		if info, err := os.Stat(file + suffix); err == nil && info.Size() > 0 {
 			return fmt.Errorf("%s has a file %s%s beside it, so it is not all there: it is no backup, but the database of a process that was not stopped: use its directory as it is", file, file, suffix)
 		}
+	}
+	if err := fits(dir, mostDir); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return explainFile(dir, err)
@@ -164,9 +172,9 @@ func takeOver(ctx context.Context, file string, place [16]byte, inode int64, tru
 	if m.stopped == running && trust {
 		return errors.New("it is no backup, but the database of a process that was not stopped, and lacks what that has charged last: it cannot be trusted")
 	}
-	m.place, m.previous, m.inode, m.backup, m.restored = place, [16]byte{}, inode, 0, 1
-	if trust {
-		m.restored = 0
+	m.place, m.previous, m.inode, m.backup = place, [16]byte{}, inode, 0
+	if !trust {
+		m.restored = 1 // else it may be so already
 	}
 	if m.stopped == running {
 		m.stopped = settled

@@ -501,3 +501,36 @@ func TestForgottenLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// What was restored, and has not been started, starts empty wherever it is restored to:
+// that nothing was admitted since is said of it, not of the backup that it came from.
+func TestRestoreOfRestored(t *testing.T) {
+	base := t.TempDir()
+	j, records := filled(t, base+"/a")
+	if err := j.backup(t.Context(), base+"/backup", noon+1); err != nil {
+		t.Fatal(err)
+	}
+	end(t, j, noon+2, false)
+	from := base + "/backup"
+	for _, x := range []struct {
+		to    string
+		trust bool
+	}{{base + "/b", false}, {base + "/c", true}, {base + "/d", true}} {
+		if err := Restore(t.Context(), from, x.to, x.trust); err != nil {
+			t.Fatal(err)
+		}
+		from = fileOf(x.to)
+	}
+	wantLost(t, base+"/d", records)
+	// That a start has seen it is not forgotten either, and a stop in order hides nothing.
+	j, _ = begin(t, base+"/c", noon+hour/2)
+	end(t, j, noon+hour/2, true)
+	if err := Restore(t.Context(), fileOf(base+"/c"), base+"/e", true); err != nil {
+		t.Fatal(err)
+	}
+	j, past := begin(t, base+"/e", noon+hour)
+	if past.Lost != noon+hour/2 {
+		t.Errorf("lost at %d, want %d", past.Lost, noon+hour/2)
+	}
+	end(t, j, noon+hour, true)
+}

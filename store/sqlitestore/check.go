@@ -14,6 +14,9 @@ import (
 // returns what of it is not as it was written: a fault of its structure or its
 // write-ahead log, or up to ten rows, joined. It changes no state.
 func Check(ctx context.Context, dir string) (err error) {
+	if err := fits(dir, mostDir); err != nil {
+		return fmt.Errorf("sqlitestore: %w", err)
+	}
 	if _, err := os.Stat(fileOf(dir)); err != nil {
 		return fmt.Errorf("sqlitestore: %w", explainFile(dir, err))
 	}

@@ -22,6 +22,8 @@ const patience = `pragma busy_timeout = 20`
 type checker struct {
 	mu sync.Mutex
 	*conn
+	// failing says that the latest move failed.
+	failing bool
 }
 
 // runCheckpoints moves the log whenever it is long, until the journal quits.
@@ -73,15 +75,23 @@ func (j *journal) checkpoint(least int64) {
 		j.mu.Unlock()
 	}
 	j.observe("checkpoint", time.Since(start), kindOf(err))
-	if err == nil {
-		return
-	}
-	if passing(err) {
+	j.moved(err)
+}
+
+// moved takes down how moving the log has ended. The caller holds j.checker.mu.
+func (j *journal) moved(err error) {
+	told := j.checker.failing
+	j.checker.failing = err != nil
+	switch {
+	case err == nil:
+	case passing(err):
 		j.mu.Lock()
 		j.due = j.frames + j.soft
 		j.mu.Unlock()
-		j.log.Warn("sqlitestore: the write-ahead log could not be moved to the database file; later", "dir", j.dir, "error", err)
-		return
+		if !told {
+			j.log.Warn("sqlitestore: the write-ahead log could not be moved to the database file; later", "dir", j.dir, "error", err)
+		}
+	default:
+		j.breakDown(err)
 	}
-	j.breakDown(err)
 }

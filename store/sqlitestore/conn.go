@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"path/filepath"
@@ -45,8 +46,44 @@ func (c *conn) Close() (err error) {
 	return errors.Join(err, c.Conn.Close())
 }
 
+const (
+	// mostPath is how long a path SQLite opens, in bytes.
+	mostPath = 504
+	// mostDir leaves room in a directory for the longest of the files in it: those of
+	// backups that are not finished, in directories of their own.
+	mostDir = mostPath - 64
+)
+
+// fits fails if a path has more than most bytes, as SQLite counts them.
+func fits(path string, most int) error {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	if n := len(resolve(absolute)); n > most {
+		return told{fmt.Errorf("the path %s is too long for SQLite: absolute and without symbolic links it has %d bytes, and at most %d are possible", path, n, most)}
+	}
+	return nil
+}
+
+// resolve follows the symbolic links in an absolute path, of which the end need not be
+// there.
+func resolve(path string) string {
+	for there := path; ; there = filepath.Dir(there) {
+		if to, err := filepath.EvalSymlinks(there); err == nil {
+			return filepath.Join(to, path[len(there):])
+		}
+		if there == filepath.Dir(there) {
+			return path
+		}
+	}
+}
+
 // nameOf returns the name of a database that exists, as SQLite wants it.
 func nameOf(file string) (string, error) {
+	if err := fits(file, mostPath); err != nil {
+		return "", err
+	}
 	path, err := filepath.Abs(file)
 	if err != nil {
 		return "", err

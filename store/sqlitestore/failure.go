@@ -106,11 +106,22 @@ type told struct{ error }
 
 func (t told) Unwrap() error { return t.error }
 
+// blamed is the file in dir that an error is about, or dir where that is not there or
+// cannot be looked at.
+func blamed(dir string, err error) string {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		if _, err := os.Lstat(e.Path); err == nil {
+			return e.Path
+		}
+	}
+	return dir
+}
+
 // explainFile puts an error of the file system into words.
 func explainFile(dir string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return told{fmt.Errorf("cannot write to %s: %w: the data directory must be writable, as limits are kept there", dir, plain(err))}
+		return told{fmt.Errorf("cannot write to %s: %w: the data directory and the files in it must be writable, as limits are kept there", blamed(dir, err), plain(err))}
 	case errors.Is(err, syscall.ENOSPC):
 		return told{fmt.Errorf("cannot write to %s: the disk is full", dir)}
 	case errors.Is(err, fs.ErrExist):

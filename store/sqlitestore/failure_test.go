@@ -3,6 +3,7 @@ package sqlitestore
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -33,6 +34,7 @@ func TestDiskFull(t *testing.T) {
 		fill(j)
 		changed := recordAt(1, l, rng)
 		records := append(many(rng), changed)
+		frames := j.frames
 		for range 3 {
 			err := j.Commit(&memstore.Commit{Now: noon + hour, Records: records})
 			if headgate.CodeOf(err) != headgate.Unavailable || kindOf(err) != "disk_full" {
@@ -43,6 +45,9 @@ func TestDiskFull(t *testing.T) {
 			}
 			if got := mustFind(t, j, records[0].Key); got.Limit != nil {
 				t.Fatalf("half a commit is there: %+v", got)
+			}
+			if j.frames != frames {
+				t.Fatalf("%d frames are counted, where %d are", j.frames, frames)
 			}
 		}
 		free(j)
@@ -399,5 +404,38 @@ func TestLogOfEarlierLives(t *testing.T) {
 			commit(t, j, noon, recordAt(rng.Uint64N(1000), l, rng), recordAt(rng.Uint64N(1000), l, rng))
 		}
 		end(t, j, noon, false)
+	}
+}
+
+// A log that cannot be moved is told once, until it was moved again, and so are rows
+// that cannot be looked for.
+func TestMoveFails(t *testing.T) {
+	j, _ := begin(t, t.TempDir(), noon)
+	defer end(t, j, noon, true)
+	var said strings.Builder
+	j.log = slog.New(slog.NewTextHandler(&said, nil))
+	if err := j.w.query(t.Context(), `pragma max_page_count = 1`, 1, ignore); err != nil {
+		t.Fatal(err)
+	}
+	full := j.w.exec(t.Context(), `create table large as select zeroblob(1000000)`)
+	if !passing(full) {
+		t.Fatal(full)
+	}
+	for i, x := range []struct {
+		err  error
+		told int
+	}{{full, 1}, {full, 1}, {nil, 1}, {full, 2}, {full, 2}} {
+		j.moved(x.err)
+		j.walked(x.err)
+		for _, what := range []string{"the write-ahead log could not be moved", "rows that are over could not be looked for"} {
+			if n := strings.Count(said.String(), `level=WARN msg="sqlitestore: `+what); n != x.told {
+				t.Errorf("%d: %s: told %d times, want %d", i, what, n, x.told)
+			}
+		}
+	}
+	j.frames = j.soft
+	j.checkpoint(j.soft)
+	if j.checker.failing || j.frames != 0 {
+		t.Errorf("%d frames after a move", j.frames)
 	}
 }

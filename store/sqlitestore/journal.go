@@ -128,6 +128,7 @@ func (j *journal) write(do func() error) error {
 	if why := j.broken.Load(); why != nil {
 		return errors.New(*why)
 	}
+	frames := j.frames
 	err := j.w.begin.exec()
 	if err == nil {
 		if err = do(); err == nil {
@@ -144,6 +145,7 @@ func (j *journal) write(do func() error) error {
 		}
 		return nil
 	}
+	j.frames = frames // the next commit overwrites those of this one
 	if codeOf(err) != 0 && !passing(err) {
 		j.breakDown(err)
 		return err

@@ -78,6 +78,9 @@ const (
 // file for a new database. found says that there is a database.
 func inspect(dir string) (found bool, err error) {
 	file := fileOf(dir)
+	if to, err := os.Readlink(file); err == nil {
+		return false, fmt.Errorf("%s is a symbolic link to %s, beside which its write-ahead log would be: put that file here instead, with its log if it has one, or make the data directory the link", file, to)
+	}
 	head, err := readHead(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		for _, name := range [...]string{databaseName + walSuffix, placeName} {

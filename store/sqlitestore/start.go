@@ -40,6 +40,9 @@ type starting struct {
 // open starts the journal in dir, which it creates, at an instant of the wall clock.
 // It returns what memstore wants to know of the time before.
 func open(ctx context.Context, c *Config, now int64) (j *journal, past memstore.Past, err error) {
+	if err := fits(c.Dir, mostDir); err != nil {
+		return nil, past, err
+	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, past, explainFile(c.Dir, err)
 	}

@@ -213,6 +213,17 @@ func TestRefusedStarts(t *testing.T) {
 			os.Remove(fileOf(dir))
 			os.Remove(filepath.Join(dir, placeName))
 		}, want: `limits.db is missing, though limits.db-wal says`},
+		"link to a database": {spoil: func(t *testing.T, dir string) {
+			elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+			if err := errors.Join(os.Rename(fileOf(dir), elsewhere), os.Symlink(elsewhere, fileOf(dir))); err != nil {
+				t.Fatal(err)
+			}
+		}, want: `^\S+/limits.db is a symbolic link to \S+/elsewhere, beside which its write-ahead log would be: put that file here instead, with its log if it has one, or make the data directory the link$`},
+		"link to nothing": {spoil: func(t *testing.T, dir string) {
+			if err := errors.Join(os.Remove(fileOf(dir)), os.Symlink("nothing", fileOf(dir))); err != nil {
+				t.Fatal(err)
+			}
+		}, want: `limits.db is a symbolic link to nothing, beside which`},
 		"directory in its place": {spoil: func(t *testing.T, dir string) {
 			os.Remove(fileOf(dir))
 			os.Mkdir(fileOf(dir), 0o700)
@@ -305,6 +316,7 @@ func notWritable(t *testing.T, dir string, parent func(), chmod func(name string
 	j, _ := begin(t, dir, noon)
 	end(t, j, noon, true)
 	parent()
+	const denied = `: permission denied: the data directory and the files in it must be writable, as limits are kept there$`
 	for _, name := range []string{dir, fileOf(dir), filepath.Join(dir, lockName), filepath.Join(dir, placeName)} {
 		chmod(name, 0o700)
 	}
@@ -313,10 +325,13 @@ func notWritable(t *testing.T, dir string, parent func(), chmod func(name string
 		mode os.FileMode
 		want string
 	}{
-		{fileOf(dir), 0o400, `^cannot write to .*limits.db: permission denied: the data directory must be writable`},
-		{fileOf(dir), 0, `^cannot write to .*: permission denied`},
-		{filepath.Join(dir, lockName), 0o400, `^cannot write to .*: permission denied`},
+		{fileOf(dir), 0o400, `^cannot write to ` + fileOf(dir) + denied},
+		{fileOf(dir), 0, `^cannot write to ` + fileOf(dir) + denied},
+		{filepath.Join(dir, lockName), 0o400, `^cannot write to ` + filepath.Join(dir, lockName) + denied},
+		{filepath.Join(dir, lockName), 0, `^cannot write to ` + filepath.Join(dir, lockName) + denied},
+		{filepath.Join(dir, placeName), 0, `^cannot write to ` + filepath.Join(dir, placeName) + denied},
 		{dir, 0o500, `^cannot write to .*: .*must be writable`},
+		{dir, 0, `^cannot write to ` + dir + denied},
 	} {
 		chmod(x.name, x.mode)
 		_, said := start(t, dir, uid)

@@ -108,9 +108,13 @@ type Stats struct {
 	FileBytes, LogBytes int64
 	// Broken says that a write failed: nothing will be written until the process is
 	// started again. Failing says that the latest commit failed: as long as the disk
-	// is full, what needs one is refused.
+	// is full, what needs one is refused. See [Store.Up].
 	Broken, Failing bool
 }
+
+// Up reports whether the latest commit succeeded, and none failed for good. One that
+// failed is tried again every second, whether somebody asks or not.
+func (s *Store) Up() bool { return s.journal.broken.Load() == nil && !s.journal.failing.Load() }
 
 // Stats counts. It takes each shard's lock in turn.
 func (s *Store) Stats() Stats {

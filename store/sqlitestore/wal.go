@@ -146,7 +146,7 @@ func storedIn(b []byte) checksums {
 // indexed returns how many frames were committed to the log with these salts, as
 // the index says that the last process has left, 0 if it says nothing of that log.
 func indexed(file string, salts []byte) (int64, error) {
-	f, err := os.Open(file + indexSuffix)
+	f, err := os.OpenFile(file+indexSuffix, os.O_RDWR, 0) // SQLite will write to it
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

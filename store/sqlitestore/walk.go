@@ -31,6 +31,8 @@ type walker struct {
 	seen map[int64]struct{}
 	// rows, ends and told count what it did since the start.
 	rows, ends, told int64
+	// failing says that the latest walk failed.
+	failing bool
 }
 
 func newWalker(file string) (w walker, err error) {
@@ -60,10 +62,16 @@ func (j *journal) runWalker() {
 		start := time.Now()
 		err := j.walk(walkRows)
 		j.observe("walk", time.Since(start), kindOf(err))
-		if err != nil {
-			j.log.Warn("sqlitestore: rows that are over could not be looked for; later", "dir", j.dir, "error", err)
-		}
+		j.walked(err)
 	}
+}
+
+// walked takes down how a walk has ended.
+func (j *journal) walked(err error) {
+	if err != nil && !j.walker.failing {
+		j.log.Warn("sqlitestore: rows that are over could not be looked for; later", "dir", j.dir, "error", err)
+	}
+	j.walker.failing = err != nil
 }
 
 // expired is a row to delete, if it still has that until.

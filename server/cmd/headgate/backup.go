@@ -162,7 +162,7 @@ limits then go on as they were.`,
 		}
 		how := "every limit starts empty"
 		if trust {
-			how = "limits go on as they were"
+			how = "limits go on as it has them" // empty, where it is of a directory that was restored only
 		}
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s restored to %s: %s\n", args[0], dir, how)
 		return err

@@ -35,7 +35,7 @@ func openEmbedded(ctx context.Context, s *settings, called func(op string, took 
 		log.Warn("a backup that was not finished is left", "error", err)
 	}
 	log.Info("store embedded: state is kept in the data directory", "dir", s.data, "budget_bytes", s.memory)
-	return &backend{store: e, patience: diskPatience, memory: e.Memory(), embedded: e}, nil
+	return &backend{store: e, patience: diskPatience, away: func() bool { return !e.Up() }, memory: e.Memory(), embedded: e}, nil
 }
 
 // removeUnfinished removes what unfinished backups have left in the data directory,

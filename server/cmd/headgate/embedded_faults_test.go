@@ -35,10 +35,10 @@ func TestServeReadOnly(t *testing.T) {
 		must(t, os.Chown(base, nobody, nobody))
 		s.attributes = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}
-	const writable = `: the data directory must be writable, as limits are kept there`
+	const denied = `: permission denied: the data directory and the files in it must be writable, as limits are kept there`
 
 	must(t, os.Chmod(base, 0o555))
-	s.refused(`cannot write to DATA: permission denied` + writable)
+	s.refused(`cannot write to DATA` + denied)
 	must(t, os.Chmod(base, 0o755))
 	v := s.serve()
 	s.passes(v, "few", "ann", 7)
@@ -48,11 +48,12 @@ func TestServeReadOnly(t *testing.T) {
 		mode     os.FileMode
 		sentence string
 	}{
-		{"limits.db", 0o400, `cannot write to DATA/limits\.db: permission denied` + writable},
-		{"limits.db", 0, `cannot write to DATA: permission denied` + writable},
-		{"lock", 0o400, `cannot write to DATA: permission denied` + writable},
+		{"limits.db", 0o400, `cannot write to DATA/limits\.db` + denied},
+		{"limits.db", 0, `cannot write to DATA/limits\.db` + denied},
+		{"lock", 0o400, `cannot write to DATA/lock` + denied},
+		{"place", 0, `cannot write to DATA/place` + denied},
 		{".", 0o500, `cannot write to DATA/limits\.db: attempt to write a readonly database \(1544\): the data directory and the files in it must be writable`},
-		{".", 0, `cannot write to DATA: permission denied` + writable},
+		{".", 0, `cannot write to DATA` + denied},
 	} {
 		name := filepath.Join(s.data, x.name)
 		info, err := os.Stat(name)
@@ -63,6 +64,15 @@ func TestServeReadOnly(t *testing.T) {
 	}
 	v = s.serve()
 	s.remain(v, "few", "ann", 93, 93)
+	s.client.CloseIdleConnections()
+	v.kill()
+	for _, name := range []string{"limits.db-wal", "limits.db-shm"} {
+		must(t, os.Chmod(filepath.Join(s.data, name), 0o400))
+		s.refused(`cannot write to DATA/` + name + denied)
+		must(t, os.Chmod(filepath.Join(s.data, name), 0o600))
+	}
+	v = s.serve()
+	s.remain(v, "few", "ann", 92, 93)
 	s.stop(v)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -249,4 +250,114 @@ func TestServeLockRemoved(t *testing.T) {
 	}
 	s.remain(v, "few", "ann", 93, 93)
 	s.stop(v)
+}
+
+// What was restored, and not started, is not trusted because somebody says so of a copy
+// of it.
+func TestRestoreOfRestored(t *testing.T) {
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	replace(t, policy, policyOf("10/h"))
+	s := startServe(t, "--policy", policy, "--http", "127.0.0.1:0")
+	address := s.address(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "copy")
+	verb(t, exitDone, "take", "a", "o", "s", "4", "--server", address)
+	verb(t, exitDone, "backup", file, "--server", address, "--data", s.data)
+	verb(t, exitDone, "take", "a", "o", "s", "5", "--server", address)
+	s.stop(t)
+	verb(t, exitDone, "restore", file, "--data", filepath.Join(dir, "a"))
+	out := verb(t, exitDone, "restore", "--nothing-since", filepath.Join(dir, "a", "limits.db"), "--data", filepath.Join(dir, "b"))
+	if !strings.HasSuffix(out, "/b: limits go on as it has them\n") {
+		t.Errorf("said %q", out)
+	}
+	s = startServe(t, "--policy", policy, "--http", "127.0.0.1:0", "--data", filepath.Join(dir, "b"))
+	s.await(t, "every limit starts empty: the database was restored from a backup")
+	address = s.address(t)
+	verb(t, exitDenied, "take", "a", "o", "s", "1", "--server", address)
+	verb(t, exitDenied, "take", "a", "o", "another", "1", "--server", address)
+	s.stop(t)
+}
+
+// A data directory whose name SQLite would take for a URI is one like any other.
+func TestServeDataLikeURI(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const data = "file:x"
+	s := startServe(t, "--http", "127.0.0.1:0", "--data", data)
+	address := s.address(t)
+	verb(t, exitDone, "backup", "copy", "--server", address, "--data", data)
+	s.stop(t)
+	verb(t, exitDone, "restore", "copy", "--data", data+"2")
+}
+
+// readyz fails unless /readyz answers with status soon.
+func (s *station) readyz(v *victim, status int) {
+	s.t.Helper()
+	for ended := time.After(patience); ; {
+		got, _ := get(s.t, v.url+"/readyz")
+		if got == status {
+			return
+		}
+		select {
+		case <-ended:
+			s.t.Fatalf("/readyz is %d, want %d", got, status)
+		default:
+		}
+	}
+}
+
+// A server that can write nothing down, and whose limits all refuse then, is not ready.
+// One whose disk has room again is, without anybody who asks it for a decision.
+func TestServeNotReady(t *testing.T) {
+	closed := "version: 1\napplications: {a: {on_store_error: closed, rules: [{name: few, match: {operation: few}, limits: [" + slowYear("quota", 100) + "]}]}}\n"
+	s := newStation(t)
+	must(t, os.WriteFile(s.policy, []byte(closed), 0o644))
+	v := s.serve()
+	s.passes(v, "few", "ann", 1)
+	s.readyz(v, http.StatusOK)
+	must(t, os.RemoveAll(s.data))
+	s.readyz(v, http.StatusServiceUnavailable)
+	s.metric(v, "headgate_store_up 0")
+	v.kill()
+
+	disk := filepath.Join(filepath.Dir(s.data), "disk")
+	if !mounted(t, disk) {
+		return
+	}
+	s.data = filepath.Join(disk, "data")
+	v = s.serve()
+	ballast := filepath.Join(disk, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 2<<20), 0o600); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	for ended := time.After(patience); s.take(v, "few", "ann", 1).Allowed; { // until what was allocated already is used
+		select {
+		case <-ended:
+			t.Fatal("commits succeed on a disk that is full")
+		default:
+		}
+	}
+	s.readyz(v, http.StatusServiceUnavailable)
+	must(t, os.Remove(ballast))
+	s.readyz(v, http.StatusOK)
+	s.metric(v, "headgate_store_up 1")
+	s.passes(v, "few", "bob", 1)
+	s.stop(v)
+}
+
+// Data directories that cannot be used are called by what is wrong with them.
+func TestServeRefusesData(t *testing.T) {
+	s := newStation(t)
+	s.stop(s.serve())
+	elsewhere := filepath.Join(filepath.Dir(s.data), "elsewhere")
+	must(t, os.Rename(s.database(), elsewhere))
+	must(t, os.Symlink(elsewhere, s.database()))
+	s.refused(`DATA/limits\.db is a symbolic link to ` + elsewhere + `, beside which its write-ahead log would be: put that file here instead, with its log if it has one, or make the data directory the link`)
+	must(t, os.Rename(elsewhere, s.database()))
+	link := filepath.Join(filepath.Dir(s.data), "link")
+	must(t, os.Symlink(s.data, link))
+	s.data = link
+	s.stop(s.serve())
+	s.data = filepath.Join(filepath.Dir(link), strings.Repeat("a/", 220))
+	must(t, os.MkdirAll(filepath.Dir(s.data), 0o700))
+	s.refused(`the path DATA is too long for SQLite: absolute and without symbolic links it has \d+ bytes, and at most 440 are possible`)
 }
