@@ -19,8 +19,7 @@ type kept struct {
 	wait   int64 // how long that was
 	retry  int64 // the authority is not asked before
 	fails  int   // in a row
-	doubt  int64 // the most that was granted without our hearing of it
-	unsure int64 // when the first request was sent that may have brought it
+	doubt  int64 // the most that was granted to the lease without our hearing of it
 	cold   bool  // hardly used
 	known  bool  // among the keeper's cells
 	queued bool  // to be looked at
@@ -204,9 +203,13 @@ func (k *keeper) fill(now int64) *call {
 // report adds a request to the call.
 func (k *keeper) report(c *call, x *cell, now, want, least int64) {
 	r := headgate.LeaseRequest{Limit: x.limit.Load(), Owner: x.owner, Want: want, Min: least}
+	l := x.holder.Lease()
 	back, void := x.holder.Report(&r, now, k.id())
 	k.counters.returned.Add(back)
 	k.counters.dropped.Add(void)
+	if x.holder.Lease() != l {
+		k.giveUpDoubt(x)
+	}
 	c.cells, c.requests, c.replies = append(c.cells, x), append(c.requests, r), append(c.replies, headgate.LeaseReply{})
 }
 
@@ -239,6 +242,9 @@ func (k *keeper) plan(c *cell, now int64) (want, least int64, ask bool) {
 		c.low.Store(0)
 		c.called.Store(false)
 		return 0, 0, !c.settled()
+	}
+	if c.doubt > 0 && l.granted == 0 {
+		return 0, 0, true // what may have been granted comes first: nothing else tells whether it was
 	}
 	return k.size(c, l, now)
 }
@@ -284,7 +290,7 @@ func (k *keeper) absorb(c *call) {
 		x.flying = false
 		p := &c.replies[i]
 		if c.err != nil || p.Status >= headgate.LeaseFailed {
-			x.wonder(&c.requests[i], c.sent)
+			x.wonder(&c.requests[i])
 			x.fail(now, k.horizon)
 			continue
 		}
@@ -338,25 +344,27 @@ func (k *keeper) take(c *cell, r *headgate.LeaseRequest, p *headgate.LeaseReply,
 		k.counters.grants.Add(1)
 		k.counters.granted.Add(e.Granted)
 	}
-	// The account under which something was granted may be another one, too,
-	// when it was forgotten before we had heard of any grant.
-	if e.Anew || r.Granted == 0 && now-c.unsure >= k.terms.TTL+k.terms.Grace {
-		k.counters.dropped.Add(c.doubt)
+	// Who does not know of any grant is not told either that his account is gone, with
+	// the window, the epoch or by its age.
+	if e.Anew || r.Granted == 0 && e.Granted+e.Late == 0 {
+		k.giveUpDoubt(c)
 	}
 	c.doubt = 0
 	return e
 }
 
+// giveUpDoubt counts as dropped what may have been granted without our hearing of it.
+func (k *keeper) giveUpDoubt(c *cell) {
+	k.counters.dropped.Add(c.doubt)
+	c.doubt = 0
+}
+
 // wonder notes that a request was sent, and nothing came back. Of a ban, whose lease is
 // a word, nothing can be lost.
-func (c *cell) wonder(r *headgate.LeaseRequest, sent int64) {
-	if r.Limit.Algorithm == headgate.Ban {
-		return
+func (c *cell) wonder(r *headgate.LeaseRequest) {
+	if r.Limit.Algorithm != headgate.Ban {
+		c.doubt = max(c.doubt, r.Want)
 	}
-	if r.Want > 0 && c.doubt == 0 {
-		c.unsure = sent
-	}
-	c.doubt = max(c.doubt, r.Want)
 }
 
 // fail notes that nothing is known of a request.
@@ -384,7 +392,11 @@ func (k *keeper) giveUp() {
 	for range attempts {
 		open = slices.DeleteFunc(open, func(x *cell) bool {
 			x.holder.Lease().Revoke()
-			return x.settled() || x.limit.Load().Algorithm != x.kind
+			if !x.settled() && x.limit.Load().Algorithm == x.kind {
+				return false
+			}
+			k.counters.dropped.Add(x.holder.Unreturned() + x.doubt)
+			return true
 		})
 		for part := range slices.Chunk(open, maxRequests) {
 			k.handBack(ctx, part)

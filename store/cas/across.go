@@ -132,7 +132,9 @@ func (x *crossing) end(ctx context.Context, sh *share, c *call) (passed, replaye
 		}
 		b.Outcomes()[at] = c.batch.Outcomes()[i]
 	}
-	sh.marks = c.marks
+	if sh.marks = c.marks; c.step == decides && c.err != nil {
+		sh.marks = nil // what stands like that may be what somebody else has made
+	}
 	passed, replayed, hold, err = c.batch.Allowed, c.batch.Replayed, c.batch.Hold, c.err
 	x.store.calls.Put(c)
 	return passed, replayed, hold, err

@@ -36,8 +36,9 @@
 // process that ends in between, and an undoing that the table does not answer, lose
 // what was held: it stays charged when its 15 s are over. A reservation is held under
 // its own name from the beginning, so what is lost of one stays reserved, and its slots
-// taken, for as long as it was asked for, up to 24 h. A leaky bucket gets
-// back what it held only if nobody has decided on it since. A key is remembered when
+// taken, for as long as it was asked for, up to 24 h. A leaky bucket, and a budget that
+// has no room for another hold, gets back what was taken only if the table has
+// answered, and nobody has decided on the budget since. A key is remembered when
 // all have passed, and until then all of them are on trial; of two batches with one
 // key at once, one is undone. Everything but Take is done item by item: an error may
 // come after some of them.

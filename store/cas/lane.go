@@ -42,6 +42,7 @@ type call struct {
 
 	// Guarded by the lane's mu.
 	finished bool
+	waits    bool // among the lane's waiting
 	gone     bool // nobody waits for it any more
 }
 
@@ -114,6 +115,9 @@ func (c *call) tell(b *headgate.Batch) error {
 	return c.err
 }
 
+// deserted reports whether nobody needs the call any more.
+func (c *call) deserted() bool { return c.gone && !c.aside }
+
 // leave lets the caller go, unless the call has finished.
 func (c *call) leave() bool {
 	l := c.lane
@@ -123,7 +127,9 @@ func (c *call) leave() bool {
 		<-c.done // sent before mu was unlocked
 		return false
 	}
-	c.gone = true
+	if c.gone = true; c.waits && c.deserted() {
+		l.desert()
+	}
 	return true
 }
 
@@ -135,6 +141,7 @@ type lane struct {
 
 	mu      sync.Mutex
 	waiting []*call
+	gone    int // of those, how many are deserted
 	flies   bool
 
 	// The goroutine that flies has the rest.
@@ -163,7 +170,7 @@ func (l *lane) init(s *Store) {
 
 // enqueue sends c on its way.
 func (l *lane) enqueue(c *call) {
-	c.lane, c.err, c.finished, c.gone = l, nil, false, false
+	c.lane, c.err, c.finished, c.waits, c.gone = l, nil, false, true, false
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.store.closed.Load() && !c.aside {
@@ -178,11 +185,20 @@ func (l *lane) enqueue(c *call) {
 	}
 }
 
+// desert counts one more of the calls that wait as deserted. When most are they are
+// forgotten: a group may be on its way for long, and a call is some 3 KB.
+func (l *lane) desert() {
+	if l.gone++; 2*l.gone > len(l.waiting) {
+		l.waiting, l.gone = slices.DeleteFunc(l.waiting, (*call).deserted), 0
+	}
+}
+
 // close fails what waits, but for what is done aside. A group that is on its way
 // ends by itself.
 func (l *lane) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.gone = 0
 	l.waiting = slices.DeleteFunc(l.waiting, func(c *call) bool {
 		if c.aside {
 			return false
@@ -212,12 +228,14 @@ func (l *lane) board() bool {
 	n := 0
 	for ; n < len(l.waiting) && len(l.calls) < mostCalls; n++ {
 		c := l.waiting[n]
-		if c.gone && !c.aside {
+		if c.deserted() {
+			l.gone--
 			continue
 		}
 		if len(l.calls) > 0 && c.at != l.calls[0].at {
 			break // it has an instant of its own
 		}
+		c.waits = false
 		l.calls = append(l.calls, c)
 	}
 	l.waiting = slices.Delete(l.waiting, 0, n)
@@ -266,8 +284,11 @@ func (l *lane) decide() {
 		if l.putOff(); len(l.calls) == 0 {
 			return
 		}
+		m, known := s.clock.present()
+		if !known {
+			continue // another lane has heard that the epoch is over
+		}
 		s.rounds.Add(1)
-		m, _ := s.clock.present()
 		if s.manual {
 			m.Now = cmp.Or(s.manualNow(l.calls[0].at), m.Now)
 		}
@@ -285,7 +306,7 @@ func (l *lane) putOff() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.calls = slices.DeleteFunc(l.calls, func(c *call) bool {
-		c.finished = c.gone && !c.aside
+		c.finished = c.deserted()
 		return c.finished
 	})
 }

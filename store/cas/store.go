@@ -284,7 +284,7 @@ type clock struct {
 	mu     sync.Mutex
 	moment Moment    // as it was last told
 	at     time.Time // when; zero where the epoch may be another one by now
-	latest int64     // that was read in this epoch
+	latest int64     // that was read in this epoch, and not before it was first told
 }
 
 // told notes what the table answered to a Read.
@@ -292,7 +292,7 @@ func (c *clock) told(m Moment) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if m.Epoch != c.moment.Epoch {
-		c.at, c.latest = time.Time{}, 0
+		c.at, c.latest = time.Time{}, m.Now
 	}
 	if c.at.IsZero() || m.Now > c.now() {
 		c.moment, c.at = m, time.Now()
@@ -309,11 +309,13 @@ func (c *clock) confirmed(m Moment) {
 	}
 }
 
-// stale makes the epoch one that is not known.
-func (c *clock) stale() {
+// stale notes that epoch is over, which may be no news.
+func (c *clock) stale(epoch uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.at = time.Time{}
+	if epoch == c.moment.Epoch.ID {
+		c.at = time.Time{}
+	}
 }
 
 // now is the estimate: time since then, less one part in 1,024 by which this
@@ -327,7 +329,7 @@ func (c *clock) now() int64 {
 }
 
 // present returns the estimate and the epoch, which belong together. known says that
-// there was an answer.
+// there was an answer, and the epoch was not said to be over since.
 func (c *clock) present() (m Moment, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -25,7 +25,14 @@ func (l *lane) swap(start time.Time, epoch uint64, parts []part) error {
 		return nil
 	}
 	var m Moment
+	asked := false
 	err := l.try(&start, func(ctx context.Context) (err error) {
+		if asked {
+			if left = l.putBack(left, parts); len(left) == 0 {
+				return nil
+			}
+		}
+		asked = true
 		// The table may write into what it is given, and fail then.
 		changes := make([]Change, len(left))
 		swaps := make([]Swap, 0, len(l.subjects))
@@ -43,7 +50,7 @@ func (l *lane) swap(start time.Time, epoch uint64, parts []part) error {
 		return err
 	})
 	if f, ok := errors.AsType[*Failure](err); ok && f.Stale {
-		l.store.clock.stale()
+		l.store.clock.stale(epoch)
 		l.cache.clear()
 		for i := range l.changes {
 			switch x := &l.changes[i]; {
@@ -69,6 +76,18 @@ func (l *lane) swap(start time.Time, epoch uint64, parts []part) error {
 		}
 	}
 	return nil
+}
+
+// putBack returns the changes left without those that were certainly not made and of
+// which a caller has gone: they are decided again for the callers who wait.
+func (l *lane) putBack(left []int, parts []part) []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.DeleteFunc(left, func(i int) bool {
+		x := &l.changes[i]
+		x.again = !x.doubt && slices.ContainsFunc(parts[i].calls, (*call).deserted)
+		return x.again
+	})
 }
 
 // review notes what the table said of the changes left, err being its error. It
@@ -150,7 +169,11 @@ func (l *lane) settle(parts []part) {
 			}
 		default:
 			for _, w := range x.Items {
-				if l.cache.items[w.Old.Key] != nil {
+				switch k := w.Old.Key; {
+				case x.again || l.cache.items[k] == nil:
+				case w.Old.Version != 0 && len(w.Old.Value) == 0:
+					l.cache.drop(k) // the table does not say what it has
+				default:
 					l.cache.remember(w.Old).told = l.group
 				}
 			}

@@ -46,6 +46,7 @@ type Change struct {
 	Err error
 
 	doubt bool // it may have been made
+	again bool // it was certainly not, and is decided again on what is known
 }
 
 // Moment is an instant, in microseconds since the Unix epoch on the table's
