@@ -1,5 +1,5 @@
 // Package admin is the management API: what was decided lately, and the switch
-// for a bad night. Every route needs the admin token.
+// for a bad night. Every route needs a token with the scope of what it does.
 package admin
 
 import (
@@ -11,10 +11,11 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/front/problem"
 	"github.com/headgate/headgate/server/journal"
+	"github.com/headgate/headgate/server/records"
 )
 
 // maxBody is the largest body of a request in bytes.
@@ -32,38 +33,34 @@ type switcher interface {
 type Config struct {
 	Gate    switcher
 	Journal *journal.Journal
-	// Token is what callers must send as Authorization: Bearer.
-	Token string
-	// Failures bounds wrong tokens, by client address.
-	Failures *headgate.Limiter
+	// Guard knows who callers are, by Authorization: Bearer.
+	Guard *access.Guard
 	// Backup copies the state of limits; nil where that is not in this process's
 	// data directory.
 	Backup func(ctx context.Context) (Backup, error)
-	// Logger takes changes of modes and wrong tokens; nil discards them.
+	// Logger takes changes of modes; nil discards them.
 	Logger *slog.Logger
 }
 
 // Routes returns the handlers of /v1/backup, /v1/decisions and /v1/mode by their
 // patterns for [http.ServeMux]. Panics if a required field of c is not set.
 func Routes(c Config) map[string]http.Handler {
-	if c.Gate == nil || c.Journal == nil || c.Token == "" || c.Failures == nil {
-		panic("admin: Config without Gate, Journal, Token or Failures")
+	if c.Gate == nil || c.Journal == nil || c.Guard == nil {
+		panic("admin: Config without Gate, Journal or Guard")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &api{Config: c, guard: newGuard(c.Token, c.Failures, c.Logger)}
+	a := &api{c}
+	reading := methods{http.MethodGet: records.Read, http.MethodHead: records.Read}
 	return map[string]http.Handler{
-		"/v1/backup":    a.guard.protect(http.HandlerFunc(a.backup), http.MethodPost),
-		"/v1/decisions": a.guard.protect(http.HandlerFunc(a.decisions), http.MethodGet, http.MethodHead),
-		"/v1/mode":      a.guard.protect(http.HandlerFunc(a.mode), http.MethodGet, http.MethodHead, http.MethodPut),
+		"/v1/backup":    a.protect(a.backup, methods{http.MethodPost: records.Admin}),
+		"/v1/decisions": a.protect(a.decisions, reading),
+		"/v1/mode":      a.protect(a.mode, methods{http.MethodGet: records.Read, http.MethodHead: records.Read, http.MethodPut: records.Operate}),
 	}
 }
 
-type api struct {
-	Config
-	guard *guard
-}
+type api struct{ Config }
 
 // modeItem is one override on the wire.
 type modeItem struct {
@@ -89,26 +86,33 @@ const (
 )
 
 // mode lists the overrides in force, after a PUT with the one that it sets.
-func (a *api) mode(w http.ResponseWriter, r *http.Request) {
+func (a *api) mode(w http.ResponseWriter, r *http.Request, who *access.Identity) {
 	if r.Method == http.MethodPut {
 		var change modeChange
 		if p := decode(w, r, change.fields()); p != nil {
 			p.ServeHTTP(w, r)
 			return
 		}
-		if p := a.setMode(&change); p != nil {
+		p := outside(who, change.application)
+		if p == nil {
+			p = a.setMode(&change, who)
+		}
+		if p != nil {
 			p.ServeHTTP(w, r)
 			return
 		}
 	}
 	items := []modeItem{}
 	for _, m := range a.Gate.Modes() {
+		if m.Application != "" && !who.Reaches(m.Application) {
+			continue
+		}
 		items = append(items, modeItem{m.Application, m.Rule, modeName(m.Shadow), m.Until.UTC()})
 	}
 	writeList(w, items, "")
 }
 
-func (a *api) setMode(c *modeChange) *problem.Problem {
+func (a *api) setMode(c *modeChange, who *access.Identity) *problem.Problem {
 	if c.mode != "shadow" && c.mode != "enforce" {
 		return problem.BadRequest("mode", fmt.Sprintf("mode %.64q: must be shadow or enforce", c.mode))
 	}
@@ -129,9 +133,9 @@ func (a *api) setMode(c *modeChange) *problem.Problem {
 	}
 	scope := []any{"application", c.application, "rule", c.rule}
 	if d == 0 {
-		a.Logger.Warn("mode override ended", scope...)
+		a.Logger.Warn("mode override ended", append(scope, "by", who.Name)...)
 	} else {
-		a.Logger.Warn("mode override in force", append(scope, "mode", c.mode, "until", until.UTC().Format(time.RFC3339))...)
+		a.Logger.Warn("mode override in force", append(scope, "mode", c.mode, "until", until.UTC().Format(time.RFC3339), "by", who.Name)...)
 	}
 	return nil
 }

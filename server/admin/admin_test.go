@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"io"
@@ -18,7 +19,9 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/journal"
+	"github.com/headgate/headgate/server/records"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -51,6 +54,7 @@ type setting struct {
 	handler http.Handler
 	gate    *fakeGate
 	journal *journal.Journal
+	guard   *access.Guard
 	log     bytes.Buffer
 }
 
@@ -60,10 +64,10 @@ func newSetting(t *testing.T) *setting {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &setting{gate: &fakeGate{}, journal: journal.New(journal.Config{})}
+	s := &setting{gate: &fakeGate{}, journal: journal.New(journal.Config{}), guard: access.New(access.Config{Token: testToken, Failures: limiter})}
 	mux := http.NewServeMux()
 	for pattern, h := range Routes(Config{
-		Gate: s.gate, Journal: s.journal, Token: testToken, Failures: limiter, Logger: slog.New(slog.NewTextHandler(&s.log, nil)),
+		Gate: s.gate, Journal: s.journal, Guard: s.guard, Logger: slog.New(slog.NewTextHandler(&s.log, nil)),
 	}) {
 		mux.Handle(pattern, h)
 	}
@@ -99,73 +103,53 @@ func wantAnswer(t *testing.T, w *httptest.ResponseRecorder, status int, parts ..
 	}
 }
 
-func TestToken(t *testing.T) {
+// A token reaches what its scopes and its applications say, and nothing else.
+func TestScopes(t *testing.T) {
 	s := newSetting(t)
-	tests := []struct {
-		name, header string
-		status       int
-		challenge    string
+	until := s.gate.Now()
+	s.gate.modes = []gate.Mode{{Until: time.UnixMicro(until)}, {Application: "email", Until: time.UnixMicro(until)}, {Application: "web", Until: time.UnixMicro(until)}}
+	tokens := map[string]records.Token{
+		"decide": {Scopes: []records.Scope{records.Decide}}, "read": {Scopes: []records.Scope{records.Read}},
+		"operate": {Scopes: []records.Scope{records.Operate}}, "admin": {Scopes: []records.Scope{records.Admin}},
+		"email": {Scopes: []records.Scope{records.Operate}, Applications: []string{"email"}},
+	}
+	for name, k := range tokens {
+		k.ID, k.Digest = name, sha256.Sum256([]byte(name))
+		s.guard.Learn([]records.Token{k}, false)
+	}
+	const shadow = `{"mode":"shadow","for":"1m"}`
+	for _, tt := range []struct {
+		token, method, path, body string
+		status                    int
+		want                      string
 	}{
-		{"none", "", 401, `Bearer realm="headgate"`},
-		{"wrong", "Bearer hga_0123456789abcdef0123456789abcdeg", 401, `Bearer realm="headgate", error="invalid_token"`},
-		{"a part of it", "Bearer " + testToken[:20], 401, `Bearer realm="headgate", error="invalid_token"`},
-		{"another scheme", "Basic " + testToken, 401, `Bearer realm="headgate", error="invalid_token"`},
-		{"right", "Bearer " + testToken, 200, ""},
-		{"scheme in small letters", "bearer " + testToken, 200, ""},
-	}
-	for _, tt := range tests {
-		for _, path := range []string{"/v1/decisions", "/v1/mode"} {
-			t.Run(tt.name+path, func(t *testing.T) {
-				r := httptest.NewRequest("GET", path, nil)
-				if tt.header != "" {
-					r.Header.Set("Authorization", tt.header)
-				}
-				w := s.do(r)
-				wantAnswer(t, w, tt.status)
-				if got := w.Header().Get("WWW-Authenticate"); got != tt.challenge {
-					t.Errorf("challenge %q, want %q", got, tt.challenge)
-				}
-				if tt.status == 401 {
-					wantAnswer(t, w, 401, "urn:headgate:problem:unauthorized")
-				}
-			})
+		{"nobody", "GET", "/v1/mode", "", 401, "unauthorized"},
+		{"decide", "GET", "/v1/mode", "", 403, "lacks the scope read"},
+		{"decide", "GET", "/v1/decisions", "", 403, "lacks the scope read"},
+		{"read", "GET", "/v1/mode", "", 200, `"application":"web"`},
+		{"read", "HEAD", "/v1/decisions", "", 200, ""},
+		{"read", "PUT", "/v1/mode", shadow, 403, "lacks the scope operate"},
+		{"read", "POST", "/v1/backup", "", 403, "lacks the scope admin"},
+		{"operate", "GET", "/v1/mode", "", 200, ""},
+		{"operate", "PUT", "/v1/mode", shadow, 200, ""},
+		{"operate", "POST", "/v1/backup", "", 403, "lacks the scope admin"},
+		{"admin", "PUT", "/v1/mode", shadow, 200, ""},
+		{"admin", "POST", "/v1/backup", "", 409, "not_embedded"},
+		{"email", "PUT", "/v1/mode", shadow, 400, "not for all applications"},
+		{"email", "PUT", "/v1/mode", `{"application":"web","mode":"shadow","for":"1m"}`, 404, "not in the policy"},
+		{"email", "PUT", "/v1/mode", `{"application":"email","mode":"shadow","for":"1m"}`, 200, `"application":"email"`},
+		{"email", "GET", "/v1/decisions", "", 400, "not for all applications"},
+		{"email", "GET", "/v1/decisions?application=web", "", 404, "not in the policy"},
+		{"email", "GET", "/v1/decisions?application=email", "", 200, ""},
+	} {
+		r := request(tt.method, tt.path, tt.body)
+		r.Header.Set("Authorization", "Bearer "+tt.token)
+		w := s.do(r)
+		wantAnswer(t, w, tt.status, tt.want)
+		if tt.token == "email" && strings.Contains(w.Body.String(), `"application":"web"`) {
+			t.Errorf("%s %s tells of another application: %s", tt.method, tt.path, w.Body)
 		}
 	}
-	twice := request("GET", "/v1/mode", "")
-	twice.Header.Add("Authorization", "Bearer other")
-	wantAnswer(t, s.do(twice), 401)
-	if strings.Contains(s.log.String(), testToken) || strings.Contains(s.log.String(), "abcdeg") {
-		t.Errorf("a token was logged: %s", s.log.String())
-	}
-}
-
-// TestWrongTokensAreBounded by the address that sends them. The right one is
-// never kept out.
-func TestWrongTokensAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newSetting(t)
-		wrong := func(address string) *httptest.ResponseRecorder {
-			r := request("GET", "/v1/mode", "")
-			r.RemoteAddr = address
-			r.Header.Set("Authorization", "Bearer wrong")
-			return s.do(r)
-		}
-		for range 10 {
-			wantAnswer(t, wrong("[2001:db8::1]:1"), 401)
-		}
-		w := wrong("[2001:db8::2]:1") // of the same /64
-		wantAnswer(t, w, 429, "urn:headgate:problem:rate_limited")
-		if got := w.Header().Get("Retry-After"); got != "6" {
-			t.Errorf("Retry-After %q, want 6", got)
-		}
-		wantAnswer(t, wrong("192.0.2.1:1"), 401)
-		r := request("GET", "/v1/mode", "")
-		r.RemoteAddr = "[2001:db8::1]:1"
-		wantAnswer(t, s.do(r), 200)
-		<-time.After(6 * time.Second) // of the bubble's clock
-		wantAnswer(t, wrong("[2001:db8::1]:1"), 401)
-		wantAnswer(t, wrong("[2001:db8::1]:1"), 429)
-	})
 }
 
 func TestForeignPages(t *testing.T) {

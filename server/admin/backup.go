@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/front/problem"
 )
 
@@ -21,7 +22,7 @@ const BackupType = "application/vnd.sqlite3"
 const stalled = 30 * time.Second
 
 // backup sends a copy of the state.
-func (a *api) backup(w http.ResponseWriter, r *http.Request) {
+func (a *api) backup(w http.ResponseWriter, r *http.Request, who *access.Identity) {
 	if a.Backup == nil {
 		p := problem.Problem{Name: "not_embedded", Status: http.StatusConflict, Detail: "the state of limits is not in this server's data directory: back up the store that --store names, with its own tools"}
 		p.ServeHTTP(w, r)
@@ -56,7 +57,7 @@ func (a *api) backup(w http.ResponseWriter, r *http.Request) {
 		a.Logger.Warn("a backup was not fetched to its end", "error", err)
 		return
 	}
-	a.Logger.Info("a backup was made", "bytes", size, "took", time.Since(start))
+	a.Logger.Info("a backup was made", "by", who.Name, "bytes", size, "took", time.Since(start))
 }
 
 // patientWriter gives a client time for every write, however many there are.

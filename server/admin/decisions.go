@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/front/problem"
 	"github.com/headgate/headgate/server/journal"
 )
@@ -65,8 +66,11 @@ func orNull(s string) *string {
 }
 
 // decisions lists what was decided lately, newest first.
-func (a *api) decisions(w http.ResponseWriter, r *http.Request) {
+func (a *api) decisions(w http.ResponseWriter, r *http.Request, who *access.Identity) {
 	q, p := readQuery(r.URL.RawQuery, time.Now())
+	if p == nil {
+		p = outside(who, q.Application)
+	}
 	if p != nil {
 		p.ServeHTTP(w, r)
 		return
@@ -78,9 +82,7 @@ func (a *api) decisions(w http.ResponseWriter, r *http.Request) {
 	}
 	if _, known := a.Gate.TrustedProxies(q.Application); !known && len(items) == 0 && q.Application != "" {
 		// One that has left the policy is still told of.
-		problem.Of(&headgate.Error{
-			Code: headgate.NotFound, Field: "application", Err: fmt.Errorf("%.64q is not in the policy", q.Application),
-		}).ServeHTTP(w, r)
+		problem.Of(unknownApplication(q.Application)).ServeHTTP(w, r)
 		return
 	}
 	cursor := ""

@@ -1,97 +1,66 @@
 package admin
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
-	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/internal/clientip"
+	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/front/problem"
+	"github.com/headgate/headgate/server/records"
 )
 
-// guard lets through who has the token and is not a web page of somebody else.
-type guard struct {
-	digest   [sha256.Size]byte
-	failures *headgate.Limiter
-	log      *slog.Logger
-}
+// handler answers a request of somebody.
+type handler func(w http.ResponseWriter, r *http.Request, who *access.Identity)
 
-func newGuard(token string, failures *headgate.Limiter, log *slog.Logger) *guard {
-	return &guard{digest: sha256.Sum256([]byte(token)), failures: failures, log: log}
-}
+// methods are those that a route has, and what they need.
+type methods map[string]records.Scope
 
-// protect lets only requests through that have one of the methods and the
-// token.
-func (g *guard) protect(h http.Handler, methods ...string) http.Handler {
+// protect lets only requests through that have one of the methods and a token with its
+// scope, and are not from a web page of somebody else.
+func (a *api) protect(h handler, allowed methods) http.Handler {
+	names := strings.Join(slices.Sorted(maps.Keys(allowed)), ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scope, ok := allowed[r.Method]
 		p := problem.Foreign(r)
+		var who *access.Identity
 		switch {
 		case p != nil:
-		case !slices.Contains(methods, r.Method):
-			w.Header().Set("Allow", strings.Join(methods, ", "))
+		case !ok:
+			w.Header().Set("Allow", names)
 			p = &problem.Problem{
 				Name: "method_not_allowed", Status: http.StatusMethodNotAllowed,
-				Detail: fmt.Sprintf("method %.64q is not allowed here: use %s", r.Method, strings.Join(methods, ", ")),
+				Detail: fmt.Sprintf("method %.64q is not allowed here: use %s", r.Method, names),
 			}
 		default:
-			p = g.authorize(w.Header(), r)
+			if who, p = a.Guard.Identify(w.Header(), r); p == nil && !who.May(scope) {
+				p = access.Forbidden(scope)
+			}
 		}
 		if p != nil {
 			p.ServeHTTP(w, r)
 			return
 		}
-		h.ServeHTTP(w, r)
+		h(w, r, who)
 	})
 }
 
-// authorize checks the token. The right one passes also from an address that
-// has sent too many wrong ones: nobody shall be able to lock the operator out,
-// and a token is too long to be found by trying.
-func (g *guard) authorize(answer http.Header, r *http.Request) *problem.Problem {
-	const realm = `Bearer realm="headgate"`
-	lines := r.Header["Authorization"]
-	if len(lines) == 0 {
-		answer.Set("WWW-Authenticate", realm)
-		return unauthorized("the administration needs a token: send Authorization: Bearer with what is in the server's DATA/admin-token")
-	}
-	scheme, token, _ := strings.Cut(lines[0], " ")
-	digest := sha256.Sum256([]byte(strings.TrimSpace(token)))
-	right := subtle.ConstantTimeCompare(digest[:], g.digest[:]) == 1
-	if right && len(lines) == 1 && strings.EqualFold(scheme, "Bearer") {
+// outside is the problem of an application that a token is not for: as if it were not
+// there. It is nil where it is; "" stands for all applications.
+func outside(who *access.Identity, application string) *problem.Problem {
+	switch {
+	case who.Everywhere() || application != "" && who.Reaches(application):
 		return nil
+	case application == "":
+		return problem.BadRequest("application", "this token is not for all applications: name one")
+	default:
+		return problem.Of(unknownApplication(application))
 	}
-	client := address(r)
-	d, err := g.failures.Take(r.Context(), client, 1)
-	if err != nil || !d.Allowed {
-		seconds := int64(max((d.RetryAfter+time.Second-1)/time.Second, 1))
-		answer.Set("Retry-After", strconv.FormatInt(seconds, 10))
-		return &problem.Problem{
-			Name: "rate_limited", Status: http.StatusTooManyRequests,
-			Detail: fmt.Sprintf("too many wrong tokens from here; try again in %d s", seconds),
-		}
-	}
-	g.log.Warn("wrong admin token", "client", client, "path", r.URL.Path)
-	answer.Set("WWW-Authenticate", realm+`, error="invalid_token"`)
-	return unauthorized("this is not the admin token")
 }
 
-func unauthorized(detail string) *problem.Problem {
-	return &problem.Problem{Name: "unauthorized", Status: http.StatusUnauthorized, Detail: detail}
-}
-
-// address is what wrong tokens are counted by. What proxies say of their
-// clients is not believed here.
-func address(r *http.Request) string {
-	ip, err := clientip.ParsePeer(r.RemoteAddr)
-	if err != nil {
-		return "unknown"
-	}
-	return string(clientip.AppendKey(nil, ip))
+func unknownApplication(name string) error {
+	return &headgate.Error{Code: headgate.NotFound, Field: "application", Err: fmt.Errorf("%.64q is not in the policy", name)}
 }

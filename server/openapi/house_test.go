@@ -16,6 +16,7 @@ import (
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/policy"
+	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/admin"
 	"github.com/headgate/headgate/server/front/forwardauth"
 	"github.com/headgate/headgate/server/front/httpapi"
@@ -90,7 +91,7 @@ func openWith(t *testing.T, text string) *house {
 			})
 		}
 	}
-	routes := admin.Routes(admin.Config{Gate: g, Journal: kept, Token: secret, Failures: limiter, Backup: copyOf(t)})
+	routes := admin.Routes(admin.Config{Gate: g, Journal: kept, Guard: access.New(access.Config{Token: secret, Failures: limiter}), Backup: copyOf(t)})
 	routes[forwardauth.Pattern] = forwardauth.New(forwardauth.Config{Gate: g, Decided: decided("forward_auth")})
 	routes["/metrics"] = httpapi.ReadOnly(observe.New(observe.Build{}, func() observe.State { return observe.State{} }).Handler())
 	routes[Path] = httpapi.ReadOnly(Handler())

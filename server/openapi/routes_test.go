@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/admin"
 	"github.com/headgate/headgate/server/front/forwardauth"
 	"github.com/headgate/headgate/server/front/httpapi"
@@ -47,7 +48,7 @@ func TestRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := open(t)
-	routes = slices.AppendSeq(routes, maps.Keys(admin.Routes(admin.Config{Gate: h.gate, Journal: journal.New(journal.Config{}), Token: secret, Failures: limiter})))
+	routes = slices.AppendSeq(routes, maps.Keys(admin.Routes(admin.Config{Gate: h.gate, Journal: journal.New(journal.Config{}), Guard: access.New(access.Config{Token: secret, Failures: limiter})})))
 	slices.Sort(routes)
 	if documented := slices.Sorted(maps.Keys(doc.Paths.Map())); !slices.Equal(documented, routes) {
 		t.Errorf("paths %q are documented, the handlers have %q", documented, routes)

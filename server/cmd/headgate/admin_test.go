@@ -57,7 +57,7 @@ func TestServeAdministration(t *testing.T) {
 	verb(t, exitCouldNot, "mode", "--server", address, "--data", t.TempDir())
 	wrong := filepath.Join(t.TempDir(), "token")
 	write(t, wrong, strings.Repeat("x", 32))
-	if out := verb(t, exitCouldNot, "mode", "--server", address, "--token-file", wrong); !strings.Contains(out, "this is not the admin token") {
+	if out := verb(t, exitCouldNot, "mode", "--server", address, "--token-file", wrong); !strings.Contains(out, "this token is not known") {
 		t.Errorf("wrong token:\n%s", out)
 	}
 

@@ -14,6 +14,7 @@ import (
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/policy"
+	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/admin"
 	"github.com/headgate/headgate/server/front/forwardauth"
 	"github.com/headgate/headgate/server/front/httpapi"
@@ -71,12 +72,13 @@ func (h *house) openAdmin(s *settings) (routes map[string]http.Handler, end func
 		}
 	}
 	failures := memstore.New(memstore.Config{MaxBytes: 1 << 20})
-	limiter, err := headgate.New(failures, headgate.PerMinute(10).WithName("wrong-admin-tokens"))
+	limiter, err := headgate.New(failures, headgate.PerMinute(10).WithName("wrong-tokens"))
 	if err != nil {
 		return nil, nil, err
 	}
 	h.journal = journal.New(journal.Config{})
-	routes = admin.Routes(admin.Config{Gate: h.gate, Journal: h.journal, Token: token, Failures: limiter, Backup: h.backend.backup(s.data), Logger: h.log})
+	guard := access.New(access.Config{Token: token, Failures: limiter, Logger: h.log})
+	routes = admin.Routes(admin.Config{Gate: h.gate, Journal: h.journal, Guard: guard, Backup: h.backend.backup(s.data), Logger: h.log})
 	return routes, func() { failures.Close() }, nil
 }
 
