@@ -56,7 +56,7 @@ var layers = map[string]struct {
 	"server/records":               {[]string{"store/pgstore/pgopen", "github.com/jackc/pgx", "github.com/pressly/goose", "modernc.org/sqlite"}, "what people write down, in SQLite or PostgreSQL"},
 	"server/follow":                {[]string{".", "gate", "gate/policy", "server/records"}, "brings the records to a gate"},
 	"server/access":                {[]string{".", "internal/clientip", "server/front/problem", "server/records"}, "tokens and what they permit"},
-	"server/admin":                 {[]string{".", "gate", "server/access", "server/front/problem", "server/journal", "server/records"}, "the management API over net/http"},
+	"server/admin":                 {[]string{".", "gate", "gate/policy", "server/access", "server/front/problem", "server/journal", "server/records"}, "the management API over net/http"},
 	"server/openapi":               {nil, "the document that describes the HTTP API"},
 	"server/cmd/headgate": {[]string{
 		".", "gate", "gate/policy", "guard", "lease", "store/memstore", "store/dynamostore", "store/pgstore", "store/pgstore/pgopen", "store/redisstore", "store/sqlitestore", "server/front/problem", "server/front/httpapi", "server/front/forwardauth", "server/observe",

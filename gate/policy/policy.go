@@ -253,6 +253,8 @@ type Override struct {
 	Period    time.Duration
 	Unit      headgate.CalendarUnit
 	Burst     int64
+	// Rate is the rate as it was written; "" for the max of a concurrency limit.
+	Rate string
 	// From and Until bound the time in which it holds, From inclusive and Until
 	// exclusive; zero for no bound.
 	From, Until time.Time

@@ -111,7 +111,7 @@ func TestParseExample(t *testing.T) {
 			},
 		},
 		Subjects: []Subject{{Application: "email", Name: "alice", Plan: "premium", Timezone: kathmandu, Pos: Pos{43, 3}, Overrides: []Override{{
-			Limit: "plan/daily", Count: 5000, Period: 24 * time.Hour, Unit: headgate.Day, Note: "campaign", Pos: Pos{43, 70},
+			Limit: "plan/daily", Count: 5000, Period: 24 * time.Hour, Unit: headgate.Day, Rate: "5000/day", Note: "campaign", Pos: Pos{43, 70},
 			From: time.Date(2026, 12, 24, 0, 0, 0, 0, time.UTC), Until: time.Date(2026, 12, 27, 0, 0, 0, 0, time.UTC),
 		}}}},
 	}

@@ -142,6 +142,7 @@ func (r *reader) overrideNumbers(o object, out *Override) value {
 		}
 	default:
 		o.need("rate", "a count per time such as 5000/day, or unlimited; max for a concurrency limit")
+		out.Rate, _ = rate.scalar()
 		if out.Unlimited = rate.is("unlimited"); rate.present() && !out.Unlimited {
 			overrideRate(rate, out)
 		}

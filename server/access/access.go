@@ -162,7 +162,7 @@ func (g *Guard) Identify(answer http.Header, r *http.Request) (*Identity, *probl
 
 // wrong counts a wrong token. It returns a problem where there were too many.
 func (g *Guard) wrong(answer http.Header, r *http.Request) *problem.Problem {
-	client := address(r)
+	client := Address(r)
 	d, err := g.Failures.Take(r.Context(), client, 1)
 	if err == nil && d.Allowed {
 		g.Logger.Warn("wrong token", "client", client, "path", r.URL.Path)
@@ -185,9 +185,9 @@ func Forbidden(scope records.Scope) *problem.Problem {
 	return &problem.Problem{Name: "forbidden", Status: http.StatusForbidden, Detail: fmt.Sprintf("this token lacks the scope %s", scope)}
 }
 
-// address is what wrong tokens are counted by. What proxies say of their
-// clients is not believed here.
-func address(r *http.Request) string {
+// Address is by what a client is known: that of the connection, an IPv6 one by its /64.
+// What proxies say of their clients is not believed here.
+func Address(r *http.Request) string {
 	ip, err := clientip.ParsePeer(r.RemoteAddr)
 	if err != nil {
 		return "unknown"

@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"time"
 
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/policy"
 	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/front/problem"
 	"github.com/headgate/headgate/server/journal"
@@ -21,18 +23,23 @@ import (
 // maxBody is the largest body of a request in bytes.
 const maxBody = 64 << 10
 
-// switcher is what the routes need of a gate.
-type switcher interface {
+// engine is what the routes need of a gate.
+type engine interface {
 	SetMode(gate.Mode) error
 	Modes() []gate.Mode
 	Now() int64
 	TrustedProxies(application string) ([]netip.Prefix, bool)
+	Policy() *policy.Policy
+	Inspect(ctx context.Context, application, subject string) (*gate.SubjectState, error)
+	Reset(ctx context.Context, application, subject string, match func(*gate.LimitState) bool) (*gate.SubjectState, error)
 }
 
-// Config is what the routes are made of. All but Backup and Logger is required.
+// Config is what the routes are made of. Gate, Journal and Guard are required.
 type Config struct {
-	Gate    switcher
+	Gate    engine
 	Journal *journal.Journal
+	// Records are what is written down; nil leaves the routes out that need them.
+	Records *records.DB
 	// Guard knows who callers are, by Authorization: Bearer.
 	Guard *access.Guard
 	// Backup copies the state of limits; nil where that is not in this process's
@@ -42,8 +49,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Routes returns the handlers of /v1/backup, /v1/decisions and /v1/mode by their
-// patterns for [http.ServeMux]. Panics if a required field of c is not set.
+// Routes returns the handlers by their patterns for [http.ServeMux]. Panics if a required field of c is not set.
 func Routes(c Config) map[string]http.Handler {
 	if c.Gate == nil || c.Journal == nil || c.Guard == nil {
 		panic("admin: Config without Gate, Journal or Guard")
@@ -53,11 +59,23 @@ func Routes(c Config) map[string]http.Handler {
 	}
 	a := &api{c}
 	reading := methods{http.MethodGet: records.Read, http.MethodHead: records.Read}
-	return map[string]http.Handler{
+	routes := map[string]http.Handler{
 		"/v1/backup":    a.protect(a.backup, methods{http.MethodPost: records.Admin}),
 		"/v1/decisions": a.protect(a.decisions, reading),
 		"/v1/mode":      a.protect(a.mode, methods{http.MethodGet: records.Read, http.MethodHead: records.Read, http.MethodPut: records.Operate}),
 	}
+	if c.Records != nil {
+		const application = "/v1/applications/{application}/"
+		maps.Copy(routes, map[string]http.Handler{
+			application + "subjects": a.protect(a.subjects, reading),
+			application + "subject": a.protect(a.subject, methods{
+				http.MethodGet: records.Read, http.MethodHead: records.Read, http.MethodPut: records.Operate, http.MethodDelete: records.Operate,
+			}),
+			application + "subject/reset": a.protect(a.reset, methods{http.MethodPost: records.Operate}),
+			application + "subject/ban":   a.protect(a.ban, methods{http.MethodPost: records.Operate, http.MethodDelete: records.Operate}),
+		})
+	}
+	return routes
 }
 
 type api struct{ Config }
@@ -168,11 +186,16 @@ func writeList[T any](w http.ResponseWriter, items []T, next string) {
 	if next != "" {
 		l.Next = &next
 	}
+	writeJSON(w, l)
+}
+
+// writeJSON answers with a document.
+func writeJSON(w http.ResponseWriter, document any) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
-	e.Encode(l) // an error says that the client has gone
+	e.Encode(document) // an error says that the client has gone
 }

@@ -27,8 +27,9 @@ import (
 
 const testToken = "hga_0123456789abcdef0123456789abcdef"
 
-// fakeGate remembers modes.
+// fakeGate remembers modes; nothing else is asked of it.
 type fakeGate struct {
+	engine
 	modes []gate.Mode
 	err   error
 }

@@ -1,24 +1,25 @@
 package admin
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"unicode/utf8"
 
+	"github.com/headgate/headgate/gate/policy"
 	"github.com/headgate/headgate/server/front/problem"
+	"github.com/headgate/headgate/server/records"
 )
 
 // decode reads a body that is one flat object of texts into fields. It reads
 // tokens, as Unmarshal takes a field that is given twice, or in capitals.
 func decode(w http.ResponseWriter, r *http.Request, fields map[string]*string) *problem.Problem {
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return &problem.Problem{
-			Name: "unsupported_media_type", Status: http.StatusUnsupportedMediaType,
-			Detail: "the body must be sent as Content-Type: application/json",
-		}
+	if p := checkType(r); p != nil {
+		return p
 	}
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	if t, err := d.Token(); err != nil {
@@ -61,6 +62,67 @@ func decode(w http.ResponseWriter, r *http.Request, fields map[string]*string) *
 	default:
 		return unread(err)
 	}
+}
+
+// readBody reads a body that is a JSON object, however deep.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem.Problem) {
+	if p := checkType(r); p != nil {
+		return nil, p
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return nil, unread(err)
+	}
+	switch {
+	case !utf8.Valid(body) || !json.Valid(body):
+		return nil, problem.BadRequest("", "the body is not JSON")
+	case bytes.TrimLeft(body, " \t\r\n")[0] != '{':
+		return nil, problem.BadRequest("", "the body must be a JSON object")
+	}
+	return body, nil
+}
+
+// checkType is the problem of a body that is not sent as JSON.
+func checkType(r *http.Request) *problem.Problem {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return &problem.Problem{
+			Name: "unsupported_media_type", Status: http.StatusUnsupportedMediaType,
+			Detail: "the body must be sent as Content-Type: application/json",
+		}
+	}
+	return nil
+}
+
+// faulty is the problem of what a policy does not take.
+func faulty(faults policy.Faults) *problem.Problem {
+	p := problem.BadRequest("", faults[0].Message)
+	if faults[0].Path != "" {
+		p.Detail = faults[0].Path + ": " + p.Detail
+	}
+	if n := len(faults); n > 1 {
+		p.Detail = fmt.Sprintf("%s, and %d more", p.Detail, n-1)
+	}
+	for _, f := range faults[:min(len(faults), mostErrors)] {
+		p.Errors = append(p.Errors, problem.Error{Pointer: problem.Pointer(f.Path), Detail: f.Message})
+	}
+	return p
+}
+
+// mostErrors is how many faults are told at once.
+const mostErrors = 100
+
+// lost answers that the records could not do what was asked.
+func (a *api) lost(w http.ResponseWriter, r *http.Request, err error) {
+	p := &problem.Problem{Name: "records_unavailable", Status: http.StatusServiceUnavailable, Detail: "the records cannot be read or written at the moment; decisions go on"}
+	switch {
+	case errors.Is(err, records.ErrStale):
+		p = &problem.Problem{Name: "stale", Status: http.StatusPreconditionFailed, Detail: "somebody else has changed it since: read it again, and send If-Match with its new ETag"}
+	case errors.Is(err, records.ErrNotFound):
+		p = &problem.Problem{Name: "not_found", Status: http.StatusNotFound, Detail: "nothing is on record here"}
+	default:
+		a.Logger.Error("the records failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	p.ServeHTTP(w, r)
 }
 
 // unread is the problem of a body that cannot be read.

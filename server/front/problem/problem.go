@@ -21,6 +21,21 @@ type Problem struct {
 	// Field is the part of the request at fault, such as "cost" or
 	// "request.path"; "" if none is.
 	Field string
+	// Errors are all parts that are at fault, where there may be several; Field then
+	// need not be set.
+	Errors []Error
+}
+
+// Error is one part of a request that is at fault.
+type Error struct {
+	// Pointer is a JSON pointer (RFC 6901).
+	Pointer string `json:"pointer"`
+	Detail  string `json:"detail"`
+}
+
+// Pointer returns the JSON pointer of a path such as overrides[0].rate.
+func Pointer(path string) string {
+	return "/" + pointer.Replace(path)
 }
 
 // BadRequest returns what a door itself finds wrong with a request.
@@ -66,12 +81,7 @@ type document struct {
 	Status int     `json:"status"`
 	Detail string  `json:"detail"`
 	Field  string  `json:"field,omitempty"`
-	Errors []entry `json:"errors,omitempty"`
-}
-
-type entry struct {
-	Pointer string `json:"pointer"`
-	Detail  string `json:"detail"`
+	Errors []Error `json:"errors,omitempty"`
 }
 
 // ServeHTTP sends the problem.
@@ -80,16 +90,16 @@ func (p *Problem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // pointer makes the path of a field a JSON pointer (RFC 6901).
-var pointer = strings.NewReplacer("~", "~0", "/", "~1", ".", "/")
+var pointer = strings.NewReplacer("~", "~0", "/", "~1", ".", "/", "[", "/", "]", "")
 
 // Append appends the problem as a JSON object.
 func (p *Problem) Append(b []byte) []byte {
 	doc := document{
 		Type: "urn:headgate:problem:" + p.Name, Title: http.StatusText(p.Status),
-		Status: p.Status, Detail: p.Detail, Field: p.Field,
+		Status: p.Status, Detail: p.Detail, Field: p.Field, Errors: p.Errors,
 	}
-	if p.Field != "" {
-		doc.Errors = []entry{{Pointer: "/" + pointer.Replace(p.Field), Detail: p.Detail}}
+	if p.Field != "" && p.Errors == nil {
+		doc.Errors = []Error{{Pointer: Pointer(p.Field), Detail: p.Detail}}
 	}
 	object, err := json.Marshal(doc)
 	if err != nil {
