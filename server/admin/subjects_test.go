@@ -239,12 +239,12 @@ func TestResetAndBan(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := ""
+		var got strings.Builder
 		for _, l := range state.Limits {
-			got += fmt.Sprint(l.Used, " ")
+			got.WriteString(fmt.Sprint(l.Used, " "))
 		}
-		if got != want {
-			t.Errorf("used %s, want %s", got, want)
+		if got.String() != want {
+			t.Errorf("used %s, want %s", got.String(), want)
 		}
 	}
 	used("2 2 2 0 ")
