@@ -60,7 +60,7 @@ var layers = map[string]struct {
 	"server/openapi":               {nil, "the document that describes the HTTP API"},
 	"server/cmd/headgate": {[]string{
 		".", "gate", "gate/policy", "guard", "lease", "store/memstore", "store/dynamostore", "store/pgstore", "store/pgstore/pgopen", "store/redisstore", "store/sqlitestore", "server/front/problem", "server/front/httpapi", "server/front/forwardauth", "server/observe",
-		"server/journal", "server/access", "server/admin", "server/openapi", "internal/clientip",
+		"server/journal", "server/access", "server/admin", "server/follow", "server/records", "server/openapi", "internal/clientip",
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/fsnotify/fsnotify", "github.com/goccy/go-yaml",
 	}, "wires everything; the only room that reads flags and the environment"},
 	"examples/stage":   {nil, "starts other programs"},

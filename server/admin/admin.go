@@ -30,6 +30,7 @@ type engine interface {
 	Now() int64
 	TrustedProxies(application string) ([]netip.Prefix, bool)
 	Policy() *policy.Policy
+	Source() gate.Source
 	Inspect(ctx context.Context, application, subject string) (*gate.SubjectState, error)
 	Reset(ctx context.Context, application, subject string, match func(*gate.LimitState) bool) (*gate.SubjectState, error)
 }
@@ -40,6 +41,11 @@ type Config struct {
 	Journal *journal.Journal
 	// Records are what is written down; nil leaves the routes out that need them.
 	Records *records.DB
+	// Reach, if not nil, waits until a write to the records is in force on this node, by
+	// its number, or ctx ends.
+	Reach func(ctx context.Context, version int64)
+	// Pinned is the policy file that rules whatever is on record; "" if none does.
+	Pinned string
 	// Guard knows who callers are, by Authorization: Bearer.
 	Guard *access.Guard
 	// Backup copies the state of limits; nil where that is not in this process's
@@ -67,6 +73,14 @@ func Routes(c Config) map[string]http.Handler {
 	if c.Records != nil {
 		const application = "/v1/applications/{application}/"
 		maps.Copy(routes, map[string]http.Handler{
+			"/v1/audit":            a.protect(a.audit, reading),
+			"/v1/policy":           a.protect(a.policy, methods{http.MethodGet: records.Read, http.MethodHead: records.Read, http.MethodPut: records.Admin}),
+			"/v1/policy/revisions": a.protect(a.revisions, reading),
+			"/v1/policy/rollback":  a.protect(a.rollback, methods{http.MethodPost: records.Admin}),
+			"/v1/policy/validate":  a.protect(a.validatePolicy, methods{http.MethodPost: records.Read}),
+			"/v1/tokens": a.protect(a.tokens, methods{
+				http.MethodGet: records.Admin, http.MethodHead: records.Admin, http.MethodPost: records.Admin, http.MethodDelete: records.Admin,
+			}),
 			application + "subjects": a.protect(a.subjects, reading),
 			application + "subject": a.protect(a.subject, methods{
 				http.MethodGet: records.Read, http.MethodHead: records.Read, http.MethodPut: records.Operate, http.MethodDelete: records.Operate,
@@ -113,7 +127,7 @@ func (a *api) mode(w http.ResponseWriter, r *http.Request, who *access.Identity)
 		}
 		p := outside(who, change.application)
 		if p == nil {
-			p = a.setMode(&change, who)
+			p = a.setMode(r, &change, who)
 		}
 		if p != nil {
 			p.ServeHTTP(w, r)
@@ -130,7 +144,7 @@ func (a *api) mode(w http.ResponseWriter, r *http.Request, who *access.Identity)
 	writeList(w, items, "")
 }
 
-func (a *api) setMode(c *modeChange, who *access.Identity) *problem.Problem {
+func (a *api) setMode(r *http.Request, c *modeChange, who *access.Identity) *problem.Problem {
 	if c.mode != "shadow" && c.mode != "enforce" {
 		return problem.BadRequest("mode", fmt.Sprintf("mode %.64q: must be shadow or enforce", c.mode))
 	}
@@ -154,6 +168,18 @@ func (a *api) setMode(c *modeChange, who *access.Identity) *problem.Problem {
 		a.Logger.Warn("mode override ended", append(scope, "by", who.Name)...)
 	} else {
 		a.Logger.Warn("mode override in force", append(scope, "mode", c.mode, "until", until.UTC().Format(time.RFC3339), "by", who.Name)...)
+	}
+	if a.Records == nil {
+		return nil
+	}
+	e := entry(r, who, "mode.put")
+	e.Application, e.Target = c.application, fmt.Sprintf("%s %s %s", c.mode, c.rule, c.span)
+	if err := a.Records.PutMode(r.Context(), records.Mode{Application: c.application, Rule: c.rule, Shadow: c.mode == "shadow", Until: until}, e); err != nil {
+		a.Logger.Error("a mode could not be put on record", "error", err)
+		return &problem.Problem{
+			Name: "records_unavailable", Status: http.StatusServiceUnavailable,
+			Detail: "the mode is in force on this node alone: it could not be put on record, where other nodes would find it",
+		}
 	}
 	return nil
 }
@@ -189,12 +215,28 @@ func writeList[T any](w http.ResponseWriter, items []T, next string) {
 	writeJSON(w, l)
 }
 
+// reachTime is how long an answer waits for what it tells of to be in force here.
+const reachTime = 2 * time.Second
+
+// reach waits until a write is in force on this node.
+func (a *api) reach(r *http.Request, version int64) {
+	if a.Reach == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), reachTime)
+	defer cancel()
+	a.Reach(ctx, version)
+}
+
 // writeJSON answers with a document.
-func writeJSON(w http.ResponseWriter, document any) {
+func writeJSON(w http.ResponseWriter, document any) { writeStatus(w, http.StatusOK, document) }
+
+func writeStatus(w http.ResponseWriter, status int, document any) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.Encode(document) // an error says that the client has gone

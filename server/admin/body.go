@@ -8,6 +8,8 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"reflect"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/headgate/headgate/gate/policy"
@@ -80,6 +82,39 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem.Problem)
 		return nil, problem.BadRequest("", "the body must be a JSON object")
 	}
 	return body, nil
+}
+
+// readStrict reads a body into a struct, all of whose fields are named in it.
+func readStrict(w http.ResponseWriter, r *http.Request, into any) *problem.Problem {
+	body, p := readBody(w, r)
+	if p != nil {
+		return p
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			return problem.BadRequest(e.Field, fmt.Sprintf("%s: must be %s, not %s", e.Field, kindName(e.Type.Kind()), e.Value))
+		}
+		return problem.BadRequest("", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
+}
+
+// kindName is how users call a kind of value.
+func kindName(k reflect.Kind) string {
+	switch k {
+	case reflect.String:
+		return "a text"
+	case reflect.Slice:
+		return "a list"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int64:
+		return "a whole number"
+	default:
+		return "an object"
+	}
 }
 
 // checkType is the problem of a body that is not sent as JSON.

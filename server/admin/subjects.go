@@ -240,6 +240,7 @@ func (a *api) subject(w http.ResponseWriter, r *http.Request, who *access.Identi
 		a.lost(w, r, err)
 		return
 	}
+	a.reach(r, s.Version)
 	a.answerState(w, r, &s, func(ctx context.Context) (*gate.SubjectState, error) { return a.Gate.Inspect(ctx, application, name) })
 }
 
@@ -482,6 +483,7 @@ func (a *api) ban(w http.ResponseWriter, r *http.Request, who *access.Identity) 
 		a.lost(w, r, err)
 		return
 	}
+	a.reach(r, s.Version)
 	a.answerState(w, r, &s, func(ctx context.Context) (*gate.SubjectState, error) {
 		if action == "subject.unban" {
 			if _, err := a.Gate.Reset(ctx, application, name, func(l *gate.LimitState) bool { return l.Limit.Algorithm == headgate.Ban }); err != nil {

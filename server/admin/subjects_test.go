@@ -37,6 +37,7 @@ type site struct {
 	handler http.Handler
 	gate    *gate.Gate
 	records *records.DB
+	guard   *access.Guard
 	log     bytes.Buffer
 }
 
@@ -60,14 +61,20 @@ func newSite(t *testing.T) *site {
 		{ID: "r", Name: "reader", Digest: sha256.Sum256([]byte("reader")), Scopes: []records.Scope{records.Read}},
 		{ID: "e", Name: "emailer", Digest: sha256.Sum256([]byte("emailer")), Scopes: []records.Scope{records.Operate}, Applications: []string{"email"}},
 	}, true)
+	s.guard = guard
+	s.pin("")
+	return s
+}
+
+// pin makes the routes those of a server whose policy is in a file, "" for none.
+func (s *site) pin(file string) {
 	mux := http.NewServeMux()
 	for pattern, h := range Routes(Config{
-		Gate: s.gate, Journal: journal.New(journal.Config{}), Guard: guard, Records: s.records, Logger: slog.New(slog.NewTextHandler(&s.log, nil)),
+		Gate: s.gate, Journal: journal.New(journal.Config{}), Guard: s.guard, Records: s.records, Pinned: file, Logger: slog.New(slog.NewTextHandler(&s.log, nil)),
 	}) {
 		mux.Handle(pattern, h)
 	}
 	s.handler = mux
-	return s
 }
 
 // as does a request with a token and header fields by pairs.
@@ -186,6 +193,25 @@ func TestSubjectFaults(t *testing.T) {
 	s.do("GET", alice, "", 503, "records_unavailable")
 	s.do("PUT", alice, "{}", 503, "records_unavailable")
 	s.do("POST", "/v1/applications/email/subject/reset?subject=alice", `{"limits":"all"}`, 503, "records_unavailable")
+}
+
+// A mode is put on record, where other nodes find it; without that it is in force here.
+func TestModeOnRecord(t *testing.T) {
+	s := newSite(t)
+	s.do("PUT", "/v1/mode", `{"application":"email","rule":"send","mode":"shadow","for":"30m"}`, 200, `"rule":"send"`)
+	var at records.Cursor
+	v, err := s.records.Next(t.Context(), &at)
+	if err != nil || len(v.Modes) != 1 || v.Modes[0].Rule != "send" || !v.Modes[0].Shadow || v.Modes[0].Author != "bootstrap" {
+		t.Errorf("%+v, %v", v.Modes, err)
+	}
+	s.do("GET", "/v1/audit?action=mode.put", "", 200, `"application":"email","subject":"","target":"shadow send 30m"`)
+	if err := s.records.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.do("PUT", "/v1/mode", `{"application":"web","mode":"shadow","for":"30m"}`, 503, "in force on this node alone")
+	if n := len(s.gate.Modes()); n != 2 {
+		t.Errorf("%d modes", n)
+	}
 }
 
 func TestSubjects(t *testing.T) {

@@ -41,6 +41,8 @@ type Follower struct {
 
 	mu     sync.Mutex
 	status Status
+	seen   int64         // the number of the last write that is in force
+	bell   chan struct{} // closed with the next
 }
 
 // Status says how well the gate knows the records.
@@ -56,7 +58,7 @@ func New(c Config) *Follower {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Follower{Config: c, zones: make(map[string]*time.Location)}
+	return &Follower{Config: c, zones: make(map[string]*time.Location), bell: make(chan struct{})}
 }
 
 // Load reads everything and puts it in force.
@@ -96,12 +98,31 @@ func (f *Follower) Status() Status {
 	return f.status
 }
 
+// Reach waits until a write is in force here, by its number, or ctx ends.
+func (f *Follower) Reach(ctx context.Context, version int64) {
+	for {
+		f.mu.Lock()
+		seen, bell := f.seen, f.bell
+		f.mu.Unlock()
+		if seen >= version {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-bell:
+		}
+	}
+}
+
 // note notes how an attempt has ended, and says so where that is news.
 func (f *Follower) note(err error) {
 	f.mu.Lock()
 	was := f.status.Err
 	if f.status.Err = err; err == nil {
-		f.status.At = time.Now()
+		f.status.At, f.seen = time.Now(), f.cursor.Seen()
+		close(f.bell)
+		f.bell = make(chan struct{})
 	}
 	f.mu.Unlock()
 	switch {

@@ -30,6 +30,9 @@ type Cursor struct {
 	whole   bool   // the reading is of all that there is
 }
 
+// Seen is the number of the last write that was seen whole.
+func (c *Cursor) Seen() int64 { return c.seq }
+
 // viewPage is how many subjects a view has at most.
 const viewPage = 10_000
 

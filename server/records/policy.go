@@ -6,12 +6,12 @@ import (
 	"errors"
 )
 
-const policyColumns = `revision, at, author, via, note`
+const policyColumns = `revision, at, author, via, note, seq`
 
 func scanPolicy(document bool) func(scanner) (Policy, error) {
 	return func(row scanner) (p Policy, err error) {
 		var at int64
-		into := []any{&p.Revision, &at, &p.Author, &p.Via, &p.Note}
+		into := []any{&p.Revision, &at, &p.Author, &p.Via, &p.Note, &p.Version}
 		if document {
 			into = append(into, &p.Document)
 		}
@@ -22,7 +22,7 @@ func scanPolicy(document bool) func(scanner) (Policy, error) {
 }
 
 // AppendPolicy makes p the newest revision, which base was, 0 for none, or [Whatever].
-// It returns p with its Revision, At, Author and Via. The error is [ErrStale] where
+// It returns p with its Revision, At, Author, Via and Version. The error is [ErrStale] where
 // another one is the newest.
 func (d *DB) AppendPolicy(ctx context.Context, base int64, p Policy, e Entry) (Policy, error) {
 	p.Author, p.Via = e.Name, e.Via
@@ -34,7 +34,7 @@ func (d *DB) AppendPolicy(ctx context.Context, base int64, p Policy, e Entry) (P
 		if base != Whatever && base != head {
 			return ErrStale
 		}
-		p.Revision, p.At = head+1, c.at
+		p.Revision, p.At, p.Version = head+1, c.at, c.seq
 		_, err := c.ExecContext(ctx, `
 			insert into headgate_policy (revision, at, author, via, note, document, seq) values ($1, $2, $3, $4, $5, $6, $7)`,
 			p.Revision, micros(p.At), p.Author, p.Via, p.Note, p.Document, c.seq)

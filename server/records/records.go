@@ -61,6 +61,8 @@ type Policy struct {
 	Note string
 	// Document is the policy file; "" in lists.
 	Document string
+	// Version is the number of the write that made it.
+	Version int64
 }
 
 // Subject is what is on record of one subject of an application.

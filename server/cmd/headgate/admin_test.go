@@ -127,8 +127,8 @@ func TestServeAdminListener(t *testing.T) {
 	if status, _ := get(t, "http://"+admin+"/metrics"); status != 404 {
 		t.Errorf("metrics on the admin listener: %d", status)
 	}
-	if _, err := os.Stat(s.data); !os.IsNotExist(err) {
-		t.Errorf("a data directory was made for nothing: %v", err)
+	if _, err := os.Stat(s.data + "/admin-token"); !os.IsNotExist(err) {
+		t.Errorf("a token was made for nothing: %v", err)
 	}
 	s.stop(t)
 }

@@ -18,11 +18,11 @@ const maxConfig = 1 << 20
 
 // laterKeys are the contract's keys for what is not built yet.
 var laterKeys = []string{
-	"tls", "auth", "records", "upstreams", "queue", "webhooks", "retention", "listen.grpc", "listen.resp",
+	"tls", "auth", "upstreams", "queue", "webhooks", "retention", "listen.grpc", "listen.resp",
 }
 
 // configKeys are the keys that a configuration file may hold.
-var configKeys = []string{"version", "listen", "listen.http", "listen.admin", "log", "log.level", "log.format", "store"}
+var configKeys = []string{"version", "listen", "listen.http", "listen.admin", "log", "log.level", "log.format", "store", "records"}
 
 // configFile is what a --config file says, by key. It reads YAML, and JSON as
 // part of it.

@@ -46,11 +46,11 @@ func program(t *testing.T) string {
 // launch starts a program and does not wait for it.
 func launch(t *testing.T, name string, args ...string) *victim {
 	t.Helper()
-	return follow(t, exec.Command(name, args...))
+	return spawn(t, exec.Command(name, args...))
 }
 
-// follow starts a command and does not wait for it.
-func follow(t *testing.T, cmd *exec.Cmd) *victim {
+// spawn starts a command and does not wait for it.
+func spawn(t *testing.T, cmd *exec.Cmd) *victim {
 	t.Helper()
 	v := &victim{cmd: cmd, ended: make(chan struct{}), listening: make(chan struct{})}
 	v.cmd.Stderr = v

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -16,12 +17,14 @@ import (
 	"github.com/headgate/headgate/gate/policy"
 	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/admin"
+	"github.com/headgate/headgate/server/follow"
 	"github.com/headgate/headgate/server/front/forwardauth"
 	"github.com/headgate/headgate/server/front/httpapi"
 	"github.com/headgate/headgate/server/front/problem"
 	"github.com/headgate/headgate/server/journal"
 	"github.com/headgate/headgate/server/observe"
 	"github.com/headgate/headgate/server/openapi"
+	"github.com/headgate/headgate/server/records"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -33,6 +36,8 @@ type house struct {
 	journal *journal.Journal        // nil where nobody can read it
 	admin   map[string]http.Handler // nil where it is turned off
 	log     *slog.Logger
+
+	follower *follow.Follower
 }
 
 // newMetrics makes metrics that show h's gate and backend. Both must be there when
@@ -58,9 +63,9 @@ func newMetrics(h *house) *observe.Metrics {
 	})
 }
 
-// openAdmin makes the routes of the administration, and the journal that they
-// show. end gives back what they hold.
-func (h *house) openAdmin(s *settings) (routes map[string]http.Handler, end func(), err error) {
+// openGuard makes what knows the tokens of the administration. end gives back what it
+// holds.
+func (h *house) openGuard(s *settings) (guard *access.Guard, end func(), err error) {
 	token := s.token
 	if token == "" {
 		var created bool
@@ -76,10 +81,16 @@ func (h *house) openAdmin(s *settings) (routes map[string]http.Handler, end func
 	if err != nil {
 		return nil, nil, err
 	}
+	return access.New(access.Config{Token: token, Failures: limiter, Logger: h.log}), func() { failures.Close() }, nil
+}
+
+// openAdmin makes the routes of the administration, and the journal that they show.
+func (h *house) openAdmin(s *settings, guard *access.Guard, db *records.DB) {
 	h.journal = journal.New(journal.Config{})
-	guard := access.New(access.Config{Token: token, Failures: limiter, Logger: h.log})
-	routes = admin.Routes(admin.Config{Gate: h.gate, Journal: h.journal, Guard: guard, Backup: h.backend.backup(s.data), Logger: h.log})
-	return routes, func() { failures.Close() }, nil
+	h.admin = admin.Routes(admin.Config{
+		Gate: h.gate, Journal: h.journal, Guard: guard, Records: db, Pinned: s.policy, Backup: h.backend.backup(s.data), Logger: h.log,
+		Reach: func(ctx context.Context, version int64) { h.follower.Reach(ctx, version) },
+	})
 }
 
 // doors puts a server behind each listener.

@@ -100,6 +100,7 @@ func TestServeDiskFull(t *testing.T) {
 	if !mounted(t, disk) {
 		return
 	}
+	s.env = []string{"HEADGATE_RECORDS=sqlite:" + filepath.Join(filepath.Dir(s.data), "records.db")} // else room comes and goes with their log
 	s.data = filepath.Join(disk, "data")
 	ballast := filepath.Join(disk, "ballast")
 	fill := func() {

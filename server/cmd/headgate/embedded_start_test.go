@@ -103,7 +103,7 @@ func TestCrashManyKeys(t *testing.T) {
 	defer in.Close()
 	out, err := cmd.StdoutPipe()
 	must(t, err)
-	v := follow(t, cmd)
+	v := spawn(t, cmd)
 	t.Cleanup(v.kill)
 	if _, err := fmt.Fscanln(out, new(string), &keys); err != nil {
 		text, _ := io.ReadAll(out)

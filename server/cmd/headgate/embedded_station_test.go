@@ -29,6 +29,7 @@ type station struct {
 	name, policy, data string
 	attributes         *syscall.SysProcAttr
 	client             *http.Client
+	env                []string // beside that of the test
 }
 
 func newStation(t *testing.T) *station {
@@ -61,8 +62,8 @@ func (s *station) try(before ...string) *victim {
 	s.t.Helper()
 	args := append(before, s.name, "serve", "--http", "127.0.0.1:0", "--policy", s.policy, "--data", s.data)
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Dir, cmd.SysProcAttr = filepath.Dir(s.data), s.attributes
-	v := follow(s.t, cmd)
+	cmd.Dir, cmd.SysProcAttr, cmd.Env = filepath.Dir(s.data), s.attributes, append(os.Environ(), s.env...)
+	v := spawn(s.t, cmd)
 	s.t.Cleanup(func() {
 		v.kill()
 		if s.t.Failed() {

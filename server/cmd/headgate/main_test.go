@@ -53,11 +53,17 @@ func TestScripts(t *testing.T) {
 			}
 			h := houseOf(g, store)
 			h.journal = nil // openAdmin makes one
-			var end func()
-			if h.admin, end, err = h.openAdmin(&settings{data: env.WorkDir + "/" + defaultData}); err != nil {
+			where := &settings{data: env.WorkDir + "/" + defaultData}
+			guard, end, err := h.openGuard(where)
+			if err != nil {
 				return err
 			}
 			env.Defer(end)
+			db, err := h.openRecords(t.Context(), where, guard)
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { db.Close() })
 			server := httptest.NewUnstartedServer(nil)
 			server.Config = h.doors(&listeners{http: server.Listener})[0].server
 			server.Start()
@@ -164,7 +170,7 @@ func TestConfigFaults(t *testing.T) {
 5:14: log.level: "loud": must be one of debug, info, warn, error
 5:28: log.format: "xml": must be one of text, json
 6:1: queue: not supported yet
-7:1: colour: unknown key; there are version, listen, log, store`},
+7:1: colour: unknown key; there are version, listen, log, store, records`},
 		{"empty", "", "\n1:1: must be one document that begins with version: 1"},
 		{"no version", "store: memory\n", "\n1:1: version: is required: version: 1"},
 		{"list", "- version\n", "\n1:1: must be a mapping of keys to values"},

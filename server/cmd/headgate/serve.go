@@ -15,7 +15,9 @@ import (
 
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/policy"
+	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/observe"
+	"github.com/headgate/headgate/server/records"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -70,20 +72,31 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) (err error) {
 	}
 	defer g.Close()
 	h.gate = g
+	var guard *access.Guard
 	if s.admin != "" {
-		routes, end, err := h.openAdmin(s)
-		if err != nil {
+		var end func()
+		if guard, end, err = h.openGuard(s); err != nil {
 			return err
 		}
 		defer end()
-		h.admin = routes
+	}
+	var db *records.DB // nil where nobody can write anything down
+	if s.admin != "" || s.records != "" {
+		if db, err = h.openRecords(ctx, s, guard); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, db.Close()) }()
 	}
 
 	background, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	defer end()
-	r := &reloader{gate: g, metrics: h.metrics, log: log}
+	if db != nil {
+		tasks.Go(func() { h.follower.Run(background) })
+		tasks.Go(func() { sweepRecords(background, db, log) })
+	}
+	r := &reloader{gate: g, records: db, metrics: h.metrics, log: log}
 	// Also without a file: left alone, the signal would end the process.
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -135,6 +148,7 @@ func sweep(ctx context.Context, store *memstore.Store, log *slog.Logger) {
 // reloader reads the policy again.
 type reloader struct {
 	gate    *gate.Gate
+	records *records.DB // nil where there are none
 	metrics *observe.Metrics
 	log     *slog.Logger
 }
@@ -158,6 +172,10 @@ func (r *reloader) reload(ctx context.Context, why string) {
 	if err == nil {
 		if r.gate.Status().Revision == before { // else the gate has said so
 			r.log.Debug("policy unchanged", "because", why, "revision", before)
+		} else if r.records != nil {
+			if err := recordPolicy(ctx, r.records, r.gate); err != nil {
+				r.log.Warn("the policy is in force, and could not be put on record", "error", err)
+			}
 		}
 		return
 	}

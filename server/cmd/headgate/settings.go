@@ -34,9 +34,12 @@ type settings struct {
 	store  string // "embedded", "memory" or a URL, which may hold a password
 	// storeFrom is who said so: a flag, a variable or a key of the configuration.
 	storeFrom string
-	memory    int64
-	open      bool // --decision-auth=open was said
-	log       configFile
+	// records is where people's records are, which may hold a password, "" for the data
+	// directory; recordsFrom is who said so.
+	records, recordsFrom string
+	memory               int64
+	open                 bool // --decision-auth=open was said
+	log                  configFile
 }
 
 // autoAdmin stands for --http while that is on this machine, else
@@ -67,7 +70,7 @@ var serveSettings = []setting{
 	{name: "config", usage: "configuration `FILE`"},
 	{name: "data", value: defaultData, usage: "`DIR` for the embedded store and the admin token, made at the first start"},
 	{name: "store", value: embeddedStore, usage: "`STORE` of state: embedded, in the data directory; memory, which is lost at stop; or a URL that all nodes share: redis://[USER:PASSWORD@]HOST:PORT (rediss:// for TLS), postgres://[USER:PASSWORD@]HOST:PORT/DATABASE, or dynamodb://TABLE?region=REGION", key: "store", secret: true},
-	{name: "records", usage: "`URL` of the records (not supported yet)", later: true, secret: true},
+	{name: "records", usage: "`URL` of what people write down, such as subjects and tokens: sqlite:PATH, or postgres://[USER:PASSWORD@]HOST:PORT/DATABASE for several nodes (default: " + recordsFile + " in the data directory)", key: "records", secret: true},
 	{name: "http", value: "127.0.0.1:8080", usage: "`ADDRESS` of the HTTP door: HOST:PORT, unix:PATH, or empty for none", key: "listen.http"},
 	{name: "grpc", usage: "`ADDRESS` of the gRPC door (not supported yet)", later: true},
 	{name: "resp", usage: "`ADDRESS` of the Redis door (not supported yet)", later: true},
@@ -135,7 +138,7 @@ func readSettings(cmd *cobra.Command) (*settings, error) {
 
 // check turns the values into settings. from says where each comes from.
 func check(v, from map[string]string, config configFile) (*settings, error) {
-	s := &settings{policy: v["policy"], http: v["http"], admin: v["admin"], data: v["data"], storeFrom: from["store"], log: config}
+	s := &settings{policy: v["policy"], http: v["http"], admin: v["admin"], data: v["data"], storeFrom: from["store"], records: v["records"], recordsFrom: from["records"], log: config}
 	var err error
 	if s.store, err = checkStore(v["store"], s.storeFrom); err != nil {
 		return nil, err
