@@ -129,7 +129,7 @@ func TestProblemExamples(t *testing.T) {
 
 // statuses are those that problems have.
 var statuses = map[string]int{
-	"StatusBadRequest": 400, "StatusUnauthorized": 401, "StatusForbidden": 403, "StatusNotFound": 404, "StatusMethodNotAllowed": 405, "StatusConflict": 409,
+	"StatusBadRequest": 400, "StatusUnauthorized": 401, "StatusForbidden": 403, "StatusNotFound": 404, "StatusMethodNotAllowed": 405, "StatusConflict": 409, "StatusPreconditionFailed": 412,
 	"StatusRequestEntityTooLarge": 413, "StatusUnsupportedMediaType": 415, "StatusUnprocessableEntity": 422, "StatusTooManyRequests": 429,
 	"StatusInternalServerError": 500, "StatusServiceUnavailable": 503,
 }
