@@ -64,11 +64,11 @@ SIM_SCHEDULES ?= 1000000
 sim:
 	$(GO) test ./lease/leasesim -run '^TestSimulation$$' -count=1 -v -timeout 6h -sim.schedules=$(SIM_SCHEDULES)
 
-# Beside the rivals, in one run; about 8 minutes.
+# Beside the rivals, in one run; about 16 minutes.
 bench:
 	cd bench && GOWORK=off $(GO) run ./cmd/bench $(ARGS)
 
-# The stores that are not memory alone; about 8 minutes.
+# The stores that are not memory alone.
 bench-stores:
 	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^(Redis|Postgres|Embedded)' -time 500ms $(ARGS)
 

@@ -70,3 +70,5 @@ replace (
 )
 
 replace github.com/headgate/headgate/store/sqlitestore => ../store/sqlitestore
+
+replace github.com/headgate/headgate/store/dynamostore => ../store/dynamostore

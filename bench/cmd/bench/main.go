@@ -84,6 +84,11 @@ func run() error {
 		return fmt.Errorf("-run %v: no such benchmark", o.run)
 	}
 	began := time.Now()
+	if o.write {
+		if _, err := machine(o, began); err != nil { // rather than at the end
+			return err
+		}
+	}
 	results, raw := results{}, new(bytes.Buffer)
 	for round := range o.rounds {
 		if err := turn(binary, round, o, rows, results, raw); err != nil {
