@@ -86,7 +86,8 @@ func TestLinearizablePostgres(t *testing.T) {
 			if tt.leased {
 				ls.check(t, sum)
 			}
-			if tt.faults && (sum.Unknown == 0 || sum.Spent == 0) {
+			// Leases learn of most grants whose answers were lost, and give them back.
+			if tt.faults && (sum.Unknown == 0 || sum.Spent == 0 && !tt.leased) {
 				t.Errorf("%v: the faults did nothing", sum)
 			}
 		})

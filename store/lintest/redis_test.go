@@ -190,7 +190,8 @@ func TestLinearizable(t *testing.T) {
 			return s
 		})
 		ls.check(t, sum)
-		if sum.Unknown == 0 || sum.Spent == 0 {
+		// They learn of most grants whose answers were lost, and give them back.
+		if sum.Unknown == 0 {
 			t.Errorf("%v: the faults did nothing", sum)
 		}
 	})
