@@ -264,15 +264,8 @@ func (a *api) answerState(w http.ResponseWriter, r *http.Request, s *records.Sub
 
 // entry is a line of the audit log for what a request does.
 func entry(r *http.Request, who *access.Identity, action string) records.Entry {
-	via := "api"
-	if r.UserAgent() == clientAgent {
-		via = "cli"
-	}
-	return records.Entry{Actor: records.Actor{Name: who.Name, Via: via, Address: access.Address(r)}, Action: action}
+	return records.Entry{Actor: records.Actor{Name: who.Name, Via: "api", Address: access.Address(r)}, Action: action}
 }
-
-// clientAgent is how the command line calls itself.
-const clientAgent = "headgate"
 
 // version reads the version that a request expects, in If-Match.
 func version(r *http.Request) (int64, *problem.Problem) {
