@@ -2,16 +2,16 @@
 # make test   passes every test; installs what they need, as root
 # The rest is for those who work on Headgate.
 
-MODULES := . gate store/dynamostore store/lintest store/pgstore store/redisstore store/sqlitestore server
+MODULES := . api client gate middleware/grpclimit store/dynamostore store/lintest store/pgstore store/redisstore store/sqlitestore server
 GO      ?= go
 
-.PHONY: run build test test-go test-bench test-examples test-valkey check fmt tidy lin sim bench bench-stores model fuzz flood outage crash deps clean
+.PHONY: proto run build test test-go test-bench test-examples test-valkey check fmt tidy lin sim bench bench-doors bench-stores model fuzz flood hostile outage crash doors-differential deps clean
 
 run: build
 	bin/headgate serve $(ARGS)
 
 build:
-	$(GO) build -o bin/headgate ./server/cmd/headgate
+	$(GO) build -trimpath -ldflags='-s -w' -o bin/headgate ./server/cmd/headgate
 
 test: deps check test-go test-bench test-examples
 
@@ -21,7 +21,7 @@ deps:
 # All modules of go.work in one run, shuffled, under the race detector. The
 # examples have a run of their own: they drive a plain binary under load.
 test-go:
-	CGO_ENABLED=1 $(GO) test -race -shuffle=on $$($(GO) list github.com/headgate/headgate/... | grep -v /examples/)
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m $$($(GO) list github.com/headgate/headgate/... | grep -v /examples/)
 
 test-examples: build
 	HEADGATE_BIN=$(CURDIR)/bin/headgate $(GO) test -count=1 ./examples/...
@@ -32,6 +32,11 @@ test-bench:
 
 check: .bin/staticcheck
 	scripts/check.sh $(MODULES)
+	scripts/proto.sh --check
+
+# The Go code of api/, from its .proto files.
+proto: .bin/staticcheck
+	scripts/proto.sh
 
 .bin/staticcheck: tools/go.mod tools/go.sum
 	GOWORK=off GOBIN=$(CURDIR)/.bin $(GO) -C tools install tool
@@ -42,7 +47,7 @@ fmt:
 
 tidy:
 	for m in $(MODULES); do (cd $$m && $(GO) mod tidy) || exit 1; done
-	for m in bench tools; do (cd $$m && GOWORK=off $(GO) mod tidy) || exit 1; done
+	for m in bench bench/rivals/gubernator bench/rivals/ratelimit tools; do (cd $$m && GOWORK=off $(GO) mod tidy) || exit 1; done
 
 # The tests of the Redis store, on a Valkey server.
 test-valkey: .bin/valkey-server
@@ -64,13 +69,18 @@ SIM_SCHEDULES ?= 1000000
 sim:
 	$(GO) test ./lease/leasesim -run '^TestSimulation$$' -count=1 -v -timeout 6h -sim.schedules=$(SIM_SCHEDULES)
 
-# Beside the rivals, in one run; about 16 minutes.
+# Beside the rivals, in one run; about half an hour.
 bench:
 	cd bench && GOWORK=off $(GO) run ./cmd/bench $(ARGS)
 
 # The stores that are not memory alone.
 bench-stores:
 	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^(Redis|Postgres|Embedded)' -time 500ms $(ARGS)
+
+# The doors beside empty servers, Redis, envoyproxy/ratelimit and gubernator, which it
+# fetches and builds; about 10 minutes.
+bench-doors:
+	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^(RESP|RLS|GRPC)' $(ARGS)
 
 # 20 million random operations against the big-integer model, minutes to an hour, and
 # STORE_OPS on each store that is not memory against package algo; hours.
@@ -94,6 +104,11 @@ fuzz:
 flood:
 	$(GO) test ./server/cmd/headgate -run '^TestFlood$$' -count=1 -v -timeout 30m -flood.keys=10000000 -flood.bytes=268435456 -flood.timed
 
+# Hostile peers at every door beside polite ones, whose times are judged, and 10,000
+# idle connections at each; about 12 minutes. Let nothing else run.
+hostile:
+	$(GO) test ./server/cmd/headgate -run '^TestHostile$$' -count=1 -v -timeout 1h -hostile.timed
+
 # The store taken away under load, with a judgement of times: let nothing else run.
 outage:
 	$(GO) test ./server/cmd/headgate -run '^TestOutage$$' -count=1 -v -timeout 30m -outage.timed
@@ -104,6 +119,12 @@ outage:
 CRASHES ?= 1000
 crash:
 	$(GO) test ./server/cmd/headgate -run '^TestCrash' -count=1 -v -timeout 3h -crash.timed -crash.kills=$(CRASHES) -crash.seed=$$(date +%s)
+
+# The same random policies, requests and times through every door; about 3 minutes for
+# 2000. A difference says how to see it again.
+FRONT_SEEDS ?= 2000
+doors-differential:
+	$(GO) test ./server/front/fronttest -run '^TestDoorsAgree$$' -count=1 -v -timeout 6h -front.seeds=$(FRONT_SEEDS) -front.seed=$$(date +%s)000
 
 clean:
 	rm -rf bin .bin

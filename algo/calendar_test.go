@@ -13,8 +13,8 @@ import (
 
 var calendarUnits = []headgate.CalendarUnit{headgate.Hour, headgate.Day, headgate.Week, headgate.Month, headgate.Year}
 
-// walkedZones are walked day by day: between them they have every kind of
-// clock change.
+// walkedZones are walked over more than the years of TestEveryZone: between them they
+// have every kind of clock change.
 var walkedZones = []string{
 	"UTC", "America/New_York", "America/St_Johns", "America/Havana", "America/Sao_Paulo", "America/Santiago",
 	"America/Scoresbysund", "America/Caracas", "Europe/London", "Europe/Dublin", "Europe/Moscow", "Africa/Cairo",
@@ -79,16 +79,14 @@ func transitions(loc *time.Location, from, to int64) []int64 {
 	}
 }
 
-// checkTiles walks the periods from the one that holds from until one ends
-// after to, and returns how many there are.
-func checkTiles(t *testing.T, c headgate.Calendar, from, to int64) int {
+// checkTiles walks the periods from the one that holds from until one ends after to.
+func checkTiles(t *testing.T, c headgate.Calendar, from, to int64) {
 	t.Helper()
 	last := PeriodAt(c, from)
 	if from < last.Start || last.End <= from {
 		t.Fatalf("%v %v: %d is not in %+v", c.Location, c.Unit, from, last)
 	}
-	n := 1
-	for ; last.End <= to; n++ {
+	for last.End <= to {
 		p := PeriodAt(c, last.End)
 		if p.Start != last.End || p.End <= p.Start || p.Label <= last.Label {
 			t.Fatalf("%v %v: %+v does not follow %+v", c.Location, c.Unit, p, last)
@@ -103,35 +101,6 @@ func checkTiles(t *testing.T, c headgate.Calendar, from, to int64) int {
 			}
 		}
 		last = p
-	}
-	return n
-}
-
-func TestPeriodsTileAroundEveryTransition(t *testing.T) {
-	from, to := instant(1970, 1, 1)/1_000_000, instant(2038, 1, 1)/1_000_000
-	changes := 0
-	for _, name := range allZones(t) {
-		loc := location(t, name)
-		for _, at := range transitions(loc, from, to) {
-			changes++
-			const hour, day = 3_600_000_000, 24 * 3_600_000_000
-			at *= 1_000_000
-			checkTiles(t, headgate.Calendar{Unit: headgate.Day, Location: loc}, at-2*day, at+2*day)
-			checkTiles(t, headgate.Calendar{Unit: headgate.Hour, Location: loc}, at-2*hour, at+2*hour)
-		}
-	}
-	if changes < 20_000 {
-		t.Errorf("%d changes in all zones: the walk saw too few", changes)
-	}
-}
-
-func TestDaysTile(t *testing.T) {
-	for _, name := range walkedZones {
-		c := headgate.Calendar{Unit: headgate.Day, Location: location(t, name)}
-		n := checkTiles(t, c, instant(1970, 1, 2), instant(2038, 1, 1))
-		if want := 24837; n < want-1 || n > want+1 {
-			t.Errorf("%s: %d days, want about %d", name, n, want)
-		}
 	}
 }
 

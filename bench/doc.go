@@ -26,6 +26,17 @@
 // leases at least 98 % of it, and not one more), and after it, exactly what was
 // allowed must be used at the server.
 //
+// The doors are asked as others reach them: servers are processes of their own, the
+// daemon as it is built and started by its users, on the same processors as the load.
+// At the Redis protocol that is redis-benchmark; keys come at random. Calls of gRPC
+// are encoded beforehand and travel on four connections. The floors are empty servers
+// that answer as Headgate did once. envoyproxy/ratelimit keeps a connection to Redis
+// for each call in flight, gubernator stands alone, and both are built with what they
+// require; that they are of 2023 and 2024 is because of what the module proxy has.
+// After the load, what all keys have used must be what was asked for, but for
+// decisions that were made without the store because Envoy does not wait for it: they
+// are counted.
+//
 // A benchmark runs each contestant in a process of its own, and fails unless
 // what it allowed is what the limit says for exactly the calls that were made.
 package bench

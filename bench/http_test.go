@@ -26,8 +26,8 @@ import (
 	"github.com/headgate/headgate/store/memstore"
 )
 
-// serveEnv makes the test binary a server: headgate, or a floor whose answers
-// have as many bytes as the value says.
+// serveEnv makes the test binary a server: headgate, a floor whose answers have as
+// many bytes as the value says, or the floor of another door.
 const serveEnv = "HEADGATE_BENCH_SERVE"
 
 func TestMain(m *testing.M) {
@@ -38,11 +38,16 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	closeOffice()
+	os.Exit(code)
 }
 
 // serve answers until its input ends. It writes its address first.
 func serve(as string) error {
+	if strings.HasPrefix(as, floorRESP) || strings.HasPrefix(as, floorGRPC) {
+		return serveFloor(as)
+	}
 	h, err := handler(as)
 	if err != nil {
 		return err
@@ -116,9 +121,14 @@ func handler(as string) (http.Handler, error) {
 }
 
 // daemon is a server in a process of its own.
-type daemon struct{ addr string }
+type daemon struct {
+	addr string
+	pid  int
+	in   io.Writer
+	out  *bufio.Reader
+}
 
-func startDaemon(b *testing.B, as string) *daemon {
+func startDaemon(b testing.TB, as string) *daemon {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), serveEnv+"="+as)
@@ -138,11 +148,25 @@ func startDaemon(b *testing.B, as string) *daemon {
 		_ = in.Close()
 		_ = cmd.Wait()
 	})
-	line, err := bufio.NewReader(out).ReadString('\n')
+	d := &daemon{pid: cmd.Process.Pid, in: in, out: bufio.NewReader(out)}
+	line, err := d.out.ReadString('\n')
 	if err != nil {
 		b.Fatal(err)
 	}
-	return &daemon{strings.TrimSpace(line)}
+	d.addr = strings.TrimSpace(line)
+	return d
+}
+
+// asked returns what a floor has counted.
+func (d *daemon) asked() (int64, error) {
+	if _, err := io.WriteString(d.in, "\n"); err != nil {
+		return 0, err
+	}
+	line, err := d.out.ReadString('\n')
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(line), 10, 64)
 }
 
 // cpu returns the nanoseconds of processor time that the server has used.

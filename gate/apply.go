@@ -14,7 +14,7 @@ func (q *question) apply(ctx context.Context, d *Decision) error {
 	switch wait, _ := q.wait(); {
 	case d.n == 0:
 		d.Allowed, d.Reason = true, passed
-	case wait > 0 && q.op == headgate.Take && q.request.waits():
+	case wait > 0 && q.op == headgate.Take && q.waits():
 		err = q.applyInLine(ctx, d, passed, wait)
 	default:
 		if err = q.put(ctx, d, passed); err == nil {
@@ -28,9 +28,12 @@ func (q *question) apply(ctx context.Context, d *Decision) error {
 	return err
 }
 
+// waits reports whether the gate may let the request wait.
+func (q *question) waits() bool { return !q.called && q.request.waits() }
+
 // passed is the reason of an allowance.
 func (q *question) passed() headgate.Reason {
-	if q.rule.name == "" {
+	if q.rule == q.app.noRule {
 		return headgate.NoRule
 	}
 	return headgate.OK
@@ -62,7 +65,7 @@ func (d *Decision) sum(passed headgate.Reason) {
 // rest lets an allowed request wait for as long as a leaky bucket says. Who
 // brings the instant of the decision waits by his own clock.
 func (q *question) rest(ctx context.Context, d *Decision) error {
-	if d.Delay == 0 || q.op != headgate.Take || !q.request.waits() {
+	if d.Delay == 0 || q.op != headgate.Take || !q.waits() {
 		return nil
 	}
 	if !q.gate.lines.enter() {
@@ -70,7 +73,7 @@ func (q *question) rest(ctx context.Context, d *Decision) error {
 	}
 	defer q.gate.lines.exit()
 	if err := sleep(ctx, d.Delay, nil); err != nil {
-		q.giveUp(ctx, d)
+		d.Kept = q.giveUp(ctx, d)
 		return err
 	}
 	d.Waited += d.Delay
@@ -81,16 +84,17 @@ func (q *question) rest(ctx context.Context, d *Decision) error {
 // giveUp frees what the charged d holds, as nobody gets its ticket. What it
 // charged beside stays charged: the place of a leaky bucket cannot be given to
 // another, and giving back what is not held could mint. A request with an
-// idempotency key keeps all for its retry.
-func (q *question) giveUp(ctx context.Context, d *Decision) {
+// idempotency key keeps all for its retry. It reports whether anything stays charged.
+func (q *question) giveUp(ctx context.Context, d *Decision) (kept bool) {
 	if d.batch.Hold == 0 || d.Replayed || d.batch.Key != (headgate.RequestKey{}) {
-		return
+		return !d.Replayed
 	}
 	var b headgate.Batch
 	d.holding(&b, headgate.Settle)
 	if err := q.gate.keeper(d).Apply(context.WithoutCancel(ctx), &b); err != nil {
 		q.gate.reportStore(err) // it expires by itself
 	}
+	return q.holdFor == 0 // a reservation holds all that it was charged
 }
 
 // applyCandidate decides the rule's candidate limits beside the live ones, whose

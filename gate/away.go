@@ -200,9 +200,10 @@ func (g *Gate) sumLocal(d *Decision, b *headgate.Batch, passed headgate.Reason) 
 	copy(outcomes[:d.n], b.Outcomes())
 	d.batch.Allowed, d.batch.At, d.batch.Replayed, d.batch.Hold = b.Allowed, b.At, b.Replayed, b.Hold
 	d.fill()
+	showNothing(d.limits[:d.n], b.Outcomes())
 	if local, ok := g.config.Local.(sharer); ok {
 		for i := range d.n {
-			d.limits[i].Share = local.Share(d.limits[i].Limit)
+			d.limits[i].Share = local.Share(b.Charges()[i].Limit)
 		}
 	}
 	d.Decision = b.Decision()

@@ -47,7 +47,7 @@ func (q *question) patience(quota bool) int64 {
 
 // planLimits returns the limits of the plan, if they have a say.
 func (q *question) planLimits() []*limit {
-	if q.plan == nil || q.rule.name == "" && q.app.onNoMatch == policy.NoMatchAllow {
+	if q.plan == nil || q.rule == q.app.noRule && q.app.onNoMatch == policy.NoMatchAllow {
 		return nil
 	}
 	return q.plan.limits
@@ -63,7 +63,7 @@ func (q *question) charge(d *Decision, t *tally, limits []*limit) error {
 		if p == nil || over != nil && over.Unlimited {
 			continue
 		}
-		c := headgate.Charge{Limit: p, Cost: d.Cost, Parent: l.owner != policy.OwnerSubject}
+		c, shown := headgate.Charge{Limit: p, Cost: d.Cost, Parent: l.owner != policy.OwnerSubject}, p
 		if l.unit != policy.Requests {
 			cost, found := d.unitCost(l.unit)
 			if !found {
@@ -73,6 +73,16 @@ func (q *question) charge(d *Decision, t *tally, limits []*limit) error {
 				return invalid("costs", "costs.%s is required by limit %s", l.unit, l.id)
 			}
 			c.Cost = cost
+		}
+		asked := c.Cost
+		switch {
+		case from == NumbersSaid:
+			shown = q.said.shown
+		case from == NumbersOfLimit && l.shown != nil:
+			shown = l.shown
+		}
+		if shown.Count == 0 && c.Cost > 0 {
+			c.Cost = overNothing
 		}
 		owner, charged, err := q.owner(d, l, &c)
 		if err != nil {
@@ -100,10 +110,14 @@ func (q *question) charge(d *Decision, t *tally, limits []*limit) error {
 		s := &t.limits[i]
 		if i == t.n { // else merged with the same budget in a wider scope
 			t.n++
-			*s = LimitState{ID: l.id, Limit: p, Owner: owner, Unit: l.unit, ShadowBy: by, Numbers: from, Override: over, away: away}
+			*s = LimitState{
+				ID: l.id, Limit: shown, Owner: owner, Unit: l.unit, ShadowBy: by, Numbers: from, Override: over,
+				away: away, quotaMode: l.quotaMode,
+			}
 		}
 		merged := &t.batch.Charges()[i]
-		s.Cost, s.Shadow = merged.Cost, merged.Shadow
+		s.Cost, s.Shadow = s.Cost+asked, merged.Shadow
+		s.quotaMode = s.quotaMode && l.quotaMode && !s.Shadow
 		if !s.Shadow {
 			s.ShadowBy = NotShadow
 		}
@@ -125,6 +139,9 @@ func (d *Decision) unitCost(unit string) (cost int64, found bool) {
 // and with those and the zone that the subject's record gives it. It is nil if
 // it is unlimited; one whose override is unlimited comes with its usual numbers.
 func (q *question) numbers(l *limit) (p *headgate.Prepared, over *policy.Override, from NumbersSource, err error) {
+	if l.said {
+		return q.said.prepared, nil, NumbersSaid, nil
+	}
 	p, from = l.forPlan(q.plan)
 	// In another zone for one application, a budget across them would start anew
 	// at the midnights of both.

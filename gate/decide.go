@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -57,6 +58,11 @@ type question struct {
 	place   int              // of the subject among all, 1 to 100; 0 before it was asked for
 	forced  *modeOverride    // what an operator said of modes; nil for nothing
 	found   *policy.Identity // the subject; nil if it was said, or there is none
+	said    *saidWindow      // the limit that the request says; nil for none
+	// described says that the rule was found by the descriptor, or the request says its
+	// limit.
+	described bool
+	called    bool // decided with others of its call, where nobody waits
 }
 
 func (q *question) decide(ctx context.Context, d *Decision) error {
@@ -71,6 +77,14 @@ func (q *question) decide(ctx context.Context, d *Decision) error {
 // and fills the batch. settled means that no limit has a say. A reservation has a
 // ticket also then, which holds nothing.
 func (q *question) prepare(d *Decision) (settled bool, err error) {
+	if err := q.find(d); err != nil {
+		return false, err
+	}
+	return q.prepareFound(d)
+}
+
+// prepareFound is prepare once the rule is found.
+func (q *question) prepareFound(d *Decision) (settled bool, err error) {
 	if settled, err = q.resolve(d); err != nil || q.op != headgate.Take {
 		return settled, err
 	}
@@ -83,26 +97,35 @@ func (q *question) prepare(d *Decision) (settled bool, err error) {
 	return settled, nil
 }
 
-func (q *question) resolve(d *Decision) (settled bool, err error) {
+// find finds application and rule.
+func (q *question) find(d *Decision) error {
 	g, r := q.gate, q.request
+	d.Kept = false // it may be of an earlier use
 	if g.closed.Load() {
-		return false, errClosed
+		return errClosed
 	}
-	snap := g.current.Load()
-	d.start(q.op, r, snap.revision)
-	app := snap.applications[r.Application]
-	if app == nil {
-		return false, g.unknownApplication(r.Application)
+	if q.snap == nil {
+		q.snap = g.current.Load()
 	}
-	q.snap, q.app = snap, app
+	d.start(q.op, r, q.snap.revision)
+	if q.app = q.snap.applications[r.Application]; q.app == nil {
+		return g.unknownApplication(r.Application)
+	}
 	if err := q.match(d); err != nil {
-		return false, err
+		return err
 	}
-	d.Application, d.Headers, d.RetryJitter = app.name, app.headers, app.retryJitter
+	d.Application, d.Headers, d.RetryJitter = q.app.name, q.app.headers, q.app.retryJitter
+	return nil
+}
+
+func (q *question) resolve(d *Decision) (settled bool, err error) {
 	if err := q.subject(d); err != nil {
 		return false, err
 	}
-	if q.listed(d) {
+	if err := q.request.checkCosts(); err != nil {
+		return false, err
+	}
+	if q.op != headgate.Refund && q.listed(d) {
 		return true, nil
 	}
 	if err := q.findPlan(d); err != nil {
@@ -114,8 +137,8 @@ func (q *question) resolve(d *Decision) (settled bool, err error) {
 	if err := q.cost(d); err != nil {
 		return false, err
 	}
-	if m := g.modes.Load(); m != nil {
-		q.forced = m.find(app.name, q.rule.name, q.now())
+	if m := q.gate.modes.Load(); m != nil {
+		q.forced = m.find(q.app.name, q.rule.name, q.now())
 	}
 	return false, q.charges(d)
 }
@@ -139,9 +162,12 @@ func (d *Decision) start(op headgate.Op, r *Request, revision uint64) {
 	d.Rule, d.Plan, d.Message, d.Degraded = "", "", "", ""
 	d.SubjectFrom, d.PlanFrom, d.CostFrom = NoSubject, NoPlan, CostOfRule
 	d.Cost, d.Shadow, d.WouldDeny, d.Revision = 0, false, headgate.NoReason, revision
+	d.Zone, d.Anchor, d.Corrects, d.Reserved = nil, 0, false, 0
 	d.Replayed, d.Held, d.Waited = false, false, 0
 	d.Headers, d.RetryJitter, d.used = 0, 0, 0
+	d.Label, d.Metadata, d.Replaced, d.words = "", nil, false, d.words[:0]
 	d.costs, d.candidacy, d.ticketed = d.costs[:0], false, false
+	d.received, d.ticket = false, ""
 	d.tally.reset(op, r.Now)
 }
 
@@ -156,42 +182,18 @@ func (g *Gate) unknownApplication(name string) error {
 	return &headgate.Error{Code: headgate.NotFound, Field: "application", Err: fmt.Errorf("%.64q is not in the policy", name)}
 }
 
-// match finds the rule.
-func (q *question) match(d *Decision) error {
-	r := q.request
-	if r.Operation == "" && r.Path == "" {
-		return invalid("operation", "operation or request.path is required")
-	}
-	if err := checkOwner("operation", r.Operation); err != nil {
-		return err
-	}
-	if r.Path != "" {
-		var err error
-		if q.path, q.query, err = splitPath(r.Path); err != nil {
-			return err
-		}
-	}
-	best := q.app.anyone.find(r.Method, q.path, noMatch)
-	if r.Operation != "" {
-		if m := q.app.byOperation[r.Operation]; m != nil {
-			best = m.find(r.Method, q.path, best)
-		}
-	}
-	q.rule = q.app.noRule
-	if best != noMatch {
-		q.rule = q.app.rules[best]
-	}
-	d.Rule, d.Message = q.rule.name, q.rule.message
-	return nil
-}
-
 // subject finds who asks: the one that was said, else the first that the
 // application's identity finds.
 func (q *question) subject(d *Decision) error {
 	r := q.request
-	if r.Subject != "" {
+	switch {
+	case q.described:
+		if d.Subject = q.descriptorSubject(d); d.Subject != "" {
+			d.SubjectFrom = SubjectDescriptor
+		}
+	case r.Subject != "":
 		d.SubjectFrom = SubjectSaid
-	} else {
+	default:
 		for i := range q.app.identity {
 			if id := &q.app.identity[i]; q.identify(id, d) {
 				d.SubjectFrom, q.found = subjectSources[id.Kind], id
@@ -200,7 +202,22 @@ func (q *question) subject(d *Decision) error {
 		}
 	}
 	q.record, q.ban = q.gate.recordOf(q.app, d.Subject, q.now)
+	q.bill(d)
 	return checkOwner("subject", d.Subject)
+}
+
+// bill finds out how usage is divided into months.
+func (q *question) bill(d *Decision) {
+	plan := q.plan
+	if plan == nil && q.record != nil {
+		plan = q.app.plans[q.record.plan]
+	}
+	if plan = cmp.Or(plan, q.app.defaultPlan); plan != nil {
+		d.Zone, d.Anchor = plan.zone, plan.anchor
+	}
+	if q.record != nil {
+		d.Zone, d.Anchor = cmp.Or(q.record.timezone, d.Zone), cmp.Or(q.record.anchor, d.Anchor)
+	}
 }
 
 var subjectSources = [...]SubjectSource{
@@ -297,7 +314,7 @@ func (q *question) findPlan(d *Decision) error {
 		d.PlanFrom = from
 	} else {
 		if name == "" {
-			name, field, from = q.request.Plan, "plan", PlanSaid
+			name, field, from = q.planSaid(), "plan", PlanSaid
 		}
 		if name == "" && q.rule.planExpr != nil {
 			var err error
@@ -321,7 +338,17 @@ func (q *question) findPlan(d *Decision) error {
 		return nil
 	}
 	d.Plan = q.plan.name
+	q.bill(d)
 	return nil
+}
+
+// planSaid returns the plan that the request says, "" for none.
+func (q *question) planSaid() string {
+	name := q.request.Plan
+	if q.request.PlanGuessed && (q.described || q.app.plans[name] == nil) {
+		return ""
+	}
+	return name
 }
 
 // unknownPlan counts, and logs ever more rarely.
@@ -336,6 +363,9 @@ func (q *question) ask(d *Decision) *expr.Input {
 	if !q.asked {
 		r := q.request
 		q.asked = true
+		if q.described && r.Path != "" {
+			q.path, q.query, _ = splitPath(r.Path) // a path that is none is not asked for
+		}
 		d.input = expr.Input{
 			Method: r.Method, Path: q.path, Query: q.query, Host: r.Host, Headers: r.Headers,
 			Operation: r.Operation, Attributes: r.Attributes,
@@ -364,7 +394,7 @@ func (q *question) passUncharged(d *Decision) (settled bool, err error) {
 			d.Allowed, d.Reason = true, headgate.Skipped
 		}
 		return skip, nil
-	case q.rule.name == "" && q.app.onNoMatch == policy.NoMatchDeny:
+	case q.rule == q.app.noRule && q.app.onNoMatch == policy.NoMatchDeny:
 		d.Reason, d.Retryable = headgate.NoRule, false
 		return true, nil
 	default:
@@ -403,6 +433,21 @@ func (q *question) cost(d *Decision) error {
 	return q.unitCosts(d)
 }
 
+// checkCosts looks at what the caller says, also where nothing will be charged.
+func (r *Request) checkCosts() error {
+	if r.CostSaid {
+		if err := checkCost("cost", r.Cost); err != nil {
+			return err
+		}
+	}
+	for unit, cost := range r.Costs {
+		if cost < 0 || cost > headgate.MaxInt {
+			return checkCost("costs."+unit, cost)
+		}
+	}
+	return nil
+}
+
 func checkCost(field string, cost int64) error {
 	if cost < 0 || cost > headgate.MaxInt {
 		return invalid(field, "%d: must be 0 to %d", cost, int64(headgate.MaxInt))
@@ -430,7 +475,7 @@ func (q *question) unitCosts(d *Decision) error {
 		if err := q.app.checkUnitCost(unit, cost); err != nil {
 			return err
 		}
-		d.costs = append(d.costs, UnitCost{unit, cost})
+		d.costs = append(d.costs, UnitCost{Unit: unit, Cost: cost})
 	}
 	slices.SortFunc(d.costs, func(a, b UnitCost) int { return strings.Compare(a.Unit, b.Unit) })
 	for i := range q.rule.costs {
@@ -448,7 +493,7 @@ func (q *question) unitCosts(d *Decision) error {
 		if err := q.app.checkUnitCost(u.unit, cost); err != nil {
 			return err
 		}
-		d.costs = append(d.costs, UnitCost{u.unit, cost})
+		d.costs = append(d.costs, UnitCost{Unit: u.unit, Cost: cost})
 	}
 	return nil
 }

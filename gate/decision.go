@@ -22,8 +22,20 @@ type Decision struct {
 	SubjectFrom SubjectSource
 	PlanFrom    PlanSource
 	CostFrom    CostSource
+	// Zone and Anchor say how the subject's usage is divided into months: by its record,
+	// else by the quotas of its plan. Zone is nil for UTC; Anchor is the day of the month
+	// on which one begins, 0 for the first.
+	Zone   *time.Location
+	Anchor int
 	// Cost is what was asked for.
 	Cost int64
+	// Corrects is true in the answer to a settlement or release that ended a
+	// reservation: what was charged becomes Cost, which had been Reserved.
+	Corrects bool
+	Reserved int64
+	// Kept is true beside an error if the request was charged all the same, and stays so:
+	// who asked left while it waited for its turn.
+	Kept bool
 	// Shadow is true if the refusal of a limit in shadow mode was overruled.
 	Shadow bool
 	// WouldDeny is the reason for which limits in shadow mode would have
@@ -48,17 +60,29 @@ type Decision struct {
 	RetryJitter int
 	// Message is the rule's text for refused requests, "" for the usual one.
 	Message string
+	// Label is what metrics call the rule: Rule, or what its detailed_metric and
+	// value_to_metric make of the descriptor; "override" for a limit that the caller said.
+	// At most MaxLabel bytes.
+	Label string
+	// Metadata is the rule's, nil for none. It must not be changed.
+	Metadata any
+	// Replaced is true if another rule of the same call stands in for its rule, so that
+	// nothing was charged; see [Gate.TakeDescriptors].
+	Replaced bool
 
 	tally
 	costs     []UnitCost
 	buf       [64]byte // subjects that are made of the request
 	used      int
+	words     []byte          // subject and label that are made of a descriptor, kept for reuse
 	input     expr.Input      // what expressions saw, if there were any
 	candidate *candidate      // kept for reuse
 	candidacy bool            // candidate holds the answer of candidate limits
 	fallback  *headgate.Batch // for Config.Local, kept for reuse
 	charged   int             // limits, of which Local decided the first n
 	ticketed  bool            // the batch holds what a ticket can release
+	received  bool            // another process decided; see Receive
+	ticket    string          // of what was received
 }
 
 // tally is limits that are decided together, and their states. An idempotency
@@ -79,9 +103,10 @@ func (t *tally) reset(op headgate.Op, now int64) {
 // limit in shadow refuses.
 func (t *tally) fill() (shadow bool) {
 	outcomes := t.batch.Outcomes()
+	showNothing(t.limits[:t.n], outcomes)
 	for i := range t.n {
 		s := &t.limits[i]
-		s.Outcome, s.Share = outcomes[i], nil
+		s.Outcome, s.Share, s.Later = outcomes[i], nil, 0
 		shadow = shadow || s.Shadow && !s.Allowed
 	}
 	return shadow
@@ -98,6 +123,7 @@ const (
 	SubjectHeader
 	SubjectCookie
 	SubjectAttribute
+	SubjectDescriptor
 )
 
 // PlanSource says where the plan was found.
@@ -127,6 +153,8 @@ const (
 type UnitCost struct {
 	Unit string
 	Cost int64
+	// Reserved is what Cost had been; see [Decision].Corrects.
+	Reserved int64
 }
 
 // LimitState is one limit of a decision.
@@ -134,7 +162,8 @@ type LimitState struct {
 	// ID is the qualified name: plan/daily, app/all, sendEmail/burst. That of a
 	// ban ends in /ban.
 	ID string
-	// Limit is the limit with its numbers.
+	// Limit is the limit with its numbers. Its Count is 0 for one that refuses all that
+	// costs anything.
 	Limit *headgate.Prepared
 	// Share is this node's share of it by which Config.Local decided, whose state
 	// the Outcome is; nil if it was decided whole.
@@ -146,6 +175,8 @@ type LimitState struct {
 	Unit string
 	// Cost is what was asked of this limit, in its unit.
 	Cost int64
+	// Later is what those behind it in an atomic batch were charged, which Used holds too.
+	Later int64
 	// Shadow is true for a limit that refuses nobody, and ShadowBy says why.
 	Shadow   bool
 	ShadowBy ShadowCause
@@ -154,7 +185,8 @@ type LimitState struct {
 	Numbers  NumbersSource
 	Override *policy.Override
 
-	away policy.StoreErrorMode // never Inherit
+	away      policy.StoreErrorMode // never Inherit
+	quotaMode bool                  // one of several such limits of a call is enough
 	// Outcome is the state after the decision.
 	headgate.Outcome
 }
@@ -172,6 +204,9 @@ const (
 	ShadowByPercent
 	// ShadowByOperator: [Gate.SetMode].
 	ShadowByOperator
+	// ShadowByQuotaMode: `quota_mode`, and another limit of that mode lets the same call
+	// pass.
+	ShadowByQuotaMode
 )
 
 // NumbersSource says where a limit's numbers are from.
@@ -184,7 +219,21 @@ const (
 	NumbersOfPlan
 	// NumbersOfOverride: an override of the subject.
 	NumbersOfOverride
+	// NumbersSaid: the request's Said.
+	NumbersSaid
 )
+
+// QuotaMode reports whether the limit is of a rule with `quota_mode`: of all such limits
+// of a call, one that passes is enough.
+func (s *LimitState) QuotaMode() bool { return s.quotaMode }
+
+// Rollover is how much of a quota's Limit is left over from the period before.
+func (s *LimitState) Rollover() int64 {
+	if s.Limit.Algorithm != headgate.Quota || s.Limit.Rollover == 0 || s.Share != nil {
+		return 0
+	}
+	return max(0, s.Outcome.Limit-s.Limit.Count)
+}
 
 // Limits returns the state of every limit that was charged, bans included, in
 // the order application, rule, plan.
@@ -201,6 +250,20 @@ func (d *Decision) At() time.Time {
 
 // Costs returns what was asked for in other units than requests.
 func (d *Decision) Costs() []UnitCost { return d.costs }
+
+// OwnerOf returns whose budget the limit is that Limits returns at i: a subject, what
+// an expression made, or "" for that of an application or of all. Of what was received
+// it knows subjects only.
+func (d *Decision) OwnerOf(i int) string {
+	switch {
+	case !d.received:
+		return d.batch.Charges()[i].Owner
+	case d.limits[i].Owner == ownerNames[policy.OwnerSubject]:
+		return d.Subject
+	default:
+		return ""
+	}
+}
 
 // BoundByID returns the id of the limit that decided, or "".
 func (d *Decision) BoundByID() string {

@@ -129,6 +129,10 @@ func (x *explainer) subjectZone() *time.Location {
 // match says which rule matched, and by what.
 func (x *explainer) match() {
 	r := x.q.request
+	if x.q.described {
+		x.matchDescriptor()
+		return
+	}
 	if w := x.q.rule.written; w != nil {
 		var by []string
 		if w.Operation != "" {
@@ -148,6 +152,9 @@ func (x *explainer) match() {
 		return
 	}
 	var what []string
+	if len(r.Descriptor) > 0 {
+		what = append(what, "descriptor "+sayEntries(r.Descriptor, nil))
+	}
 	if r.Operation != "" {
 		what = append(what, "operation "+sayName(r.Operation))
 	}
@@ -169,32 +176,17 @@ func (x *explainer) match() {
 
 // subject says where the subject was found.
 func (x *explainer) subject() {
-	name, r := x.subjectName(), x.q.request
+	name := x.subjectName()
 	var b strings.Builder
-	switch x.d.SubjectFrom {
-	case SubjectSaid:
-		fmt.Fprintf(&b, "The request says that its subject is %s.", name)
-	case SubjectIP:
-		if ip := r.IP.Unmap().WithZone(""); ip.Is4() {
-			fmt.Fprintf(&b, "The subject is the client's address %s.", name)
-		} else {
-			fmt.Fprintf(&b, "The subject is %s, the network of the client's address %v: all addresses of a /64 count as one client.", name, ip)
-		}
-	case SubjectHeader, SubjectCookie, SubjectAttribute:
-		fmt.Fprintf(&b, "The %s names the subject %s.", identityName(x.q.found), name)
+	switch {
+	case x.q.said != nil:
+		fmt.Fprintf(&b, "The subject is %s: all entries of the descriptor.", name)
+	case x.q.described && x.d.Subject == "":
+		b.WriteString("There is no subject: the rule leaves no value open, and its limits are the application's.")
+	case x.q.described:
+		fmt.Fprintf(&b, "The subject is %s: what the rule leaves open of the descriptor.", name)
 	default:
-		b.WriteString("The request names no subject")
-		if ids := x.q.app.identity; len(ids) > 0 {
-			var sources []string
-			for i := range ids {
-				sources = append(sources, identityName(&ids[i]))
-			}
-			fmt.Fprintf(&b, ", and the application finds none by %s", sayList(sources))
-		}
-		b.WriteByte('.')
-		if x.q.app.shared {
-			b.WriteString(" All requests without a subject share one budget (on_no_subject: shared).")
-		}
+		x.askedSubject(&b)
 	}
 	switch {
 	case x.q.record == nil:
@@ -204,6 +196,37 @@ func (x *explainer) subject() {
 		b.WriteString(" There is a record of this subject.")
 	}
 	x.add("subject", "%s", b.String())
+}
+
+// askedSubject says where the subject was found that the request or the application's
+// identity names.
+func (x *explainer) askedSubject(b *strings.Builder) {
+	name, r := x.subjectName(), x.q.request
+	switch x.d.SubjectFrom {
+	case SubjectSaid:
+		fmt.Fprintf(b, "The request says that its subject is %s.", name)
+	case SubjectIP:
+		if ip := r.IP.Unmap().WithZone(""); ip.Is4() {
+			fmt.Fprintf(b, "The subject is the client's address %s.", name)
+		} else {
+			fmt.Fprintf(b, "The subject is %s, the network of the client's address %v: all addresses of a /64 count as one client.", name, ip)
+		}
+	case SubjectHeader, SubjectCookie, SubjectAttribute:
+		fmt.Fprintf(b, "The %s names the subject %s.", identityName(x.q.found), name)
+	default:
+		b.WriteString("The request names no subject")
+		if ids := x.q.app.identity; len(ids) > 0 {
+			var sources []string
+			for i := range ids {
+				sources = append(sources, identityName(&ids[i]))
+			}
+			fmt.Fprintf(b, ", and the application finds none by %s", sayList(sources))
+		}
+		b.WriteByte('.')
+		if x.q.app.shared {
+			b.WriteString(" All requests without a subject share one budget (on_no_subject: shared).")
+		}
+	}
 }
 
 func identityName(id *policy.Identity) string {

@@ -128,6 +128,8 @@ func (x *explainer) numbersFrom(s *LimitState) string {
 	switch s.Numbers {
 	case NumbersOfPlan:
 		from = "The numbers are those of plan " + x.d.Plan
+	case NumbersSaid:
+		return "The numbers are those that the request says"
 	case NumbersOfOverride:
 		from = "The numbers are those of an override" + x.override(s.Override)
 	}

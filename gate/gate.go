@@ -31,6 +31,9 @@ type Config struct {
 	// Policy is the policy itself, if PolicyFile is empty. If both are empty
 	// the built-in policy rules.
 	Policy []byte
+	// Read returns the policy where PolicyFile is empty, and returns it again for
+	// Reload; it goes before Policy. nil for none.
+	Read func() (Source, error)
 	// Store keeps the state. The gate does not close it.
 	Store headgate.Store
 	// Local decides while Store cannot be asked, for limits with on_store_error:
@@ -127,7 +130,7 @@ func Open(ctx context.Context, c Config) (*Gate, error) {
 func (g *Gate) Reload(context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.config.PolicyFile == "" && g.current.Load() != nil {
+	if g.config.PolicyFile == "" && g.config.Read == nil && g.current.Load() != nil {
 		return nil
 	}
 	return g.applyLocked(g.configured)
@@ -142,6 +145,8 @@ func (g *Gate) configured() (Source, error) {
 			err = fmt.Errorf("policy: %w", err)
 		}
 		return Source{Name: g.config.PolicyFile, Data: data}, err
+	case g.config.Read != nil:
+		return g.config.Read()
 	case g.config.Policy != nil:
 		return Source{Name: "policy", Data: g.config.Policy}, nil
 	default:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,6 +65,16 @@ applications:
         costs: {pages: 2}
         limits: [{name: tokens, unit: tokens, rate: 90000000/s}, {name: pages, unit: pages, rate: 5000000/s}, {name: own, rate: 5000000/s, plans: {free: {rate: 6000000/s}}}]
         candidate: {limits: [{name: own, rate: 1/s}, {name: tokens, unit: tokens, rate: 90000000/s}]}
+  edge:
+    domain: envoy
+    rules:
+      - name: login
+        match: {descriptor: [{key: path, value: "/log*"}, {key: user}]}
+        detailed_metric: true
+        metadata: {team: web}
+        limits: [{name: w, algorithm: fixed_window, rate: 1000000000/s}]
+      - {name: calm, match: {descriptor: [{key: calm}]}, quota_mode: true, replaces: [login], limits: [{name: w, algorithm: fixed_window, rate: 1000000000/s}]}
+      - {name: tight, match: {descriptor: [{key: tight}]}, quota_mode: true, limits: [{name: w, algorithm: fixed_window, rate: 0/s}]}
 subjects:
   web/key-1: {plan: free}
   all/zoe: {timezone: Asia/Kathmandu, overrides: [{limit: own, rate: 7000000/s}, {limit: daily, rate: 2000000000/day, until: 2100-01-01T00:00:00Z}]}
@@ -90,7 +101,13 @@ func TestNoAllocations(t *testing.T) {
 			Application: "all", Operation: "ask", Subject: "zoe", IP: netip.MustParseAddr("192.0.2.1"), Costs: map[string]int64{"tokens": 3},
 			Now: time.Now().UnixMicro(),
 		},
-		"waiting":      {Application: "all", Operation: "ask", Subject: "yan", Costs: map[string]int64{"tokens": 3, "pages": 1}},
+		"waiting":    {Application: "all", Operation: "ask", Subject: "yan", Costs: map[string]int64{"tokens": 3, "pages": 1}},
+		"descriptor": {Application: "edge", Descriptor: []gate.Entry{{Key: "path", Value: "/login"}, {Key: "user", Value: "a&b"}}},
+		"long":       {Application: "edge", Descriptor: []gate.Entry{{Key: "path", Value: "/login"}, {Key: "user", Value: strings.Repeat("u", 1024)}}},
+		"said": {
+			Application: "edge", Descriptor: []gate.Entry{{Key: "path", Value: "/login"}, {Key: "user", Value: "bob"}},
+			Said: &gate.SaidLimit{Count: 1_000_000_000, Period: time.Second},
+		},
 		"allow-listed": {Application: "all", Operation: "ask", Subject: "root", IP: netip.MustParseAddr("2001:db8::1")},
 	} {
 		var failed error
@@ -109,6 +126,32 @@ func TestNoAllocations(t *testing.T) {
 		}
 		if len(d.Limits()) == 0 && d.Reason != headgate.AllowListed {
 			t.Errorf("%s: nothing was charged", name)
+		}
+	}
+}
+
+// TestNoAllocationsTogether holds that for calls of several descriptors.
+func TestNoAllocationsTogether(t *testing.T) {
+	g := open(t, threeLimits)
+	ask := func(key, value string) *gate.Request {
+		return &gate.Request{Application: g.Domain("envoy"), Descriptor: []gate.Entry{{Key: key, Value: value}}}
+	}
+	login := ask("path", "/login")
+	login.Descriptor = append(login.Descriptor, gate.Entry{Key: "user", Value: "bob"})
+	ds := []*gate.Decision{new(gate.Decision), new(gate.Decision), new(gate.Decision), new(gate.Decision)}
+	for name, rs := range map[string][]*gate.Request{
+		"two":        {login, login},
+		"replaced":   {login, ask("calm", "x"), ask("calm", "y"), ask("ghost", "z")},
+		"quota mode": {ask("tight", "x"), ask("tight", "y"), ask("calm", "x"), ask("calm", "y")},
+	} {
+		ctx, ds := t.Context(), ds[:len(rs)]
+		n := testing.AllocsPerRun(1000, func() {
+			if allowed, _, err := g.TakeDescriptors(ctx, rs, ds); err != nil || !allowed {
+				t.Fatalf("%s: %v, %+v", name, err, ds[0].Decision)
+			}
+		})
+		if n > mostAllocs {
+			t.Errorf("%s: %v allocations, want %d", name, n, mostAllocs)
 		}
 	}
 }

@@ -23,6 +23,7 @@ func (g *Gate) Reserve(ctx context.Context, r *Request, ttl time.Duration, d *De
 	if ttl == 0 {
 		ttl = DefaultHold
 	}
+	d.Kept = false // as in resolve, where this error does not come to
 	if err := checkHold(ttl); err != nil {
 		return err
 	}
@@ -85,6 +86,9 @@ type Claim struct {
 	Ticket string
 	// Application, if not empty, must be that of the ticket.
 	Application string
+	// Reaches, if not nil, reports whether the caller may know of an application.
+	// The ticket of another one is found no more than that of an unknown one.
+	Reaches func(application string) bool
 	// Cost is the real cost if CostSaid, else that of the reservation; Costs are
 	// those in other units. For Settle only.
 	Cost     int64
@@ -130,7 +134,7 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 	}
 	snap := g.current.Load()
 	app := snap.applications[t.application]
-	if app == nil || c.Application != "" && c.Application != t.application {
+	if app == nil || c.Application != "" && c.Application != t.application || c.Reaches != nil && !c.Reaches(t.application) {
 		return &headgate.Error{Code: headgate.NotFound, Field: "ticket", Err: fmt.Errorf("is of application %.64q", t.application)}
 	}
 	d.start(op, &Request{Application: t.application, Operation: t.operation, Subject: t.subject, Now: c.Now}, snap.revision)
@@ -165,6 +169,22 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 	if q.record, _ = g.recordOf(app, t.subject, q.now); q.record != nil && app.plans[q.record.plan] != nil {
 		q.plan = app.plans[q.record.plan] // a ticket can be altered: it gives nobody other numbers
 	}
+	q.bill(d)
+	for _, u := range t.costs {
+		if _, known := app.units[u.Unit]; !known {
+			continue // a ticket can be altered, and the policy too
+		}
+		u.Reserved = u.Cost
+		if n, said := c.Costs[u.Unit]; said && op == headgate.Settle {
+			u.Cost = n
+		} else if op == headgate.Release {
+			u.Cost = 0
+		}
+		d.costs = append(d.costs, u)
+	}
+	if m := g.modes.Load(); m != nil {
+		q.forced = m.find(app.name, t.rule, q.now())
+	}
 	for i := range t.n {
 		if err := q.reclaim(d, t, &t.charges[i], c); err != nil {
 			return err
@@ -190,6 +210,7 @@ func (g *Gate) claim(ctx context.Context, op headgate.Op, c *Claim, d *Decision)
 		if d.Held = anyAllowed(&d.batch); d.Held {
 			g.lines.ring(&d.batch)
 		}
+		d.Corrects, d.Reserved = d.Held && t.reserved, t.cost
 	}
 	d.tightest()
 	return nil
@@ -241,11 +262,8 @@ func (q *question) reclaim(d *Decision, t *ticket, held *ticketCharge, c *Claim)
 		cost = scale(held.cost, t.cost, c.Cost)
 	case l.unit != policy.Requests:
 		if n, said := c.Costs[l.unit]; said {
-			cost = n
+			cost = scale(held.cost, t.unitCost(l.unit), n)
 		}
-	}
-	if _, known := d.unitCost(l.unit); !known && l.unit != policy.Requests {
-		d.costs = append(d.costs, UnitCost{l.unit, cost})
 	}
 	i, err := d.batch.Add(headgate.Charge{Limit: p, Owner: held.owner, Cost: cost, Parent: l.owner != policy.OwnerSubject})
 	if err != nil {
@@ -254,8 +272,21 @@ func (q *question) reclaim(d *Decision, t *ticket, held *ticketCharge, c *Claim)
 	if i == d.n {
 		d.n++
 		d.limits[i] = LimitState{ID: l.id, Limit: p, Owner: ownerNames[l.owner], Unit: l.unit, Cost: cost, Numbers: from, Override: over}
+		if by := q.shadow(d, l); by != NotShadow {
+			d.limits[i].Shadow, d.limits[i].ShadowBy = true, by
+		}
 	}
 	return nil
+}
+
+// unitCost is what a reservation was charged in a unit, once.
+func (t *ticket) unitCost(unit string) int64 {
+	for _, u := range t.costs {
+		if u.Unit == unit {
+			return u.Cost
+		}
+	}
+	return 0
 }
 
 // scale is the real cost of a budget that was charged for several times: as the

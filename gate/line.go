@@ -193,8 +193,8 @@ func sleep(ctx context.Context, d time.Duration, bell <-chan struct{}) error {
 }
 
 // applyInLine decides a request that may wait. The refusal of one that cannot
-// pass in time comes at once. An error means that ctx has ended; nothing is
-// charged then.
+// pass in time comes at once. An error means that ctx has ended; d.Kept says
+// whether it was charged before.
 func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate.Reason, wait time.Duration) error {
 	l, began := &q.gate.lines, time.Now()
 	deadline := began.Add(wait)

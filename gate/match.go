@@ -6,6 +6,50 @@ import (
 	"strings"
 )
 
+// match finds the rule.
+func (q *question) match(d *Decision) error {
+	r := q.request
+	if r.Operation == "" && r.Path == "" && len(r.Descriptor) == 0 {
+		return invalid("operation", "operation or request.path is required")
+	}
+	if err := checkOwner("operation", r.Operation); err != nil {
+		return err
+	}
+	var err error
+	if q.rule, err = q.matchDescriptor(); err != nil {
+		return err
+	}
+	if q.described = q.rule != nil; !q.described {
+		if r.Path != "" {
+			if q.path, q.query, err = splitPath(r.Path); err != nil {
+				return err
+			}
+		}
+		q.rule = q.matchRequest()
+	}
+	d.Rule, d.Message = q.rule.name, q.rule.message
+	d.Label = q.label(d)
+	if q.rule.written != nil {
+		d.Metadata = q.rule.written.Metadata
+	}
+	return nil
+}
+
+// matchRequest finds the rule by operation, method and path.
+func (q *question) matchRequest() *rule {
+	r := q.request
+	best := q.app.anyone.find(r.Method, q.path, noMatch)
+	if r.Operation != "" {
+		if m := q.app.byOperation[r.Operation]; m != nil {
+			best = m.find(r.Method, q.path, best)
+		}
+	}
+	if best == noMatch {
+		return q.app.noRule
+	}
+	return q.app.rules[best]
+}
+
 // noMatch is greater than the index of any rule.
 const noMatch = math.MaxInt
 

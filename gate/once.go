@@ -37,6 +37,15 @@ func (q *question) remember(d *Decision) error {
 	for _, name := range slices.Sorted(maps.Keys(r.Attributes)) {
 		asked = appendParts(asked, name, r.Attributes[name])
 	}
+	asked = binary.BigEndian.AppendUint64(asked, uint64(len(r.Attributes)))
+	for i := range r.Descriptor {
+		asked = appendParts(asked, r.Descriptor[i].Key, r.Descriptor[i].Value)
+	}
+	asked = binary.BigEndian.AppendUint64(asked, uint64(len(r.Descriptor)))
+	if r.Said != nil {
+		asked = binary.BigEndian.AppendUint64(asked, uint64(r.Said.Count))
+		asked = binary.BigEndian.AppendUint64(asked, uint64(r.Said.Period))
+	}
 	asked = binary.BigEndian.AppendUint64(asked, uint64(q.holdFor))
 	print := sha256.Sum256(asked)
 	d.batch.Key = headgate.RequestKey{

@@ -18,6 +18,10 @@ type Request struct {
 	Subject string
 	// Plan is used where the subject's record names none.
 	Plan string
+	// PlanGuessed says that Plan was made of Descriptor, by what an entry is called: it has
+	// no say where a rule has the descriptor or the request says its limit, and one that
+	// the policy does not have is none.
+	PlanGuessed bool
 	// Cost is charged instead of the rule's if CostSaid; 0 to headgate.MaxInt.
 	Cost     int64
 	CostSaid bool
@@ -32,6 +36,13 @@ type Request struct {
 	Headers            http.Header
 	// Attributes are further facts that policies may ask for.
 	Attributes map[string]string
+	// Descriptor is what an Envoy asks with: 1 to policy.MaxEntries entries, by which the
+	// rules with match.descriptor are found; nil for none. Where one matches, who is
+	// limited is told by the values that it leaves open, and Subject is not asked.
+	Descriptor []Entry
+	// Said stands in for the limits of the rule, which is then not looked for; nil for
+	// none. Only with Descriptor.
+	Said *SaidLimit
 
 	// IdempotencyKey makes a Take happen once: another with the same
 	// application, subject and key charges nothing and gets the first answer,

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/headgate/headgate"
@@ -20,6 +21,7 @@ type snapshot struct {
 	// snapshot goes on with those whose numbers stay.
 	prepared map[limitKey]*headgate.Prepared
 	adjusted adjusted
+	domains  map[string]string // applications by their Envoy domains
 }
 
 // shut reports whether every limit refuses while the store is away, and there is
@@ -50,7 +52,10 @@ type application struct {
 	rules       []*rule
 	byOperation map[string]*matcher
 	anyone      matcher // rules that name no operation
+	descriptors branch  // of rules that match by descriptor
 	noRule      *rule   // stands in when none matches
+	said        *rule   // stands in for a request that says its limit
+	overrides   overrides
 	plans       map[string]*plan
 	subjects    map[string]*record
 	allow, deny list
@@ -70,6 +75,24 @@ type plan struct {
 	name   string
 	index  int
 	limits []*limit
+	// zone and anchor are those of its first monthly quota, else the zone of its first
+	// quota.
+	zone   *time.Location
+	anchor int
+}
+
+// bill takes zone and anchor from limits as a policy has them.
+func (p *plan) bill(list []policy.Limit) {
+	for i := range list {
+		c := &list[i].Limit.Calendar
+		switch {
+		case c.Unit == headgate.Month:
+			p.zone, p.anchor = c.Location, c.Anchor
+			return
+		case c.Unit != headgate.NoUnit && p.zone == nil:
+			p.zone = c.Location
+		}
+	}
 }
 
 type rule struct {
@@ -87,6 +110,10 @@ type rule struct {
 
 	candidate    []*limit
 	hasCandidate bool
+
+	labelled  bool                // metrics tell values of the descriptor
+	quotaMode bool                // one of several is enough
+	replaces  map[string]struct{} // names of rules
 }
 
 // unitCost is what a rule says of a request's cost in a unit.
@@ -110,6 +137,9 @@ type limit struct {
 	shadow    bool
 	percent   int                   // refuses that share of the subjects; 0 is everybody
 	held      bool                  // slots that must be released
+	said      bool                  // the numbers are the request's
+	quotaMode bool                  // the rule is in quota mode
+	shown     *headgate.Prepared    // in answers, for a limit of nothing; else nil
 	away      policy.StoreErrorMode // never Inherit
 	written   *policy.Limit         // as the file has it; nil for a ban
 }
@@ -156,9 +186,11 @@ func compile(file string, p *policy.Policy, env *expr.Env, old *snapshot) (*snap
 		policy:       p,
 		applications: make(map[string]*application, len(p.Applications)),
 		prepared:     make(map[limitKey]*headgate.Prepared),
+		domains:      make(map[string]string, len(p.Applications)),
 	}}
 	for i := range p.Applications {
 		a := &p.Applications[i]
+		c.next.domains[a.Domain] = a.Name
 		c.path = "applications." + a.Name
 		c.next.applications[a.Name] = c.application(a, p.Plans)
 	}
@@ -190,6 +222,7 @@ func (c *compiler) application(a *policy.Application, plans []policy.Plan) *appl
 	c.app = out
 	in := scope{application: a.Name, onStoreError: a.OnStoreError, owner: policy.OwnerSubject}
 	in.mode(a.Mode)
+	out.said = newSaid(in)
 	out.once = c.prepare(headgate.Limit{
 		Name: "idempotency", Algorithm: headgate.Idempotency, Count: headgate.MaxRemembered, TTL: a.IdempotencyWindow,
 	}, a.Name+"/idempotency", "", false, a.Pos, c.path+".idempotency_window")
@@ -199,7 +232,9 @@ func (c *compiler) application(a *policy.Application, plans []policy.Plan) *appl
 		here := in
 		here.scope, here.id, here.plan, here.onStoreError = "/plan", "plan/", p.Name, inherit(p.OnStoreError, a.OnStoreError)
 		here.path = "plans." + p.Name + ".limits"
-		out.plans[p.Name] = &plan{name: p.Name, index: i, limits: c.limits(p.Limits, here, nil)}
+		made := &plan{name: p.Name, index: i, limits: c.limits(p.Limits, here, nil)}
+		made.bill(p.Limits)
+		out.plans[p.Name] = made
 	}
 	out.defaultPlan = out.plans[a.DefaultPlan]
 	here := in
@@ -208,6 +243,10 @@ func (c *compiler) application(a *policy.Application, plans []policy.Plan) *appl
 	for i := range a.Rules {
 		r := &a.Rules[i]
 		out.rules = append(out.rules, c.rule(r, in, fmt.Sprintf("%s.rules[%d]", c.path, i)))
+		if r.Descriptor != nil {
+			out.descriptors.add(r.Descriptor, out.rules[i])
+			continue
+		}
 		m := &out.anyone
 		if r.Operation != "" {
 			if m = out.byOperation[r.Operation]; m == nil {
@@ -225,13 +264,27 @@ func (c *compiler) rule(r *policy.Rule, in scope, path string) *rule {
 	in.onStoreError = inherit(r.OnStoreError, in.onStoreError)
 	in.path = path + ".limits"
 	in.mode(r.Mode)
+	if !r.HasSubject() {
+		in.owner = policy.OwnerApplication
+	}
 	out := &rule{
 		name: r.Name, written: r, cost: r.Cost, message: r.Message, maxWait: r.MaxWait, hasCandidate: r.HasCandidate,
-		skip:     c.program(r.Skip, expr.Bool, r.Pos, "skip"),
-		costExpr: c.program(r.Cost.Expr, expr.Int, r.Pos, "cost"),
-		planExpr: c.program(r.PlanExpr, expr.String, r.Pos, "plan"),
-		limits:   c.limits(r.Limits, in, c.app.plans),
-		ban:      c.ban(r.Ban, in, in.application+in.scope, in.id),
+		labelled:  r.DetailedMetric || slices.ContainsFunc(r.Descriptor, func(e policy.DescriptorEntry) bool { return e.ValueToMetric }),
+		quotaMode: r.QuotaMode,
+		skip:      c.program(r.Skip, expr.Bool, r.Pos, "skip"),
+		costExpr:  c.program(r.Cost.Expr, expr.Int, r.Pos, "cost"),
+		planExpr:  c.program(r.PlanExpr, expr.String, r.Pos, "plan"),
+		limits:    c.limits(r.Limits, in, c.app.plans),
+		ban:       c.ban(r.Ban, in, in.application+in.scope, in.id),
+	}
+	for _, l := range out.limits {
+		l.quotaMode = r.QuotaMode
+	}
+	if len(r.Replaces) > 0 {
+		out.replaces = make(map[string]struct{}, len(r.Replaces))
+		for _, name := range r.Replaces {
+			out.replaces[name] = struct{}{}
+		}
 	}
 	for _, u := range r.Costs {
 		c.app.units[u.Unit] = struct{}{}
@@ -323,6 +376,9 @@ func (c *compiler) limits(list []policy.Limit, in scope, plans map[string]*plan)
 		o.bare = &bare
 		if !l.Unlimited {
 			o.prepared = c.prepare(l.Limit, where, in.plan, l.Across, l.Pos, path)
+		}
+		if l.Nothing && o.prepared != nil {
+			o.shown = nothing(o.prepared)
 		}
 		if len(l.Variants) > 0 && (plans == nil || o.owner != policy.OwnerSubject) {
 			c.fault(l.Pos, path+".plans", "numbers by plan need a budget per subject (per: subject): others are shared across plans")

@@ -27,7 +27,7 @@ type SubjectState struct {
 }
 
 // Inspect returns what stands of a subject now. The error is an *headgate.Error, or
-// the store's.
+// the store's, beside which there is a state without Limits.
 func (g *Gate) Inspect(ctx context.Context, application, subject string) (*SubjectState, error) {
 	return g.stand(ctx, headgate.Peek, application, subject, nil)
 }
@@ -87,7 +87,11 @@ func (g *Gate) stand(ctx context.Context, op headgate.Op, application, subject s
 		}
 		if err := g.store.Apply(ctx, b); err != nil {
 			g.reportStore(err)
-			return nil, err
+			if op != headgate.Peek {
+				return nil, err
+			}
+			out.Limits, out.At = nil, time.Time{}
+			return out, err
 		}
 		for i, o := range b.Outcomes() {
 			part[i].Outcome = o
@@ -109,6 +113,9 @@ func (q *question) budgets(subject string, match func(*LimitState) bool) (all []
 		if l.written != nil { // it is no ban
 			if p, over, from, err = q.numbers(l); err != nil || p == nil || over != nil && over.Unlimited {
 				return
+			}
+			if l.shown != nil && from == NumbersOfLimit {
+				return // a limit of nothing has no budget
 			}
 		}
 		if seen[p.ID] {

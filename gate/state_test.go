@@ -180,7 +180,10 @@ func TestInspectWithoutStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.Reset(t.Context(), "a", "alice", nil); !errors.Is(err, down.err) {
-		t.Errorf("the store's error: %v", err)
+	if s, err := g.Reset(t.Context(), "a", "alice", nil); !errors.Is(err, down.err) || s != nil {
+		t.Errorf("the store's error: %+v, %v", s, err)
+	}
+	if s, err := g.Inspect(t.Context(), "a", "alice"); !errors.Is(err, down.err) || s == nil || s.Plan == "" || s.Limits != nil {
+		t.Errorf("what is known without the store: %+v, %v", s, err)
 	}
 }

@@ -46,7 +46,7 @@ func (g *Gate) Throttle(ctx context.Context, t *Throttle, d *Decision) error {
 	if err := checkOwner("key", t.Key); err != nil {
 		return err
 	}
-	limit, err := g.throttles.prepare(throttleLimit{t.Count, t.Period, t.Burst}, g.Now)
+	limit, err := g.throttles.prepare(throttleLimit{count: t.Count, period: t.Period, burst: t.Burst}, g.Now)
 	if err != nil {
 		return err
 	}
@@ -68,6 +68,10 @@ type throttleLimit struct {
 	burst  int64
 }
 
+func (l throttleLimit) prepare() (*headgate.Prepared, error) {
+	return headgate.Per(l.count, l.period).WithBurst(l.burst).WithScope("throttle").WithName("throttle").Prepare()
+}
+
 // maxThrottles bounds the limits that callers describe. One makes room for
 // another once all its buckets must be full again, and its state is forgotten:
 // callers cannot fill the store with limits of which none is like another.
@@ -85,9 +89,11 @@ type throttled struct {
 }
 
 // full returns the instant at which all buckets of the limit are full.
-func (t *throttled) full() int64 { return t.used.Load() + t.prepared.Cap/t.prepared.N + 1 }
+func (t *throttled) full() int64 {
+	return t.used.Load() + t.prepared.Cap/t.prepared.N + 1
+}
 
-var errThrottles = &headgate.Error{Code: headgate.Overloaded, Err: fmt.Errorf("%d different limits said by callers are in use: at most that many", maxThrottles)}
+var errThrottles = &headgate.Error{Code: headgate.Overloaded, Err: fmt.Errorf("%d different rates of throttles are in use: at most that many", maxThrottles)}
 
 func (t *throttles) prepare(l throttleLimit, clock func() int64) (*throttled, error) {
 	t.mu.RLock()
@@ -96,7 +102,7 @@ func (t *throttles) prepare(l throttleLimit, clock func() int64) (*throttled, er
 	if ready != nil {
 		return ready, nil
 	}
-	p, err := headgate.Per(l.count, l.period).WithBurst(l.burst).WithScope("throttle").WithName("throttle").Prepare()
+	p, err := l.prepare()
 	if err != nil {
 		return nil, throttleFault(l, err)
 	}

@@ -24,6 +24,7 @@ type ticket struct {
 	application, rule, subject, plan string
 	operation                        string
 	cost                             int64
+	costs                            []UnitCost // in other units than requests
 	charges                          [headgate.MaxCharges]ticketCharge
 	n                                int
 }
@@ -36,10 +37,17 @@ type ticketCharge struct {
 	cost  int64
 }
 
-const ticketVersion = 1
+const (
+	ticketVersion = 2
+	// maxTicketCosts is how many units a ticket names at most.
+	maxTicketCosts = 32
+)
 
 // HasTicket reports whether the decision holds what a ticket can release.
 func (d *Decision) HasTicket() bool {
+	if d.received {
+		return d.ticket != ""
+	}
 	return d.ticketed && d.Allowed && d.batch.Op == headgate.Take && d.batch.Hold != 0
 }
 
@@ -49,9 +57,12 @@ func (d *Decision) AppendTicket(b []byte) []byte {
 	if !d.HasTicket() {
 		return b
 	}
+	if d.received {
+		return append(b, d.ticket...)
+	}
 	t := ticket{
 		reserved: d.batch.HoldFor > 0, hold: d.batch.Hold, holdFor: d.batch.HoldFor,
-		application: d.Application, rule: d.Rule, subject: d.Subject, plan: d.Plan, operation: d.Operation, cost: d.Cost,
+		application: d.Application, rule: d.Rule, subject: d.Subject, plan: d.Plan, operation: d.Operation, cost: d.Cost, costs: d.costs[:min(len(d.costs), maxTicketCosts)],
 	}
 	charges := d.batch.Charges()
 	for i := range d.n {
@@ -92,6 +103,10 @@ func (t *ticket) append(b []byte) []byte {
 		b = appendText(b, s)
 	}
 	b = binary.AppendUvarint(b, uint64(t.cost))
+	b = binary.AppendUvarint(b, uint64(len(t.costs)))
+	for _, u := range t.costs {
+		b = binary.AppendUvarint(appendText(b, u.Unit), uint64(u.Cost))
+	}
 	b = append(b, byte(t.n))
 	for i := range t.n {
 		c := &t.charges[i]
@@ -140,6 +155,13 @@ func parseTicket(s string) (*ticket, error) {
 		*s = r.text()
 	}
 	t.cost = r.number()
+	costs := r.number()
+	if costs > maxTicketCosts {
+		return nil, errTicket
+	}
+	for range costs {
+		t.costs = append(t.costs, UnitCost{Unit: r.text(), Cost: r.number()})
+	}
 	if t.n = int(r.byte()); t.n > len(t.charges) {
 		return nil, errTicket
 	}

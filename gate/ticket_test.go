@@ -3,6 +3,7 @@ package gate
 import (
 	"encoding/base64"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,9 @@ func largest() *ticket {
 		reserved: true, hold: math.MaxUint64, holdFor: headgate.MaxHold.Microseconds(), application: long(64, "a"), rule: long(64, "r"),
 		subject: long(MaxSubject, "s"), plan: long(64, "p"), operation: long(MaxSubject, "o"), cost: headgate.MaxInt, n: headgate.MaxCharges,
 	}
+	for range maxTicketCosts {
+		t.costs = append(t.costs, UnitCost{Unit: long(64, "u"), Cost: headgate.MaxInt})
+	}
 	for i := range t.charges {
 		t.charges[i] = ticketCharge{math.MaxUint64, long(MaxSubject, "x"), long(64, "u"), headgate.MaxInt}
 	}
@@ -32,7 +36,7 @@ func encoded(t *ticket) string { return base64.RawURLEncoding.EncodeToString(t.a
 func TestTicketsRoundTrip(t *testing.T) {
 	for _, want := range []*ticket{
 		{hold: 1, application: "a"},
-		{reserved: true, hold: 1 << 63, holdFor: 1000, application: "a", rule: "r", subject: "s\xff", plan: "p", operation: "o\\", cost: 3, n: 2, charges: [headgate.MaxCharges]ticketCharge{
+		{reserved: true, hold: 1 << 63, holdFor: 1000, application: "a", rule: "r", subject: "s\xff", plan: "p", operation: "o\\", cost: 3, costs: []UnitCost{{Unit: "tokens", Cost: 5}, {Unit: "b"}}, n: 2, charges: [headgate.MaxCharges]ticketCharge{
 			{7, "s\xff", "requests", 3}, {8, "", "tokens", 0},
 		}},
 		largest(),
@@ -42,7 +46,7 @@ func TestTicketsRoundTrip(t *testing.T) {
 			t.Errorf("%d bytes: at most %d", len(s), MaxTicket)
 		}
 		got, err := parseTicket(s)
-		if err != nil || *got != *want {
+		if err != nil || !reflect.DeepEqual(*got, *want) {
 			t.Errorf("%+v became %+v, %v", want, got, err)
 		}
 	}
@@ -102,7 +106,7 @@ func FuzzTicket(f *testing.F) {
 			t.Fatalf("%q: read as %+v", s, got)
 		}
 		again, err := parseTicket(encoded(got))
-		if err != nil || *again != *got {
+		if err != nil || !reflect.DeepEqual(*again, *got) {
 			t.Fatalf("%q: read as %+v, written and read again as %+v, %v", s, got, again, err)
 		}
 	})

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that the tests need, as root; otherwise names
-# what is missing and exits 1. Then it installs the local DynamoDB, by npm.
+# what is missing and exits 1. Then it installs packages of npm: the local DynamoDB,
+# and a client of Redis.
 set -eu
 
 missing=
@@ -8,23 +9,28 @@ need() { # need COMMAND PACKAGE
 	PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 need gcc gcc          # the race detector
+need protoc protobuf-compiler # api
 need nginx nginx-light # examples/nginx
 need wrk wrk          # examples/nginx
 need redis-server redis-server # store/redisstore
+need redis-cli redis-tools # server/front/resp
+need redis-benchmark redis-tools # server/front/resp
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql" # store/pgstore
-need node nodejs      # store/dynamostore: dynalite
+need node nodejs      # store/dynamostore: dynalite; server/cmd/headgate: ioredis
 need npm npm          # store/dynamostore
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 
-# dynalite, by its lockfile, where that is newer than what is installed.
-dynalite() {
-	cd "$(dirname "$0")/../store/dynamostore/dynamotest"
-	[ node_modules/.package-lock.json -nt package-lock.json ] && return
-	echo "installing dynalite"
-	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+# What tests need of npm, by its lockfile, where that is newer than what is installed.
+packages() {
+	cd "$(dirname "$0")/.."
+	for dir in store/dynamostore/dynamotest server/cmd/headgate/testdata/ioredis; do
+		[ "$dir/node_modules/.package-lock.json" -nt "$dir/package-lock.json" ] && continue
+		echo "installing the packages of $dir"
+		(cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
+	done
 }
 if [ -z "$missing" ]; then
-	dynalite
+	packages
 	exit
 fi
 
@@ -38,4 +44,4 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # shellcheck disable=SC2086 # one word per package
 apt-get install -y -qq --no-install-recommends $missing >/dev/null
-dynalite
+packages

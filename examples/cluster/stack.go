@@ -108,7 +108,7 @@ func (s *stack) startNode(ctx context.Context, headgate string, i int, address, 
 	s.nodes[i] = "http://" + address
 	name := "headgate-" + strconv.Itoa(i+1)
 	return s.start(ctx, name, func() bool { return stage.OK(s.nodes[i] + "/readyz") },
-		headgate, "serve", "--policy", filepath.Join(s.dir, "policy.yaml"), "--store", store, "--http", address,
+		headgate, "serve", "--policy", filepath.Join(s.dir, "policy.yaml"), "--store", store, "--http", address, "--grpc", "", "--resp", "",
 		"--data", filepath.Join(s.dir, name))
 }
 

@@ -94,7 +94,7 @@ func (s *stack) writeFiles() error {
 
 func (s *stack) startHeadgate(ctx context.Context) (err error) {
 	s.headgate, err = stage.Start(filepath.Join(s.dir, "headgate.log"),
-		s.binary, "serve", "--policy", filepath.Join(s.dir, "policy.yaml"), "--http", s.ports.Headgate,
+		s.binary, "serve", "--policy", filepath.Join(s.dir, "policy.yaml"), "--http", s.ports.Headgate, "--grpc", "", "--resp", "",
 		"--data", filepath.Join(s.dir, "data"))
 	if err != nil {
 		return err

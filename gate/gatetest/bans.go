@@ -3,6 +3,7 @@ package gatetest
 import (
 	"time"
 
+	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
 )
 
@@ -10,6 +11,10 @@ func lists() []scenario {
 	passed := func(subject string) want { return want{reason: "allow_listed", rule: "api", subject: subject} }
 	refused := func(subject string) want {
 		return want{denied: true, never: true, reason: "deny_listed", rule: "api", subject: subject}
+	}
+	counting := func(unit string, n int64, r gate.Request) gate.Request {
+		r.Costs = map[string]int64{unit: n}
+		return r
 	}
 	named := func(subject string, r gate.Request) gate.Request {
 		r.Subject = subject
@@ -28,6 +33,10 @@ applications:
 		[]step{
 			{ask: from("10.1.2.3", nil), want: passed("10.1.2.3")},
 			{ask: costing(1<<53-1, from("10.1.2.3", nil)), want: passed("10.1.2.3")},
+			{ask: costing(-1, from("10.1.2.3", nil)), err: &failure{headgate.InvalidRequest, "cost", "-1"}},
+			{ask: costing(1<<53, from("10.66.7.8", nil)), err: &failure{headgate.InvalidRequest, "cost", "9007199254740992"}},
+			{ask: counting("tokens", 1<<53, from("10.1.2.3", nil)), err: &failure{headgate.InvalidRequest, "costs.tokens", "9007199254740992"}},
+			{ask: counting("tokens", -1, from("10.66.7.8", nil)), err: &failure{headgate.InvalidRequest, "costs.tokens", "-1"}},
 			{ask: from("::ffff:10.1.2.3", nil), want: passed("10.1.2.3")},
 			{ask: from("10.66.7.8", nil), want: refused("10.66.7.8")},
 			{ask: from("10.65.255.255", nil), want: passed("10.65.255.255")},

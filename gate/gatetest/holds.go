@@ -343,7 +343,7 @@ applications:
 				return w
 			}()},
 			{claim: settling("t", 1), want: want{
-				rule: "api", subject: "s", cost: 1, bound: "api/trial", held: true, limits: []state{mine("api/w", 1, 9, 60*m), mine("api/trial", 0, 1, 60*m).ended()},
+				rule: "api", subject: "s", cost: 1, bound: "api/trial", held: true, limits: []state{mine("api/w", 1, 9, 60*m), mine("api/trial", 0, 1, 60*m).ended().inShadow()},
 			}},
 			{peek: true, ask: by("a", "x", "s"), want: want{
 				rule: "api", subject: "s", cost: 1, bound: "api/w", limits: []state{mine("api/w", 1, 9, 60*m), mine("api/trial", 0, 1, 60*m).inShadow()},

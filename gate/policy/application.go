@@ -11,7 +11,7 @@ import (
 var applicationKeys = keys{
 	allowed: []string{
 		"default_plan", "on_no_match", "on_no_subject", "limits", "identity", "trusted_proxies", "allow", "deny", "headers",
-		"retry_jitter", "idempotency_window", "on_store_error", "mode", "enforce_percent", "ban", "rules",
+		"retry_jitter", "idempotency_window", "on_store_error", "mode", "enforce_percent", "ban", "domain", "rules",
 	},
 	later: map[string]string{"adaptive": "adaptive limits", "queue": "queues"},
 	elsewhere: map[string]string{
@@ -47,6 +47,7 @@ func (r *reader) application(e entry) Application {
 	a.IdempotencyWindow = r.idempotencyWindow(o.at("idempotency_window"))
 	a.OnStoreError = r.onStoreError(o.at("on_store_error"))
 	a.Mode = r.mode(o)
+	a.Domain = r.domain(o.at("domain"), &a, e.key)
 	a.Rules = r.rules(o.at("rules"), &a)
 	id := inheriting("app/", a.Limits)
 	for i := range a.Rules {

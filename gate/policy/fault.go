@@ -73,8 +73,12 @@ type reader struct {
 	zones     map[string]*time.Location // nil for names that are none
 	sendable  []sendable                // of the application being read
 	maxWait   time.Duration             // of the rule being read
-	kept      []value                   // concurrency limits whose slots somebody must release, of the application being read
-	keptPlans []value                   // those of plans, until they were warned of
+	// byDescriptor says that the rule being read matches by descriptor, zero that the
+	// rate being read may be 0.
+	byDescriptor, zero bool
+	domains            map[string]int // the lines of those that are taken
+	kept               []value        // concurrency limits whose slots somebody must release, of the application being read
+	keptPlans          []value        // those of plans, until they were warned of
 	// closedPlans is a limit of a plan that is closed while the store is away,
 	// unless the application says otherwise; "" if there is none.
 	closedPlans string

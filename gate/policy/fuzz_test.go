@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -112,11 +113,12 @@ func checkPolicy(t *testing.T, p *Policy) {
 			if countCharges(r.Limits, r.Ban)+countCharges(a.Limits, a.Ban) > MaxLimits || countLimits(r.Candidate) > MaxLimits || r.MaxWait > MaxMaxWait {
 				t.Errorf("rule %+v", r)
 			}
-			if headgate.CheckName(r.Name) != nil || r.Operation == "" && r.Path == "" && len(r.Methods) == 0 {
+			if headgate.CheckName(r.Name) != nil || r.Operation == "" && r.Path == "" && len(r.Methods) == 0 && len(r.Descriptor) == 0 {
 				t.Errorf("rule %+v", r)
 			}
 		}
 	}
+	checkDescriptors(t, p)
 	for _, s := range p.Subjects {
 		if s.Name == "" || !slices.Contains(plans, s.Plan) || !slices.ContainsFunc(p.Applications, func(a Application) bool { return a.Name == s.Application }) {
 			t.Errorf("subject %+v", s)
@@ -124,6 +126,43 @@ func checkPolicy(t *testing.T, p *Policy) {
 		for _, o := range s.Overrides {
 			if !strings.Contains(o.Limit, "/") || o.Unlimited != (o.Count == 0) || !o.Until.IsZero() && !o.From.IsZero() && !o.From.Before(o.Until) {
 				t.Errorf("override %+v", o)
+			}
+		}
+	}
+}
+
+func checkDescriptors(t *testing.T, p *Policy) {
+	t.Helper()
+	domains := make(map[string]bool)
+	for _, a := range p.Applications {
+		if a.Domain == "" || len(a.Domain) > 256 || domains[a.Domain] {
+			t.Errorf("domain %q", a.Domain)
+		}
+		domains[a.Domain] = true
+		seen := make(map[string]bool)
+		for _, r := range a.Rules {
+			if r.Descriptor == nil {
+				if r.QuotaMode || r.Replaces != nil || r.DetailedMetric || r.Metadata != nil {
+					t.Errorf("rule %+v", r)
+				}
+				continue
+			}
+			var texts []string
+			for _, e := range r.Descriptor {
+				if e.Key == "" || len(e.Key) > MaxEntryText || len(e.Value) > MaxEntryText || e.ShareThreshold && !strings.Contains(e.Value, "*") {
+					t.Errorf("entry %+v", e)
+				}
+				texts = append(texts, fmt.Sprintf("%q=%q", e.Key, e.Value))
+			}
+			key := strings.Join(texts, "&")
+			if len(r.Descriptor) > MaxEntries || r.Operation+r.Path != "" || r.Methods != nil || r.MaxWait > 0 || seen[key] || slices.Contains(r.Replaces, r.Name) {
+				t.Errorf("rule %+v", r)
+			}
+			seen[key] = true
+			for _, l := range r.Limits {
+				if l.Nothing && (l.Algorithm != headgate.FixedWindow && l.Algorithm != headgate.Quota || l.Count != 1 || l.Soft || l.Rollover > 0) || !r.HasSubject() && l.Owner == OwnerSubject {
+					t.Errorf("limit %+v", l)
+				}
 			}
 		}
 	}

@@ -113,7 +113,15 @@ func (r *reader) limit(v value, in place) Limit {
 		return l
 	}
 	if r.algorithm(o.at("algorithm"), &l) {
+		if r.zero = r.byDescriptor && (l.Algorithm == headgate.FixedWindow || l.Algorithm == headgate.Quota); r.zero {
+			s, _ := o.at("rate").scalar()
+			l.Nothing = strings.HasPrefix(s, "0/")
+		}
 		r.numbers(o, &l.Limit, &l.Unlimited)
+		r.zero = false
+		if l.Nothing && (l.Soft || l.Rollover > 0) {
+			o.at("rate").fault("a count of 0 refuses all that costs anything: leave soft and rollover out")
+		}
 		l.Variants = r.variants(o.at("plans"), &l, in)
 	}
 	if unit := o.at("unit"); unit.present() {
@@ -126,6 +134,8 @@ func (r *reader) limit(v value, in place) Limit {
 	} else if l.Algorithm == headgate.Concurrency && countLimits([]Limit{l}) > 0 {
 		if in == inCandidate {
 			r.fault(o.pos, o.path+".release", "missing: nobody releases the slots of a candidate: write release: ttl")
+		} else if r.byDescriptor {
+			o.warn("Envoys release nothing, and are refused where they meet this limit: write release: ttl")
 		} else {
 			r.kept = append(r.kept, o.value)
 		}
@@ -252,6 +262,9 @@ func (r *reader) rate(v value, l *headgate.Limit) {
 	s, ok := v.text("text such as 100/h, or unlimited")
 	if !ok {
 		return
+	}
+	if rest, ok := strings.CutPrefix(s, "0/"); ok && r.zero {
+		s = "1/" + rest
 	}
 	var err error
 	if l.Algorithm == headgate.Quota {

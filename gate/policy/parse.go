@@ -63,6 +63,7 @@ func (r *reader) policy(v value) *Policy {
 	r.planUnits = make(map[string]bool)
 	r.zones = make(map[string]*time.Location)
 	r.periods = make(map[string]planPeriod)
+	r.domains = make(map[string]int)
 	plans, _ := o.at("plans").entries("a mapping of plans")
 	r.plans = make(map[string]bool, len(plans))
 	for _, e := range plans {

@@ -61,6 +61,9 @@ type Limit struct {
 	// Meaningless if Unlimited.
 	headgate.Limit
 	Unlimited bool
+	// Nothing is a fixed window or a quota with `rate: 0/PERIOD`, of a rule with a
+	// Descriptor: what costs anything is refused. Count is 1 then.
+	Nothing bool
 	// Variants replace the numbers for subjects on a plan: `plans:` of a rule's
 	// limit. Their names are those of the limit.
 	Variants []Variant
@@ -150,8 +153,11 @@ type Application struct {
 	// IdempotencyWindow is how long allowed requests with an idempotency key are
 	// remembered: 1 s to 24 h, default DefaultIdempotencyWindow.
 	IdempotencyWindow time.Duration
-	Rules             []Rule
-	Pos               Pos
+	// Domain is the Envoy domain that the application answers for, no other's; the name
+	// unless said.
+	Domain string
+	Rules  []Rule
+	Pos    Pos
 }
 
 // Identity is one way to find the subject in a request.
@@ -190,8 +196,11 @@ type Rule struct {
 	Operation string   // "" for any
 	Path      string   // pattern, "" for any
 	Methods   []string // upper case, empty for any
-	Skip      string   // CEL that yields a bool, "" for never
-	Cost      Cost
+	// Descriptor is what Envoys must ask with, entry by entry; nil for rules that match
+	// by the rest. No other rule of the application has the same keys and values.
+	Descriptor []DescriptorEntry
+	Skip       string // CEL that yields a bool, "" for never
+	Cost       Cost
 	// Costs are the costs in other units than requests, where the request says
 	// none, in the order of the file.
 	Costs    []UnitCost
@@ -209,7 +218,20 @@ type Rule struct {
 	// 0 to MaxMaxWait.
 	MaxWait time.Duration
 	Message string
-	Pos     Pos
+
+	// The rest is for rules with a Descriptor. QuotaMode is `quota_mode`: of all such
+	// rules that a call matches, one that does not refuse is enough.
+	QuotaMode bool
+	// Replaces names rules that charge nothing where a call matches this one too. There
+	// may be none of that name.
+	Replaces []string
+	// DetailedMetric is `detailed_metric`: metrics tell all values.
+	DetailedMetric bool
+	// Metadata is what doors give back with decisions by this rule: map[string]any,
+	// []any, string, int64, float64, bool and nil; nil for none.
+	Metadata any
+
+	Pos Pos
 }
 
 // UnitCost is the cost of a request in a unit: `costs: {UNIT: ...}` of a rule.

@@ -76,7 +76,7 @@ func TestParseExample(t *testing.T) {
 		},
 		Applications: []Application{
 			{
-				Name: "email", DefaultPlan: "free", TrustedProxies: loopback, Headers: HeadersIETF, IdempotencyWindow: time.Minute, Pos: Pos{11, 3},
+				Name: "email", Domain: "email", DefaultPlan: "free", TrustedProxies: loopback, Headers: HeadersIETF, IdempotencyWindow: time.Minute, Pos: Pos{11, 3},
 				Limits: []Limit{{Limit: bucket("all", 500, time.Second, 500), Owner: OwnerApplication, Unit: Requests, Pos: Pos{14, 14}}},
 				Rules: []Rule{{
 					Name: "sendEmail", Operation: "sendEmail", Cost: Cost{Fixed: 1}, Pos: Pos{16, 9},
@@ -91,7 +91,7 @@ func TestParseExample(t *testing.T) {
 				}},
 			},
 			{
-				Name: "web", Headers: HeadersIETF, IdempotencyWindow: time.Minute, Pos: Pos{22, 3},
+				Name: "web", Domain: "web", Headers: HeadersIETF, IdempotencyWindow: time.Minute, Pos: Pos{22, 3},
 				Identity:       []Identity{{Kind: ByHeader, Name: "X-Api-Key", KnownOnly: true}, {Kind: ByIP}},
 				TrustedProxies: loopback[:1],
 				Allow:          List{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
@@ -383,7 +383,7 @@ func TestManyRules(t *testing.T) {
 	}
 	head := "version: 1\napplications:\n"
 	_, _, err := Parse("p", []byte(head+"  a: "+rules(MaxRules+1)), nil)
-	if want := "p:3:14: applications.a.rules: 2001 rules: at most 2000 in an application, and 10000 in all"; err == nil || err.Error() != want {
+	if want := "p:3:14: applications.a.rules: 2001 rules: at most 2000 in an application, 10000 with those that match by descriptor, and 10000 in all"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	var b strings.Builder
@@ -396,7 +396,7 @@ func TestManyRules(t *testing.T) {
 		t.Errorf("%d rules: %v", MaxAllRules, err)
 	}
 	_, _, err = Parse("p", []byte(all+"  b: "+rules(1)), nil)
-	if want := "p:8:14: applications.b.rules: 1 rules: at most 2000 in an application, and 10000 in all"; err == nil || err.Error() != want {
+	if want := "p:8:14: applications.b.rules: 1 rules: at most 2000 in an application, 10000 with those that match by descriptor, and 10000 in all"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }

@@ -7,8 +7,9 @@ import (
 	"github.com/headgate/headgate"
 )
 
-// MaxRules is the largest number of rules of one application, and MaxAllRules
-// of a file: each rule is compared with those before it.
+// MaxRules is the largest number of rules of one application that do not match by
+// descriptor, each of which is compared with those before it, and MaxAllRules that of
+// all rules of a file.
 const (
 	MaxRules    = 2_000
 	MaxAllRules = 10_000
@@ -20,7 +21,7 @@ const maxMethods = 64
 var ruleKeys = keys{
 	allowed: []string{
 		"name", "match", "skip", "cost", "costs", "plan", "limits", "on_store_error", "mode", "enforce_percent",
-		"ban", "candidate", "max_wait", "message",
+		"ban", "candidate", "max_wait", "message", "quota_mode", "replaces", "detailed_metric", "metadata",
 	},
 	later: map[string]string{"adaptive": "adaptive limits", "queue": "queues"},
 	elsewhere: map[string]string{
@@ -44,21 +45,29 @@ var candidateKeys = keys{
 
 const neverEnforced = "a candidate is counted and never enforced: leave this out"
 
-var matchKeys = keys{allowed: []string{"operation", "path", "methods"}}
+var matchKeys = keys{allowed: []string{"operation", "path", "methods", "descriptor"}}
 
-const matchWant = "a rule matches by operation, path or methods"
+const matchWant = "a rule matches by operation, path or methods, or by descriptor"
 
 func (r *reader) rules(v value, a *Application) []Rule {
 	if !v.present() {
 		return nil
 	}
 	items, _ := v.list("a list of rules")
-	if r.nRules += len(items); len(items) > MaxRules || r.nRules > MaxAllRules {
-		v.fault("%d rules: at most %d in an application, and %d in all", len(items), MaxRules, MaxAllRules)
+	compared := 0
+	for _, item := range items {
+		if !asksDescriptor(item) {
+			compared++
+		}
+	}
+	if r.nRules += len(items); compared > MaxRules || len(items) > MaxDescriptorRules || r.nRules > MaxAllRules {
+		v.fault("%d rules: at most %d in an application, %d with those that match by descriptor, and %d in all", len(items), MaxRules, MaxDescriptorRules, MaxAllRules)
 		return nil
 	}
 	rules := make([]Rule, 0, len(items))
-	matches := make([]match, 0, len(items))
+	matches := make([]match, 0, compared)
+	descriptors := make(map[string]int, len(items)-compared) // the rules that have them
+	var replaced []value
 	first := make(map[string]int, len(items))
 	wider := countCharges(a.Limits, a.Ban) + r.largest.n
 	units := make(map[string]bool)
@@ -73,18 +82,27 @@ func (r *reader) rules(v value, a *Application) []Rule {
 		} else {
 			first[rule.Name] = item.pos.Line
 		}
-		for j := range matches {
-			if matches[j].covers(&m) {
-				m.at.fault("never reached: rules[%d] %s, in line %d, matches all of it first", j, rules[j].Name, rules[j].Pos.Line)
-				break
+		m.rule = len(rules)
+		switch key := descriptorKey(rule.Descriptor); {
+		case rule.Descriptor == nil:
+			if by := m.coveredBy(matches); by >= 0 {
+				m.at.fault("never reached: rules[%d] %s, in line %d, matches all of it first", by, rules[by].Name, rules[by].Pos.Line)
 			}
+			matches = append(matches, m)
+		case m.ok:
+			if same, ok := descriptors[key]; ok {
+				m.at.fault("never reached: rules[%d] %s, in line %d, has the same entries", same, rules[same].Name, rules[same].Pos.Line)
+			}
+			descriptors[key] = m.rule
+			replaced = append(replaced, m.replaces)
 		}
 		if n := countCharges(rule.Limits, rule.Ban); n > 0 && n+wider > MaxLimits && wider <= MaxLimits {
 			item.fault("a request could meet %d limits, %d of this rule and %d of the application and %s: at most %d",
 				n+wider, n, wider, r.largest.who(), MaxLimits)
 		}
-		matches, rules = append(matches, m), append(rules, rule)
+		rules = append(rules, rule)
 	}
+	r.warnReplaced(replaced, first)
 	return rules
 }
 
@@ -117,6 +135,8 @@ func (r *reader) rule(v value, units map[string]bool) (Rule, match) {
 		o.at("name").fault("%s is the first word of the ids of other limits: choose another name", rule.Name)
 	}
 	m := r.match(o.need("match", matchWant), &rule)
+	m.replaces = o.at("replaces")
+	r.byDescriptor = rule.Descriptor != nil
 	if skip := o.at("skip"); skip.present() {
 		rule.Skip = r.expr(skip, BoolExpr)
 	}
@@ -138,6 +158,8 @@ func (r *reader) rule(v value, units map[string]bool) (Rule, match) {
 	rule.OnStoreError = r.onStoreError(o.at("on_store_error"))
 	o.at("on_store_error").warnLocal(rule.OnStoreError, inheriting(rule.Name+"/", rule.Limits))
 	rule.Mode = r.mode(o)
+	r.descriptorRule(o, &rule)
+	r.byDescriptor = false
 	if message := o.at("message"); message.present() {
 		rule.Message, _ = message.text(wantText)
 		if len(rule.Message) > 1024 {
@@ -262,6 +284,19 @@ type match struct {
 	operation string
 	path      []segment // nil for any
 	methods   []string  // sorted
+
+	rule     int   // its index
+	replaces value // of the rule
+}
+
+// coveredBy returns the first rule that covers m, -1 if none does.
+func (m *match) coveredBy(others []match) int {
+	for i := range others {
+		if others[i].covers(m) {
+			return others[i].rule
+		}
+	}
+	return -1
 }
 
 // covers reports whether m matches every request that o matches. It finds what
@@ -301,6 +336,14 @@ func (r *reader) match(v value, rule *Rule) match {
 	o := v.object(matchKeys)
 	if o.ok && len(o.fields) == 0 && r.found == before {
 		v.fault("is empty: %s; on_no_match says what becomes of all other requests", matchWant)
+	}
+	if descriptor := o.at("descriptor"); descriptor.present() {
+		if len(o.fields) > 1 {
+			v.fault("descriptor stands alone: Envoys that ask with descriptors say no operation, path or methods")
+		}
+		r.descriptor(descriptor, rule)
+		m.ok = r.found == before
+		return m
 	}
 	if operation := o.at("operation"); operation.present() {
 		rule.Operation, _ = operation.text(wantName)

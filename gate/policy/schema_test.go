@@ -116,6 +116,8 @@ func TestSchemaRefuses(t *testing.T) {
 		return "version: 1\napplications: {a: {rules: [{name: r, match: {operation: x}, " + s + "}]}}"
 	}
 	app := func(s string) string { return "version: 1\napplications: {a: {" + s + "}}" }
+	descriptor := func(s string) string { return app("rules: [{name: r, match: {descriptor: [{key: k}]}, " + s + "}]") }
+	entry := func(s string) string { return app("rules: [{name: r, match: {descriptor: [{" + s + "}]}}]") }
 	plan := func(s string) string { return "version: 1\nplans: {p: {" + s + "}}\napplications: {a: {}}" }
 	subject := func(s string) string {
 		return "version: 1\napplications: {a: {limits: [{name: x, rate: 5/s, per: subject}]}}\nsubjects: {a/s: {" + s + "}}"
@@ -123,7 +125,9 @@ func TestSchemaRefuses(t *testing.T) {
 	override := func(s string) string { return subject("overrides: [{" + s + "}]") }
 	s := compileSchema(t)
 	for _, good := range []string{
-		limit("rate: 5/s"), rule("cost: 1"), app("mode: enforce"), plan("limits: []"), subject("timezone: UTC"), override("limit: x, rate: 6/s"),
+		limit("rate: 5/s"), rule("cost: 1"), app("mode: enforce"), plan("limits: []"), subject("timezone: UTC"),
+		app("domain: a b"), entry("key: k, value: \"a*\", share_threshold: true, value_to_metric: true"), entry("key: k, share_threshold: false"),
+		descriptor("quota_mode: true, replaces: [s], detailed_metric: true, metadata: {a: [1, {b: ~}]}"), descriptor("limits: [{name: x, algorithm: fixed_window, rate: 0/s}, {name: y, algorithm: quota, rate: 0/day}]"), override("limit: x, rate: 6/s"),
 	} {
 		if _, _, err := Parse("p", []byte(good), nil); err != nil {
 			t.Errorf("%s: %v", good, err)
@@ -166,6 +170,12 @@ func TestSchemaRefuses(t *testing.T) {
 		limit("algorithm: concurrency, max: many"), limit("algorithm: concurrency, max: unlimited, ttl: 5s"), limit("algorithm: concurrency, max: 5, release: manual"),
 		limit("rate: 5/s, per: everyone"), limit("rate: 5/s, per: {}"), limit("rate: 5/s, per: {expr: 5}"), limit("rate: 5/s, across: some"), limit("rate: 5/s, unit: 5"),
 		limit("rate: 5/s, unit: a b"), limit("rate: 5/s, when_missing: skip"), limit("rate: 5/s, unit: requests, when_missing: skip"), limit("rate: 5/s, mode: shadow, enforce_percent: 5"),
+		app("domain: 5"), app("domain: \"\""), entry("value: x"), entry("key: \"\""), entry("key: 5"), entry("key: k, value: \"\""), entry("key: k, value: 5"),
+		entry("key: k, share_threshold: true"), entry("key: k, value: x, share_threshold: true"), entry("key: k, value_to_metric: 1"), entry("key: k, values: x"),
+		app("rules: [{name: r, match: {descriptor: []}}]"), app("rules: [{name: r, match: {descriptor: k}}]"), app("rules: [{name: r, match: {operation: x, descriptor: [{key: k}]}}]"),
+		rule("quota_mode: true"), rule("replaces: [a]"), rule("detailed_metric: true"), rule("metadata: {}"),
+		descriptor("quota_mode: 1"), descriptor("replaces: a"), descriptor("replaces: []"), descriptor("replaces: [a, a]"), descriptor("replaces: [a b]"), descriptor("metadata: []"),
+		descriptor("limits: [{name: x, rate: 0/s}]"), descriptor("limits: [{name: x, algorithm: fixed_window, rate: 00/s}]"), descriptor("limits: [{name: x, algorithm: quota, rate: 00/day}]"),
 		limit("rate: 5/s, brust: 5"), limit("rate: 5/s, ban: {}"),
 		"version: 1\nplans: {p: {}}\napplications: {a: {limits: [{name: x, rate: 5/s, per: subject, plans: {p: {burst: 5}}}]}}",
 		"version: 1\nplans: {p: {}}\napplications: {a: {limits: [{name: x, rate: 5/s, per: subject, plans: {p: {rate: 5/s, slices: 5}}}]}}",
@@ -195,7 +205,7 @@ func TestSchemaKnowsTheKeys(t *testing.T) {
 	root := doc.(map[string]any)
 	defs := root["$defs"].(map[string]any)
 	known := map[string]keys{
-		"plan": planKeys, "application": applicationKeys, "identity": identityKeys, "rule": ruleKeys, "match": matchKeys, "candidate": candidateKeys,
+		"plan": planKeys, "application": applicationKeys, "identity": identityKeys, "rule": ruleKeys, "match": matchKeys, "entry": entryKeys, "candidate": candidateKeys,
 		"ban": banKeys, "limit": limitKeys, "rollover": rolloverKeys, "per": perKeys, "variant": variantKeys, "subject": subjectKeys, "override": overrideKeys,
 	}
 	objects := map[string]map[string]any{"": root}
@@ -243,7 +253,7 @@ func TestEnumsOfTheSchema(t *testing.T) {
 	quotedList := func(words []string) string { return `"` + strings.Join(words, `", "`) + `"` }
 	for _, want := range []string{
 		`"enum": [` + quotedList(algorithms) + `]`, "^(" + strings.Join(weekdays, "|") + "|",
-		fmt.Sprintf(`"maxItems": %d`, MaxRules), fmt.Sprintf(`"maxItems": %d`, MaxOverrides), fmt.Sprintf(`"maxItems": %d`, maxMethods),
+		fmt.Sprintf(`"maxItems": %d`, MaxDescriptorRules), fmt.Sprintf(`"maxItems": %d`, MaxEntries), fmt.Sprintf(`"maxItems": %d`, MaxOverrides), fmt.Sprintf(`"maxItems": %d`, maxMethods),
 		fmt.Sprintf(`"maxItems": %d`, maxIdentities), fmt.Sprintf(`"maxProperties": %d`, MaxLimits), fmt.Sprintf(`"maxLength": %d`, maxNote),
 	} {
 		if !strings.Contains(text, want) {

@@ -63,6 +63,9 @@ func note(v value) string {
 	if len(s) > maxNote {
 		v.fault("%d bytes: at most %d", len(s), maxNote)
 	}
+	if strings.ContainsRune(s, 0) {
+		v.fault("there is a NUL in it")
+	}
 	return s
 }
 

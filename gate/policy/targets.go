@@ -112,8 +112,12 @@ func (t *targets) gather(application string) *limitNames {
 	a := t.applications[application]
 	t.list(names, application, "app/", a.Limits, OwnerApplication)
 	for i := range a.Rules {
+		owner := OwnerSubject
+		if !a.Rules[i].HasSubject() {
+			owner = OwnerApplication
+		}
 		if a.Rules[i].Name != "" {
-			t.list(names, application, a.Rules[i].Name+"/", a.Rules[i].Limits, OwnerSubject)
+			t.list(names, application, a.Rules[i].Name+"/", a.Rules[i].Limits, owner)
 		}
 	}
 	return names

@@ -45,6 +45,11 @@ func (r *reader) document(data []byte) ast.Node {
 		r.fault(invalidAt(data), "", "not UTF-8 text")
 		return nil
 	}
+	if i := bytes.IndexByte(data, 0); i >= 0 { // which databases do not take
+		before := data[:i]
+		r.fault(Pos{1 + bytes.Count(before, []byte("\n")), i - bytes.LastIndexByte(before, '\n')}, "", "there is a NUL in it")
+		return nil
+	}
 	marks := 0
 	for _, b := range data {
 		switch b {

@@ -3,6 +3,7 @@
 package access
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -12,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,12 +59,18 @@ func (i *Identity) Reaches(application string) bool {
 // Everywhere reports whether the token is for all applications.
 func (i *Identity) Everywhere() bool { return i.applications == nil }
 
+// Operates reports whether the token's scopes include [records.Operate].
+func (i *Identity) Operates() bool { return i.May(records.Operate) }
+
+// prefix is what the tokens that we make begin with.
+const prefix = "hgt_"
+
 // NewToken makes a token that nobody can guess, its id, and what is kept of it.
 func NewToken() (token, id string, digest [32]byte) {
 	secret, name := make([]byte, 32), make([]byte, 10)
 	rand.Read(secret) // never fails
 	rand.Read(name)
-	token = "hgt_" + base64.RawURLEncoding.EncodeToString(secret)
+	token = prefix + base64.RawURLEncoding.EncodeToString(secret)
 	return token, strings.ToLower(base32.StdEncoding.EncodeToString(name)), sha256.Sum256([]byte(token))
 }
 
@@ -82,8 +90,9 @@ type Guard struct {
 	bootstrap *Identity
 	digest    [sha256.Size]byte
 
-	mu    sync.Mutex // of who learns
-	known atomic.Pointer[map[[sha256.Size]byte]*Identity]
+	mu      sync.Mutex // of who learns
+	known   atomic.Pointer[map[[sha256.Size]byte]*Identity]
+	allowed atomic.Pointer[[]netip.Prefix]
 }
 
 // New returns a guard that knows c.Token alone. Panics without Failures.
@@ -100,6 +109,7 @@ func New(c Config) *Guard {
 		g.digest = sha256.Sum256([]byte(c.Token))
 	}
 	g.known.Store(new(map[[sha256.Size]byte]*Identity))
+	g.allowed.Store(new([]netip.Prefix))
 	return g
 }
 
@@ -125,7 +135,8 @@ func (g *Guard) Learn(list []records.Token, whole bool) {
 // Find returns whose token it is; nil if it is nobody's, or has expired. What is
 // compared are digests, so how long that takes tells nothing.
 func (g *Guard) Find(token string) *Identity {
-	digest := sha256.Sum256([]byte(token))
+	var room [64]byte // which NewToken's fit in: they cost the collector nothing
+	digest := sha256.Sum256(append(room[:0], token...))
 	if g.bootstrap != nil && subtle.ConstantTimeCompare(digest[:], g.digest[:]) == 1 {
 		return g.bootstrap
 	}
@@ -142,14 +153,12 @@ func (g *Guard) Find(token string) *Identity {
 // fields of the problem.
 func (g *Guard) Identify(answer http.Header, r *http.Request) (*Identity, *problem.Problem) {
 	const realm = `Bearer realm="headgate"`
-	lines := r.Header["Authorization"]
-	if len(lines) == 0 {
+	if len(r.Header["Authorization"]) == 0 {
 		answer.Set("WWW-Authenticate", realm)
 		return nil, unauthorized("a token is needed: send Authorization: Bearer with one that headgate token create has made, or with what is in the server's DATA/admin-token")
 	}
-	scheme, token, _ := strings.Cut(lines[0], " ")
-	if len(lines) == 1 && strings.EqualFold(scheme, "Bearer") {
-		if i := g.Find(strings.TrimSpace(token)); i != nil {
+	if token := Shown(r); token != "" {
+		if i := g.Find(token); i != nil {
 			return i, nil
 		}
 	}
@@ -157,23 +166,44 @@ func (g *Guard) Identify(answer http.Header, r *http.Request) (*Identity, *probl
 		return nil, p
 	}
 	answer.Set("WWW-Authenticate", realm+`, error="invalid_token"`)
-	return nil, unauthorized("this token is not known, or is not valid any more")
+	return nil, unauthorized(notKnown)
 }
+
+const notKnown = "this token is not known, or is not valid any more"
 
 // wrong counts a wrong token. It returns a problem where there were too many.
 func (g *Guard) wrong(answer http.Header, r *http.Request) *problem.Problem {
-	client := Address(r)
-	d, err := g.Failures.Take(r.Context(), client, 1)
-	if err == nil && d.Allowed {
-		g.Logger.Warn("wrong token", "client", client, "path", r.URL.Path)
+	err := g.failed(r.Context(), r.RemoteAddr, r.URL.Path)
+	if err == nil {
 		return nil
 	}
-	seconds := int64(max((d.RetryAfter+time.Second-1)/time.Second, 1))
-	answer.Set("Retry-After", strconv.FormatInt(seconds, 10))
-	return &problem.Problem{
-		Name: "rate_limited", Status: http.StatusTooManyRequests,
-		Detail: fmt.Sprintf("too many wrong tokens from here; try again in %d s", seconds),
+	answer.Set("Retry-After", strconv.FormatInt(err.seconds(), 10))
+	return &problem.Problem{Name: "rate_limited", Status: http.StatusTooManyRequests, Detail: err.Error()}
+}
+
+// TooMany is the error for wrong tokens beyond the bound.
+type TooMany struct {
+	// After is when the next one is looked at.
+	After time.Duration
+}
+
+// Error says when to come back.
+func (e *TooMany) Error() string {
+	return fmt.Sprintf("too many wrong tokens from here; try again in %d s", e.seconds())
+}
+
+// seconds rounds up, to at least 1.
+func (e *TooMany) seconds() int64 { return int64(max((e.After+time.Second-1)/time.Second, 1)) }
+
+// failed counts a wrong token of a peer; what is what it was to open.
+func (g *Guard) failed(ctx context.Context, peer, what string) *TooMany {
+	client := clientOf(peer)
+	d, err := g.Failures.Take(ctx, client, 1)
+	if err == nil && d.Allowed {
+		g.Logger.Warn("wrong token", "client", client, "path", what)
+		return nil
 	}
+	return &TooMany{d.RetryAfter}
 }
 
 func unauthorized(detail string) *problem.Problem {
@@ -185,10 +215,15 @@ func Forbidden(scope records.Scope) *problem.Problem {
 	return &problem.Problem{Name: "forbidden", Status: http.StatusForbidden, Detail: fmt.Sprintf("this token lacks the scope %s", scope)}
 }
 
+// Peer is by what a client is known whose connection is from HOST:PORT.
+func Peer(peer string) string { return clientOf(peer) }
+
 // Address is by what a client is known: that of the connection, an IPv6 one by its /64.
 // What proxies say of their clients is not believed here.
-func Address(r *http.Request) string {
-	ip, err := clientip.ParsePeer(r.RemoteAddr)
+func Address(r *http.Request) string { return clientOf(r.RemoteAddr) }
+
+func clientOf(peer string) string {
+	ip, err := clientip.ParsePeer(peer)
 	if err != nil {
 		return "unknown"
 	}

@@ -18,14 +18,19 @@ import (
 
 const testToken = "hga_0123456789abcdef0123456789abcdef"
 
-func newGuard(t *testing.T) (*Guard, *bytes.Buffer) {
-	t.Helper()
+func testFailures(tb testing.TB) *headgate.Limiter {
+	tb.Helper()
 	limiter, err := headgate.New(memstore.New(memstore.Config{MaxBytes: 1 << 20}), headgate.PerMinute(10))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
+	return limiter
+}
+
+func newGuard(t *testing.T) (*Guard, *bytes.Buffer) {
+	t.Helper()
 	log := new(bytes.Buffer)
-	return New(Config{Token: testToken, Failures: limiter, Logger: slog.New(slog.NewTextHandler(log, nil))}), log
+	return New(Config{Token: testToken, Failures: testFailures(t), Logger: slog.New(slog.NewTextHandler(log, nil))}), log
 }
 
 // identify returns who sends the header lines, from an address, and the status and

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/headgate/headgate/gate"
@@ -51,6 +52,11 @@ type Config struct {
 	// Backup copies the state of limits; nil where that is not in this process's
 	// data directory.
 	Backup func(ctx context.Context) (Backup, error)
+	// Meter knows what is used, and what goes on now. nil leaves the routes out that need
+	// it, and so do Records that are nil.
+	Meter counting
+	// Node tells the present state of this node; nil lists it as others are.
+	Node func() NodeState
 	// Logger takes changes of modes; nil discards them.
 	Logger *slog.Logger
 }
@@ -63,15 +69,26 @@ func Routes(c Config) map[string]http.Handler {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &api{c}
+	a := &api{Config: c}
 	reading := methods{http.MethodGet: records.Read, http.MethodHead: records.Read}
 	routes := map[string]http.Handler{
 		"/v1/backup":    a.protect(a.backup, methods{http.MethodPost: records.Admin}),
 		"/v1/decisions": a.protect(a.decisions, reading),
 		"/v1/mode":      a.protect(a.mode, methods{http.MethodGet: records.Read, http.MethodHead: records.Read, http.MethodPut: records.Operate}),
 	}
+	if c.Records != nil || c.Node != nil {
+		routes["/v1/nodes"] = a.protect(a.nodes, reading)
+	}
+	if c.Records != nil && c.Meter != nil {
+		routes["/v1/stats"] = a.protect(a.stats, reading)
+		routes["/v1/top"] = a.protect(a.top, reading)
+		routes["/v1/usage"] = a.protect(a.usage, reading)
+	}
 	if c.Records != nil {
 		const application = "/v1/applications/{application}/"
+		editing := methods{
+			http.MethodGet: records.Read, http.MethodHead: records.Read, http.MethodPut: records.Admin, http.MethodDelete: records.Admin,
+		}
 		maps.Copy(routes, map[string]http.Handler{
 			"/v1/audit":            a.protect(a.audit, reading),
 			"/v1/policy":           a.protect(a.policy, methods{http.MethodGet: records.Read, http.MethodHead: records.Read, http.MethodPut: records.Admin}),
@@ -81,7 +98,11 @@ func Routes(c Config) map[string]http.Handler {
 			"/v1/tokens": a.protect(a.tokens, methods{
 				http.MethodGet: records.Admin, http.MethodHead: records.Admin, http.MethodPost: records.Admin, http.MethodDelete: records.Admin,
 			}),
-			application + "subjects": a.protect(a.subjects, reading),
+			"/v1/plans":                      a.protect(a.plans, reading),
+			"/v1/plans/{plan}":               a.protect(a.plan, editing),
+			"/v1/applications":               a.protect(a.applications, reading),
+			"/v1/applications/{application}": a.protect(a.application, editing),
+			application + "subjects":         a.protect(a.subjects, reading),
 			application + "subject": a.protect(a.subject, methods{
 				http.MethodGet: records.Read, http.MethodHead: records.Read, http.MethodPut: records.Operate, http.MethodDelete: records.Operate,
 			}),
@@ -92,7 +113,12 @@ func Routes(c Config) map[string]http.Handler {
 	return routes
 }
 
-type api struct{ Config }
+type api struct {
+	Config
+	// editing lets one request at a time change a part of the policy, so that those of
+	// one node do not make each other begin anew.
+	editing sync.Mutex
+}
 
 // modeItem is one override on the wire.
 type modeItem struct {

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -31,6 +32,9 @@ func (a *api) audit(w http.ResponseWriter, r *http.Request, who *access.Identity
 	values, p := query(r.URL.RawQuery, "application", "subject", "actor", "action", "since", "limit", "cursor")
 	q := records.AuditQuery{Application: values["application"], Subject: values["subject"], Actor: values["actor"], Action: values["action"]}
 	if p == nil {
+		p = texts(values)
+	}
+	if p == nil {
 		p = outside(who, q.Application)
 	}
 	if p == nil {
@@ -43,7 +47,10 @@ func (a *api) audit(w http.ResponseWriter, r *http.Request, who *access.Identity
 		}
 	}
 	if said := values["cursor"]; p == nil && said != "" {
-		q.Before, p = readRevision("cursor", said)
+		var err error
+		if q.Before, err = strconv.ParseInt(said, 10, 64); err != nil || q.Before < 1 {
+			p = problem.BadRequest("cursor", fmt.Sprintf(`cursor %.64q: must be the "next" of an answer`, said))
+		}
 	}
 	if p != nil {
 		p.ServeHTTP(w, r)

@@ -23,6 +23,10 @@ const stalled = 30 * time.Second
 
 // backup sends a copy of the state.
 func (a *api) backup(w http.ResponseWriter, r *http.Request, who *access.Identity) {
+	if p := a.wholly(who); p != nil { // it is the state of all applications
+		p.ServeHTTP(w, r)
+		return
+	}
 	if a.Backup == nil {
 		p := problem.Problem{Name: "not_embedded", Status: http.StatusConflict, Detail: "the state of limits is not in this server's data directory: back up the store that --store names, with its own tools"}
 		p.ServeHTTP(w, r)

@@ -162,10 +162,10 @@ func (a *api) lost(w http.ResponseWriter, r *http.Request, err error) {
 
 // unread is the problem of a body that cannot be read.
 func unread(err error) *problem.Problem {
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+	if e, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return &problem.Problem{
 			Name: "body_too_large", Status: http.StatusRequestEntityTooLarge,
-			Detail: fmt.Sprintf("the body must not be larger than %d bytes", maxBody),
+			Detail: fmt.Sprintf("the body must not be larger than %d bytes", e.Limit),
 		}
 	}
 	return problem.BadRequest("", "the body is not what this route takes: "+err.Error())

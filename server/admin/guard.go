@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/front/problem"
 	"github.com/headgate/headgate/server/records"
@@ -36,7 +38,13 @@ func (a *api) protect(h handler, allowed methods) http.Handler {
 				Detail: fmt.Sprintf("method %.64q is not allowed here: use %s", r.Method, names),
 			}
 		default:
-			if who, p = a.Guard.Identify(w.Header(), r); p == nil && !who.May(scope) {
+			who, p = a.Guard.Identify(w.Header(), r)
+			if p == nil && r.Method != http.MethodGet && r.Method != http.MethodHead {
+				s := &statusWriter{ResponseWriter: w}
+				defer func() { a.refused(r, who, s.status) }()
+				w = s
+			}
+			if p == nil && !who.May(scope) {
 				p = access.Forbidden(scope)
 			}
 		}
@@ -46,6 +54,48 @@ func (a *api) protect(h handler, allowed methods) http.Handler {
 		}
 		h(w, r, who)
 	})
+}
+
+// statusWriter remembers the status of an answer.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader remembers the first status.
+func (s *statusWriter) WriteHeader(status int) {
+	if s.status == 0 {
+		s.status = status
+	}
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for [http.ResponseController].
+func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+// refusals are the answers to changes that stand in the audit log too.
+var refusals = map[int]string{
+	http.StatusForbidden:          "the token does not permit it",
+	http.StatusConflict:           "something stands in the way",
+	http.StatusPreconditionFailed: "somebody else was faster",
+}
+
+// refused writes into the audit log that a change was refused to somebody, up to some ten
+// a minute for each token: who may change nothing shall not be able to fill a disk.
+func (a *api) refused(r *http.Request, who *access.Identity, status int) {
+	why := refusals[status]
+	if why == "" || a.Records == nil {
+		return
+	}
+	if d, err := a.Guard.Failures.Take(r.Context(), "audit of "+who.ID, 1); err != nil || !d.Allowed {
+		return
+	}
+	e := entry(r, who, strings.ToLower(r.Method))
+	e.Application, e.Target, e.Refused = keepable(r.PathValue("application"), 64), keepable(r.URL.Path, 200), why
+	e.Subject = keepable(r.URL.Query().Get("subject"), gate.MaxSubject)
+	if err := a.Records.Audit(context.WithoutCancel(r.Context()), e); err != nil {
+		a.Logger.Error("a refusal is not in the audit log", "error", err)
+	}
 }
 
 // outside is the problem of an application that a token is not for: as if it were not
@@ -63,4 +113,10 @@ func outside(who *access.Identity, application string) *problem.Problem {
 
 func unknownApplication(name string) error {
 	return &headgate.Error{Code: headgate.NotFound, Field: "application", Err: fmt.Errorf("%.64q is not in the policy", name)}
+}
+
+// keepable is what of a text a database takes, at most so many bytes of it.
+func keepable(s string, most int) string {
+	s = strings.ReplaceAll(s[:min(len(s), most)], "\x00", "\uFFFD")
+	return strings.ToValidUTF8(s, "\uFFFD")
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/policy"
@@ -109,7 +110,7 @@ func (a *api) wholly(who *access.Identity) *problem.Problem {
 	if who.Everywhere() {
 		return nil
 	}
-	return &problem.Problem{Name: "forbidden", Status: http.StatusForbidden, Detail: "this token is not for all applications, and the policy is"}
+	return &problem.Problem{Name: "forbidden", Status: http.StatusForbidden, Detail: "this token is not for all applications, and what is asked is about all of them"}
 }
 
 // pinned is the problem of a policy that a file rules.
@@ -154,6 +155,14 @@ func readPolicy(w http.ResponseWriter, r *http.Request) (document string, warnin
 	return string(data), warnings, nil
 }
 
+// checkNote is the problem of a note that is no text or too long.
+func checkNote(note string, most int) *problem.Problem {
+	if len(note) > most || !utf8.ValidString(note) || strings.ContainsRune(note, 0) {
+		return problem.BadRequest("note", fmt.Sprintf("note: must be a text of at most %d bytes", most))
+	}
+	return nil
+}
+
 func (a *api) putPolicy(w http.ResponseWriter, r *http.Request, who *access.Identity) {
 	values, p := query(r.URL.RawQuery, "note")
 	var base int64
@@ -162,8 +171,8 @@ func (a *api) putPolicy(w http.ResponseWriter, r *http.Request, who *access.Iden
 	if p == nil {
 		p = a.pinned()
 	}
-	if p == nil && len(values["note"]) > records.MaxNote {
-		p = problem.BadRequest("note", fmt.Sprintf("note: at most %d bytes", records.MaxNote))
+	if p == nil {
+		p = checkNote(values["note"], records.MaxNote)
 	}
 	if p == nil {
 		base, p = version(r)
@@ -186,6 +195,12 @@ func (a *api) append(w http.ResponseWriter, r *http.Request, base int64, p recor
 		return
 	}
 	e.Detail = changeOf(before, p.Document, p.Note)
+	orphans, err := a.orphans(r, before, p.Document)
+	if err != nil {
+		a.lost(w, r, err)
+		return
+	}
+	warnings = append(warnings, orphans...)
 	made, err := a.Records.AppendPolicy(r.Context(), base, p, e)
 	if err != nil {
 		a.lost(w, r, err)
@@ -194,6 +209,33 @@ func (a *api) append(w http.ResponseWriter, r *http.Request, base int64, p recor
 	a.reach(r, made.Version)
 	w.Header().Set("ETag", strconv.Quote(strconv.FormatInt(made.Revision, 10)))
 	writeJSON(w, changeItem{revisionOf(&made), warningsOf(warnings)})
+}
+
+// orphans warns of plans that another document does not have any more, and subjects on
+// record still have: those get the default plan, or are refused.
+func (a *api) orphans(r *http.Request, before, after string) (list []policy.Warning, err error) {
+	was, err := policy.Parts([]byte(before), plans.key)
+	if err != nil {
+		return nil, nil // it has faults of its own, and rules nevertheless
+	}
+	is, err := policy.Parts([]byte(after), plans.key)
+	if err != nil {
+		return nil, nil // as above
+	}
+	for _, plan := range was {
+		if slices.ContainsFunc(is, func(p policy.Part) bool { return p.Name == plan.Name }) {
+			continue
+		}
+		n, err := a.Records.CountSubjects(r.Context(), "", plan.Name)
+		if err != nil {
+			return nil, err
+		}
+		if n > 0 {
+			list = append(list, policy.Warning{Line: 1, Column: 1, Path: plans.key, Message: fmt.Sprintf(
+				"plan %s is gone, and %s: they get the default plan of their application, or are refused where there is none", plan.Name, subjectOnRecord.count(n)+" named it")})
+		}
+	}
+	return list, nil
 }
 
 // changeOf says how much of a document another one changes, for the audit log.
@@ -268,6 +310,10 @@ func (a *api) revisions(w http.ResponseWriter, r *http.Request, who *access.Iden
 	writeList(w, items, next)
 }
 
+// MaxRollbackNote is the longest note of a rollback in bytes: there is room for what is
+// written before it.
+const MaxRollbackNote = records.MaxNote - 50
+
 // rollback makes an earlier revision the newest one again.
 func (a *api) rollback(w http.ResponseWriter, r *http.Request, who *access.Identity) {
 	p := a.wholly(who)
@@ -275,18 +321,21 @@ func (a *api) rollback(w http.ResponseWriter, r *http.Request, who *access.Ident
 		p = a.pinned()
 	}
 	var base, revision int64
+	var note string
 	if p == nil {
 		base, p = version(r)
 	}
 	if p == nil {
 		var said struct {
 			Revision *int64 `json:"revision"`
+			Note     string `json:"note"`
 		}
 		if p = readStrict(w, r, &said); p == nil {
 			if said.Revision == nil || *said.Revision < 1 {
 				p = problem.BadRequest("revision", "revision is required: the number of an earlier revision")
 			} else {
-				revision = *said.Revision
+				revision, note = *said.Revision, said.Note
+				p = checkNote(note, MaxRollbackNote)
 			}
 		}
 	}
@@ -308,5 +357,9 @@ func (a *api) rollback(w http.ResponseWriter, r *http.Request, who *access.Ident
 	}
 	e := entry(r, who, "policy.rollback")
 	e.Target = fmt.Sprintf("revision %d", revision)
-	a.append(w, r, base, records.Policy{Document: earlier.Document, Note: fmt.Sprintf("rollback to revision %d", revision)}, e, warnings)
+	why := e.Target
+	if note != "" {
+		why += ": " + note
+	}
+	a.append(w, r, base, records.Policy{Document: earlier.Document, Note: "rollback to " + why}, e, warnings)
 }

@@ -71,6 +71,10 @@ func TestPolicyFaults(t *testing.T) {
 	s.do("POST", "/v1/policy/rollback", `{}`, 400, "revision is required")
 	s.do("POST", "/v1/policy/rollback", `{"revision":"1"}`, 400, "must be a whole number")
 	s.do("POST", "/v1/policy/rollback", `{"revision":1,"x":2}`, 400, "unknown field")
+	s.do("POST", "/v1/policy/rollback", `{"revision":1,"note":"`+strings.Repeat("x", 207)+`"}`, 400, "at most 206")
+	s.do("POST", "/v1/policy/rollback", `{"revision":1,"note":"a\u0000"}`, 400, "at most 206")
+	s.yaml("PUT", "/v1/policy?note=%00", subjectPolicy, 400, "at most 256")
+	s.yaml("PUT", "/v1/policy?note=%ff", subjectPolicy, 400, "at most 256")
 	s.yaml("POST", "/v1/policy/validate", subjectPolicy, 200, `{"valid":true,"warnings":[`)
 	s.yaml("POST", "/v1/policy/validate", "version: 2\n", 400, "version 2 is not known here")
 	for _, path := range []string{"/v1/policy", "/v1/policy/revisions", "/v1/tokens"} {
@@ -80,6 +84,14 @@ func TestPolicyFaults(t *testing.T) {
 	if _, err := s.records.Policy(t.Context(), 0); err == nil {
 		t.Error("a policy was written")
 	}
+}
+
+// Why a revision is taken back stands in the list.
+func TestRollbackNote(t *testing.T) {
+	s := newSite(t)
+	s.yaml("PUT", "/v1/policy", subjectPolicy, 200, `"revision":1`)
+	note := strings.Repeat("x", 206)
+	s.do("POST", "/v1/policy/rollback", `{"revision":1,"note":"`+note+`"}`, 200, `"revision":2`, `"note":"rollback to revision 1: `+note+`"`)
 }
 
 // A policy that a file rules is not to be changed here, and is told as it is.

@@ -45,10 +45,12 @@ type banItem struct {
 // stateItem is a subject with what stands of it.
 type stateItem struct {
 	subjectItem
-	EffectivePlan  string      `json:"effective_plan"`
-	At             *time.Time  `json:"at"`
-	PolicyRevision uint64      `json:"policy_revision"`
-	Limits         []limitItem `json:"limits"`
+	EffectivePlan  string     `json:"effective_plan"`
+	At             *time.Time `json:"at"`
+	PolicyRevision uint64     `json:"policy_revision"`
+	// Limits are null where the store cannot be asked, and Degraded says so.
+	Limits   []limitItem `json:"limits"`
+	Degraded *string     `json:"degraded"`
 }
 
 // limitItem is a limit as decisions have it, but for what a request asked.
@@ -62,6 +64,7 @@ type limitItem struct {
 	Used         int64   `json:"used"`
 	Remaining    int64   `json:"remaining"`
 	Overage      int64   `json:"overage"`
+	Rollover     int64   `json:"rollover,omitempty"`
 	RetryAfterMS *int64  `json:"retry_after_ms"`
 	ResetAfterMS int64   `json:"reset_after_ms"`
 	ResetsAt     *string `json:"resets_at"`
@@ -93,6 +96,7 @@ func limitOf(l *gate.LimitState) limitItem {
 		Limit: l.Outcome.Limit, Used: l.Used, Remaining: l.Remaining, Overage: l.Overage, ResetAfterMS: up(l.ResetAfter),
 		Mode: modeName(l.Shadow), Exact: !l.Shared && !l.Leased,
 	}
+	item.Rollover = l.Rollover()
 	if !l.Never {
 		item.RetryAfterMS = new(up(l.RetryAfter))
 	}
@@ -151,11 +155,25 @@ func query(raw string, allowed ...string) (map[string]string, *problem.Problem) 
 			return nil, problem.BadRequest(name, fmt.Sprintf("%.64q is given twice", name))
 		}
 		if !slices.Contains(allowed, name) {
-			return nil, problem.BadRequest(name, fmt.Sprintf("%.64q: unknown parameter; there are %s", name, strings.Join(allowed, ", ")))
+			there := "this route has none"
+			if len(allowed) > 0 {
+				there = "there are " + strings.Join(allowed, ", ")
+			}
+			return nil, problem.BadRequest(name, fmt.Sprintf("%.64q: unknown parameter; %s", name, there))
 		}
 		out[name] = v[0]
 	}
 	return out, nil
+}
+
+// texts is the problem of a parameter that no database can look for.
+func texts(values map[string]string) *problem.Problem {
+	for name, value := range values {
+		if !isText(value) {
+			return problem.BadRequest(name, fmt.Sprintf("%s %.64q: is no UTF-8, or has NUL", name, value))
+		}
+	}
+	return nil
 }
 
 // limitOfPage reads how many items a list shall have.
@@ -189,8 +207,8 @@ func (a *api) subjects(w http.ResponseWriter, r *http.Request, who *access.Ident
 	default:
 		p = problem.BadRequest("banned", fmt.Sprintf("banned %.64q: must be true", banned))
 	}
-	if p == nil && !(utf8.ValidString(q.Prefix) && utf8.ValidString(q.After) && utf8.ValidString(q.Plan)) {
-		p = problem.BadRequest("", "the query is no UTF-8")
+	if p == nil {
+		p = texts(values)
 	}
 	if p != nil {
 		p.ServeHTTP(w, r)
@@ -247,11 +265,17 @@ func (a *api) subject(w http.ResponseWriter, r *http.Request, who *access.Identi
 // answerState answers with a record and the state that look returns.
 func (a *api) answerState(w http.ResponseWriter, r *http.Request, s *records.Subject, look func(context.Context) (*gate.SubjectState, error)) {
 	state, err := look(r.Context())
-	if err != nil {
+	if state == nil {
 		problem.Of(err).ServeHTTP(w, r)
 		return
 	}
+	if !s.Known && s.Ban.Until.IsZero() { // of what has gone there is no version
+		*s = records.Subject{Application: s.Application, Name: s.Name}
+	}
 	item := stateItem{subjectItem: subjectOf(s), EffectivePlan: state.Plan, PolicyRevision: state.Revision, Limits: []limitItem{}}
+	if err != nil { // what is on record is there, and holds
+		item.Degraded, item.Limits = new(headgate.StoreUnavailable.String()), nil
+	}
 	if !state.At.IsZero() {
 		item.At = new(state.At.UTC())
 	}
@@ -289,7 +313,7 @@ func (a *api) putSubject(w http.ResponseWriter, r *http.Request, who *access.Ide
 	if p != nil {
 		return is, p, nil
 	}
-	said, err := policy.ParseSubject(a.Gate.Policy(), application, name, body)
+	said, err := policy.ParseSubject(a.Gate.Policy(), application, name, withoutEmpty(body))
 	if faults, ok := errors.AsType[policy.Faults](err); ok {
 		return is, faulty(faults), nil
 	}
@@ -305,6 +329,32 @@ func (a *api) putSubject(w http.ResponseWriter, r *http.Request, who *access.Ide
 		return err
 	})
 	return is, nil, err
+}
+
+// empty is what answers say of a subject of which nothing is said.
+var empty = map[string]string{"plan": `""`, "timezone": `""`, "note": `""`, "anchor": `0`}
+
+// withoutEmpty leaves out what is said to be empty, so that what was read can be sent
+// back.
+func withoutEmpty(body []byte) []byte {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(body, &fields) != nil {
+		return body // whoever reads it says why
+	}
+	some := false
+	for name, value := range empty {
+		if string(fields[name]) == value {
+			delete(fields, name)
+			some = true
+		}
+	}
+	if !some {
+		return body
+	}
+	if short, err := json.Marshal(fields); err == nil {
+		return short
+	}
+	return body
 }
 
 func (a *api) deleteSubject(r *http.Request, who *access.Identity, application, name string) (is records.Subject, p *problem.Problem, err error) {
@@ -351,152 +401,4 @@ func overridesOf(list []policy.Override) (json.RawMessage, error) {
 		}
 	}
 	return json.Marshal(items)
-}
-
-// reset gives back what a subject has used of some limits.
-func (a *api) reset(w http.ResponseWriter, r *http.Request, who *access.Identity) {
-	application, name, p := a.named(r, who)
-	var match func(*gate.LimitState) bool
-	var said string
-	if p == nil {
-		match, said, p = readReset(w, r)
-	}
-	if p != nil {
-		p.ServeHTTP(w, r)
-		return
-	}
-	e := entry(r, who, "subject.reset")
-	e.Application, e.Subject, e.Target = application, name, said
-	if err := a.Records.Audit(r.Context(), e); err != nil {
-		a.lost(w, r, err) // nothing is given back that nobody can read about
-		return
-	}
-	s, err := a.Records.Subject(r.Context(), application, name)
-	if err != nil && !errors.Is(err, records.ErrNotFound) {
-		a.lost(w, r, err)
-		return
-	}
-	s.Application, s.Name = application, name
-	a.answerState(w, r, &s, func(ctx context.Context) (*gate.SubjectState, error) {
-		state, err := a.Gate.Reset(ctx, application, name, match)
-		if err == nil && len(state.Limits) == 0 {
-			err = &headgate.Error{Code: headgate.NotFound, Field: "limits", Err: fmt.Errorf("the subject has no limit %.200s", said)}
-		}
-		return state, err
-	})
-}
-
-// readReset reads which limits are meant, all but bans if that is not said.
-func readReset(w http.ResponseWriter, r *http.Request) (match func(*gate.LimitState) bool, said string, p *problem.Problem) {
-	body, p := readBody(w, r)
-	if p != nil {
-		return nil, "", p
-	}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(body, &fields); err != nil {
-		return nil, "", unread(err)
-	}
-	for name := range fields {
-		if name != "limits" {
-			return nil, "", problem.BadRequest(name, fmt.Sprintf("%.64q: unknown field", name))
-		}
-	}
-	const want = `limits: must be "all", "rate", "hourly", "daily", "weekly", "monthly", "yearly", or a list of ids such as ["plan/daily"]`
-	var word string
-	var ids []string
-	switch raw := fields["limits"]; {
-	case raw == nil:
-		return nil, "", problem.BadRequest("limits", "limits is required: "+strings.TrimPrefix(want, "limits: must be "))
-	case json.Unmarshal(raw, &word) == nil:
-		unit, known := periods[word]
-		if !known {
-			return nil, "", problem.BadRequest("limits", want)
-		}
-		return func(l *gate.LimitState) bool {
-			switch algorithm := l.Limit.Algorithm; word {
-			case "all":
-				return algorithm != headgate.Ban
-			case "rate":
-				return algorithm < headgate.Concurrency && algorithm != headgate.Quota
-			default:
-				return algorithm == headgate.Quota && l.Limit.Calendar.Unit == unit
-			}
-		}, word, nil
-	case json.Unmarshal(raw, &ids) == nil && len(ids) > 0 && len(ids) <= maxIDs:
-		return func(l *gate.LimitState) bool {
-			_, short, _ := strings.Cut(l.ID, "/")
-			return slices.Contains(ids, l.ID) || slices.Contains(ids, short)
-		}, strings.Join(ids, " "), nil
-	default:
-		return nil, "", problem.BadRequest("limits", want)
-	}
-}
-
-// maxIDs is how many limits one request may name.
-const maxIDs = 64
-
-var periods = map[string]headgate.CalendarUnit{
-	"all": headgate.NoUnit, "rate": headgate.NoUnit,
-	"hourly": headgate.Hour, "daily": headgate.Day, "weekly": headgate.Week, "monthly": headgate.Month, "yearly": headgate.Year,
-}
-
-// ban bans a subject by hand, or forgives it whatever bans it.
-func (a *api) ban(w http.ResponseWriter, r *http.Request, who *access.Identity) {
-	application, name, p := a.named(r, who)
-	var until time.Time
-	var reason, span string
-	if p == nil && r.Method == http.MethodPost {
-		if p = decode(w, r, map[string]*string{"for": &span, "reason": &reason}); p == nil {
-			until, p = a.readBan(span, reason)
-		}
-	}
-	if p != nil {
-		p.ServeHTTP(w, r)
-		return
-	}
-	action := "subject.ban"
-	if r.Method == http.MethodDelete {
-		action = "subject.unban"
-	}
-	e := entry(r, who, action)
-	e.Target = span
-	if detail, err := json.Marshal(map[string]string{"reason": reason}); err == nil && reason != "" {
-		e.Detail = string(detail)
-	}
-	_, s, err := a.Records.EditSubject(r.Context(), application, name, records.Whatever, e, func(s *records.Subject) error {
-		s.Ban = records.Ban{Until: until, Reason: reason}
-		return nil
-	})
-	if action == "subject.unban" && errors.Is(err, records.ErrNotFound) {
-		// Not banned by hand, but maybe by its refusals.
-		e.Application, e.Subject = application, name
-		s, err = records.Subject{Application: application, Name: name}, a.Records.Audit(r.Context(), e)
-	}
-	if err != nil {
-		a.lost(w, r, err)
-		return
-	}
-	a.reach(r, s.Version)
-	a.answerState(w, r, &s, func(ctx context.Context) (*gate.SubjectState, error) {
-		if action == "subject.unban" {
-			if _, err := a.Gate.Reset(ctx, application, name, func(l *gate.LimitState) bool { return l.Limit.Algorithm == headgate.Ban }); err != nil {
-				return nil, err
-			}
-		}
-		return a.Gate.Inspect(ctx, application, name)
-	})
-}
-
-// readBan reads until when a ban shall hold.
-func (a *api) readBan(span, reason string) (time.Time, *problem.Problem) {
-	d, err := time.ParseDuration(span)
-	switch {
-	case span == "":
-		return time.Time{}, problem.BadRequest("for", `for is required: how long, such as "15m"`)
-	case err != nil || d < time.Second || d > gate.MaxBan:
-		return time.Time{}, problem.BadRequest("for", fmt.Sprintf(`for %.64q: must be a time of 1s to %v, such as "15m"`, span, gate.MaxBan))
-	case len(reason) > records.MaxNote || !utf8.ValidString(reason) || strings.ContainsRune(reason, 0):
-		return time.Time{}, problem.BadRequest("reason", fmt.Sprintf("reason: must be a text of at most %d bytes", records.MaxNote))
-	}
-	return time.UnixMicro(a.Gate.Now()).Add(d), nil
 }

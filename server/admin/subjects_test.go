@@ -2,8 +2,10 @@ package admin
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -43,9 +45,97 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	t.Helper()
+	return newSiteOver(t, memstore.New(memstore.Config{}))
+}
+
+// What was read can be sent back.
+func TestSubjectBack(t *testing.T) {
+	s := newSite(t)
+	const at = "/v1/applications/email/subject?subject=alice"
+	s.do("PUT", at, `{"plan":"pro","note":"x","overrides":[{"limit":"plan/daily","rate":"30/day"}]}`, 200)
+	s.do("PUT", at, `{"plan":"","timezone":"","anchor":0,"note":"","overrides":[]}`, 200, `"known":true,"plan":"","timezone":"","anchor":0,"note":"","overrides":[]`)
+	s.do("PUT", at, `{"plan":"","plan":"pro"}`, 400)
+	s.do("PUT", at, `{"plan":"nothing"}`, 400, `/plan`)
+}
+
+// A change that was refused to somebody is in the audit log, and not too often.
+func TestRefusalsOnRecord(t *testing.T) {
+	s := newSite(t)
+	wantAnswer(t, s.as("reader", "PUT", "/v1/applications/email/subject?subject=alice", `{}`), 403)
+	wantAnswer(t, s.as("emailer", "POST", "/v1/policy/rollback", `{"revision":1}`), 403)
+	s.do("PUT", "/v1/applications/email/subject?subject=alice", `{}`, 200)
+	wantAnswer(t, s.as(testToken, "PUT", "/v1/applications/email/subject?subject=alice", `{}`, "If-Match", `"9"`), 412)
+	s.pin("policy.yaml")
+	s.do("PUT", "/v1/policy", `{}`, 409)
+	s.do("GET", "/v1/audit", "", 200,
+		`"action":"put","application":"","subject":"","target":"/v1/policy","refused":"something stands in the way"`,
+		`"actor":"bootstrap","via":"api","address":"192.0.2.1","action":"put","application":"email","subject":"alice","target":"/v1/applications/email/subject","refused":"somebody else was faster"`,
+		`"actor":"emailer","via":"api","address":"192.0.2.1","action":"post","application":"","subject":"","target":"/v1/policy/rollback","refused":"the token does not permit it"`,
+		`"actor":"reader","via":"api","address":"192.0.2.1","action":"put","application":"email","subject":"alice"`)
+	for range 50 {
+		s.as("reader", "PUT", "/v1/applications/email/subject?subject=alice", `{}`)
+	}
+	list, _, err := s.records.Audits(t.Context(), records.AuditQuery{Actor: "reader", Limit: 100})
+	if err != nil || len(list) != 10 {
+		t.Errorf("%d entries of 51 refusals, %v", len(list), err)
+	}
+}
+
+// Who administers one application reaches no budgets of others, nor a copy of all state.
+func TestOneApplication(t *testing.T) {
+	s := newSite(t)
+	s.guard.Learn([]records.Token{{ID: "w", Name: "webadmin", Digest: sha256.Sum256([]byte("webadmin")), Scopes: []records.Scope{records.Admin}, Applications: []string{"web"}}}, false)
+	wantAnswer(t, s.as("webadmin", "POST", "/v1/backup", ""), 403)
+	for _, limit := range []string{`"across":"all"`, `"per":"global"`} {
+		part := `{"limits":[{"name":"d","rate":"10/day","per":"subject",` + limit + `}]}`
+		part = strings.Replace(part, `"per":"subject","per"`, `"per"`, 1)
+		wantAnswer(t, s.as("webadmin", "PUT", "/v1/applications/web", part), 403, "limit d is a budget that applications share")
+		s.do("PUT", "/v1/applications/web", part, 200)
+	}
+}
+
+// A plan that subjects on record have does not go without a word.
+func TestOrphans(t *testing.T) {
+	s := newSite(t)
+	s.do("PUT", "/v1/applications/email/subject?subject=alice", `{"plan":"pro"}`, 200)
+	without := strings.ReplaceAll(subjectPolicy, "  pro: {limits: [{name: daily, algorithm: quota, rate: 20/day}]}\n", "")
+	w := s.as(testToken, "PUT", "/v1/policy", without, "Content-Type", "application/yaml")
+	wantAnswer(t, w, 200, `plan pro is gone, and 1 subject on record named it`)
+}
+
+// The audit log says what a token may do, and takes whatever is in a request.
+func TestAuditTexts(t *testing.T) {
+	s := newSite(t)
+	s.do("POST", "/v1/tokens", `{"name":"app","scopes":["decide"],"applications":["email"],"for":"24h"}`, 201)
+	wantAnswer(t, s.as("reader", "DELETE", "/v1/plans/%00%ff", ""), 403)
+	s.do("PUT", "/v1/applications/email/subject?subject=alice", `{"note":"a\u0000b"}`, 400, "NUL")
+	s.do("POST", "/v1/applications/email/subject/reset?subject=alice", `{"limits":["\u0000"]}`, 400)
+	s.do("GET", "/v1/audit", "", 200, `"detail":{"name":"app","scopes":["decide"],"applications":["email"],"for":"24h"}`, "/v1/plans/��")
+}
+
+// absent is a store that cannot be asked.
+type absent struct{ headgate.Store }
+
+func (absent) Apply(context.Context, *headgate.Batch) error {
+	return &headgate.Error{Code: headgate.Unavailable, Err: errors.New("down")}
+}
+
+// Who must be banned while the store is away is banned, and the answer says so.
+func TestSubjectWithoutStore(t *testing.T) {
+	s := newSiteOver(t, absent{memstore.New(memstore.Config{})})
+	const at = "/v1/applications/email/subject?subject=alice"
+	s.do("PUT", at, `{"plan":"pro"}`, 200, `"plan":"pro"`, `"limits":null`, `"degraded":"store_unavailable"`)
+	s.do("POST", "/v1/applications/email/subject/ban?subject=alice", `{"for":"1h"}`, 200, `"ban":{"until":`, `"limits":null`)
+	s.do("GET", at, "", 200, `"plan":"pro"`, `"degraded":"store_unavailable"`)
+	s.do("POST", "/v1/applications/email/subject/reset?subject=alice", `{"limits":"all"}`, 503)
+	s.do("DELETE", "/v1/applications/email/subject/ban?subject=alice", "", 503)
+}
+
+func newSiteOver(t *testing.T, store headgate.Store) *site {
+	t.Helper()
 	s := &site{t: t}
 	var err error
-	if s.gate, err = gate.Open(t.Context(), gate.Config{Policy: []byte(subjectPolicy), Store: memstore.New(memstore.Config{})}); err != nil {
+	if s.gate, err = gate.Open(t.Context(), gate.Config{Policy: []byte(subjectPolicy), Store: store}); err != nil {
 		t.Fatal(err)
 	}
 	if s.records, err = records.Open(t.Context(), records.Config{URL: "sqlite:" + filepath.Join(t.TempDir(), "records.db")}); err != nil {
@@ -134,8 +224,8 @@ func TestSubject(t *testing.T) {
 
 	s.do("DELETE", alice, "", 200, `"known":false`)
 	s.do("DELETE", alice, "", 404, "nothing is on record")
-	if log, _, err := s.records.Audits(t.Context(), records.AuditQuery{Subject: "alice", Limit: 10}); err != nil || len(log) != 3 ||
-		log[0].Action != "subject.delete" || log[2].Action != "subject.put" || log[2].Name != "bootstrap" || log[2].Detail != full {
+	if log, _, err := s.records.Audits(t.Context(), records.AuditQuery{Subject: "alice", Limit: 10}); err != nil || len(log) != 5 ||
+		log[0].Action != "subject.delete" || log[2].Refused == "" || log[3].Refused == "" || log[4].Action != "subject.put" || log[4].Name != "bootstrap" || log[4].Detail != full {
 		t.Errorf("the audit log: %+v, %v", log, err)
 	}
 }

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -68,6 +69,9 @@ func (a *api) tokens(w http.ResponseWriter, r *http.Request, who *access.Identit
 
 func (a *api) listTokens(w http.ResponseWriter, r *http.Request) {
 	values, p := query(r.URL.RawQuery, "limit", "cursor")
+	if p == nil {
+		p = texts(values)
+	}
 	var limit int
 	if p == nil {
 		limit, p = limitOfPage(values["limit"])
@@ -152,6 +156,16 @@ func (a *api) createToken(w http.ResponseWriter, r *http.Request, who *access.Id
 	token, id, digest := access.NewToken()
 	e := entry(r, who, "token.create")
 	e.Target = id
+	detail, err := json.Marshal(struct {
+		Name         string          `json:"name"`
+		Scopes       []records.Scope `json:"scopes"`
+		Applications []string        `json:"applications"`
+		For          string          `json:"for,omitempty"`
+	}{wish.Name, wish.Scopes, wish.Applications, wish.For})
+	if err != nil {
+		panic(err) // texts always encode
+	}
+	e.Detail = string(detail)
 	t, err := a.Records.CreateToken(r.Context(), records.Token{
 		ID: id, Name: wish.Name, Scopes: slices.Compact(wish.Scopes), Applications: wish.Applications, Digest: digest, Expires: expires.Truncate(time.Microsecond),
 	}, e)
@@ -167,6 +181,9 @@ func (a *api) createToken(w http.ResponseWriter, r *http.Request, who *access.Id
 
 func (a *api) revokeToken(w http.ResponseWriter, r *http.Request, who *access.Identity) {
 	values, p := query(r.URL.RawQuery, "id")
+	if p == nil {
+		p = texts(values)
+	}
 	switch id := values["id"]; {
 	case p != nil:
 	case id == "":

@@ -133,10 +133,16 @@ func (f *Follower) note(err error) {
 	}
 }
 
+// readTime is how long one reading of the records may take.
+const readTime = 5 * time.Second
+
 // catchUp reads until there is nothing new.
 func (f *Follower) catchUp(ctx context.Context) error {
 	for {
-		v, err := f.Records.Next(ctx, &f.cursor)
+		// A connection may be dead without a word.
+		within, cancel := context.WithTimeout(ctx, readTime)
+		v, err := f.Records.Next(within, &f.cursor)
+		cancel()
 		if err != nil {
 			return err
 		}

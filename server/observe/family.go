@@ -14,7 +14,7 @@ const other = "other"
 // key is the values of a family's labels; the rest is empty.
 type key [3]string
 
-// family is a counter with at most about MaxSets sets of labels. Its map spares
+// family is a counter with at most about so many sets of labels. Its map spares
 // the vector's lock and hash.
 type family struct {
 	vec *prometheus.CounterVec
@@ -22,12 +22,13 @@ type family struct {
 	open, labels int
 	known        *xsync.Map[key, prometheus.Counter]
 	sets         atomic.Int64
+	most         int64 // sets
 }
 
 func newFamily(name, help string, open int, labels ...string) *family {
 	return &family{
 		vec:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels),
-		open: open, labels: len(labels), known: xsync.NewMap[key, prometheus.Counter](),
+		open: open, labels: len(labels), most: MaxSets, known: xsync.NewMap[key, prometheus.Counter](),
 	}
 }
 
@@ -36,7 +37,7 @@ func (f *family) of(k key) prometheus.Counter {
 	if c, ok := f.known.Load(k); ok {
 		return c
 	}
-	if f.sets.Load() >= MaxSets {
+	if f.sets.Load() >= f.most {
 		for i := range f.open {
 			k[i] = other
 		}

@@ -4,6 +4,7 @@
 package observe
 
 import (
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -59,12 +60,20 @@ type Metrics struct {
 	shadow    *family
 	degraded  *family
 	replayed  *family
+	envoy     *family
 	errors    *family
 	failOpen  prometheus.Counter
 	store     *prometheus.HistogramVec
 	failures  *prometheus.CounterVec
 	panics    prometheus.Counter
 	reloads   prometheus.Counter
+	configs   prometheus.Counter
+
+	aliases *aliases
+
+	// labelled are the rules that EnvoyHit tells apart, by the application, whose name is
+	// the policy's.
+	labelled *xsync.Map[string, *xsync.Map[string, struct{}]]
 
 	handles *xsync.Map[labels, *handle]
 	sets    atomic.Int64
@@ -94,6 +103,7 @@ func New(b Build, state func() State) *Metrics {
 		shadow:    newFamily("headgate_shadow_denials_total", "Decisions that limits in shadow mode would have refused.", 2, "application", "rule"),
 		degraded:  newFamily("headgate_degraded_decisions_total", "Decisions made without the store.", 1, "application", "mode"),
 		replayed:  newFamily("headgate_replayed_total", "Decisions repeated for an idempotency key.", 1, "application"),
+		envoy:     newFamily("headgate_envoy_hits_total", "Hits of descriptors that a rule decided: all of them, and those within, above and near the limit, or above it in shadow mode.", 2, "application", "rule", "outcome"),
 		errors:    newFamily("headgate_request_errors_total", "Requests that a door could not take, by the name of the problem.", 1, "code", "door"),
 		failOpen: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "headgate_fail_open_total", Help: "Requests that passed unchecked because the store was away.",
@@ -115,12 +125,18 @@ func New(b Build, state func() State) *Metrics {
 		reloads: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "headgate_policy_reload_failures_total", Help: "Reloads that failed and left the old policy in force.",
 		}),
-		handles: xsync.NewMap[labels, *handle](),
+		configs: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "headgate_config_reload_failures_total", Help: "Times that the configuration file was read again, had a fault, and left the old one in force.",
+		}),
+		aliases:  newAliases(),
+		labelled: xsync.NewMap[string, *xsync.Map[string, struct{}]](),
+		handles:  xsync.NewMap[labels, *handle](),
 	}
-	for _, f := range []*family{m.cost, m.candidate, m.shadow, m.degraded, m.replayed, m.errors} {
+	m.envoy.most = 10 * MaxSets // of each application 200 rules, and those of another cannot take them
+	for _, f := range []*family{m.cost, m.candidate, m.shadow, m.degraded, m.replayed, m.envoy, m.errors} {
 		m.registry.MustRegister(f.vec)
 	}
-	m.registry.MustRegister(m.decisions, m.seconds, m.failOpen, m.store, m.failures, m.panics, m.reloads, newStateCollector(b, state),
+	m.registry.MustRegister(m.decisions, m.seconds, m.failOpen, m.store, m.failures, m.panics, m.reloads, m.configs, newStateCollector(b, state, m.aliases),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -130,11 +146,45 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Registry: m.registry})
 }
 
+// EnvoyHits are the hits of a descriptor.
+type EnvoyHits struct{ Total, WithinLimit, OverLimit, NearLimit, Shadow int64 }
+
+// maxLabels is how many rules of an application [Metrics.EnvoyHit] tells apart: what they
+// are called may hold what clients say. The others count as one.
+const maxLabels = 200
+
+// EnvoyHit counts hits by the application and what the rule is called. Hits of a call
+// beyond 2^32 count as that many.
+func (m *Metrics) EnvoyHit(application, rule string, h EnvoyHits) {
+	seen, _ := m.labelled.LoadOrCompute(application, func() (*xsync.Map[string, struct{}], bool) {
+		return xsync.NewMap[string, struct{}](), false
+	})
+	if _, known := seen.Load(rule); !known {
+		if seen.Size() >= maxLabels {
+			rule = other
+		} else {
+			seen.Store(strings.Clone(rule), struct{}{})
+		}
+	}
+	for _, c := range [...]struct {
+		outcome string
+		n       int64
+	}{{"total", h.Total}, {"within_limit", h.WithinLimit}, {"over_limit", h.OverLimit}, {"near_limit", h.NearLimit}, {"shadow", h.Shadow}} {
+		if c.n > 0 {
+			m.envoy.of(key{application, rule, c.outcome}).Add(float64(min(c.n, math.MaxUint32)))
+		}
+	}
+}
+
 // Panicked counts a request that ended in a panic.
 func (m *Metrics) Panicked() { m.panics.Inc() }
 
 // ReloadFailed counts a reload that left the old policy in force.
 func (m *Metrics) ReloadFailed() { m.reloads.Inc() }
+
+// ConfigReloadFailed counts a configuration file that had a fault and left the old one in
+// force.
+func (m *Metrics) ConfigReloadFailed() { m.configs.Inc() }
 
 // StoreCalled counts a call to a shared store that took so long, or work of the
 // embedded one on its disk. kind is of the failure, "" for none; store, op and kind are from small fixed sets.
@@ -156,6 +206,9 @@ func (m *Metrics) Decided(d *Decision, took time.Duration) {
 		h.cost.Add(float64(d.Cost))
 	}
 	h.seconds.Observe(took.Seconds())
+	if !d.Allowed {
+		m.aliases.hits.of(key{d.Plan, d.Reason.String()}).Inc()
+	}
 	if d.Degraded != "" {
 		m.degraded.of(key{d.Application, d.Degraded}).Inc()
 		if d.Degraded == "open" && d.Allowed {

@@ -30,12 +30,25 @@ func wantLines(t *testing.T, got string, want ...string) {
 	}
 }
 
+// The names that other systems know can be switched off.
+func TestNoAliases(t *testing.T) {
+	m := New(Build{}, func() State { return State{NoAliases: true, Waiting: 4, Ratios: []Ratio{{"alice", "daily", 1}}} })
+	m.Decided(&Decision{Plan: "p", Reason: headgate.RateLimited}, 0)
+	for _, name := range []string{"rate_limit_hits_total", "quota_usage_ratio", "requests_queued"} {
+		if got := scrape(t, m); strings.Contains(got, name) {
+			t.Errorf("%s is there:\n%s", name, got)
+		}
+	}
+}
+
 func TestSeries(t *testing.T) {
 	m := New(Build{"v1", "abc", "go1"}, func() State {
 		return State{
 			Memory: &Memory{Keys: 3, OverflowCells: 2, Bytes: 100, Limit: 200}, StoreUp: true, UnknownPlans: 5, Waiting: 4,
 			Shared:   &Shared{Breaker: 1, Nodes: 3, LeaseTokens: 640, Leases: 10, LeaseDecisions: 12},
 			Modes:    []Mode{{"a", "r", "shadow"}, {Mode: "enforce"}},
+			Records:  &Records{Up: true, UsageRows: 8, UsageFailures: 2, Unattributed: 9},
+			Ratios:   []Ratio{{"alice", "daily", 0.75}, {"b\xffb", "monthly", 1.5}},
 			Revision: 7, ReloadOK: true, ReloadAt: time.UnixMilli(1500),
 		}
 	})
@@ -76,6 +89,10 @@ func TestSeries(t *testing.T) {
 		`headgate_keys 3`, `headgate_store_up 1`, `headgate_unknown_plans_total 5`, `headgate_policy_revision 7`,
 		`headgate_policy_last_reload_successful 1`, `headgate_policy_last_reload_timestamp_seconds 1.5`,
 		`headgate_build_info{commit="abc",go="go1",version="v1"} 1`,
+		`headgate_records_up 1`, `headgate_usage_rows 8`, `headgate_usage_report_failures 2`, `headgate_usage_unattributed_total 9`,
+		`rate_limit_hits_total{reason="rate_limited",tier="p"} 1`, `rate_limit_hits_total{reason="store_unavailable",tier=""} 1`,
+		`quota_usage_ratio{quota_type="daily",user_id="alice"} 0.75`, `quota_usage_ratio{quota_type="monthly",user_id="b�b"} 1.5`,
+		`requests_queued{priority="normal"} 4`,
 		`headgate_breaker_state 1`, `headgate_nodes 3`, `headgate_lease_outstanding 640`, `headgate_leases 10`, `headgate_lease_decisions_total 12`,
 		`headgate_store_duration_seconds_count{op="apply",store="redis"} 2`, `headgate_store_duration_seconds_bucket{op="apply",store="redis",le="0.0005"} 1`,
 		`headgate_store_errors_total{kind="timeout",store="redis"} 1`,
@@ -156,4 +173,33 @@ func BenchmarkDecided(b *testing.B) {
 			m.Decided(d, time.Microsecond)
 		}
 	})
+}
+
+// TestEnvoyHits: hits are told apart by outcome, and what clients make of an application's
+// labels takes nothing from another's.
+func TestEnvoyHits(t *testing.T) {
+	m := New(Build{}, func() State { return State{} })
+	for i := range 3 * maxLabels {
+		m.EnvoyHit("pub", fmt.Sprint("ua_", i), EnvoyHits{Total: 1, WithinLimit: 1})
+	}
+	m.EnvoyHit("pay", "login", EnvoyHits{Total: 5, OverLimit: 2, NearLimit: 1, Shadow: 2, WithinLimit: 3})
+	m.EnvoyHit("pay", "huge", EnvoyHits{Total: 1 << 60})
+	text := scrape(t, m)
+	for _, line := range []string{
+		`headgate_envoy_hits_total{application="pay",outcome="total",rule="login"} 5`,
+		`headgate_envoy_hits_total{application="pay",outcome="over_limit",rule="login"} 2`,
+		`headgate_envoy_hits_total{application="pay",outcome="near_limit",rule="login"} 1`,
+		`headgate_envoy_hits_total{application="pay",outcome="shadow",rule="login"} 2`,
+		`headgate_envoy_hits_total{application="pay",outcome="within_limit",rule="login"} 3`,
+		`headgate_envoy_hits_total{application="pay",outcome="total",rule="huge"} 4.294967295e+09`,
+		`headgate_envoy_hits_total{application="pub",outcome="total",rule="ua_199"} 1`,
+		`headgate_envoy_hits_total{application="pub",outcome="total",rule="other"} 400`,
+	} {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("no line %s", line)
+		}
+	}
+	if n := strings.Count(text, `outcome="total"`); n != maxLabels+3 {
+		t.Errorf("%d rules are told apart", n)
+	}
 }

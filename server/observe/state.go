@@ -28,6 +28,23 @@ type State struct {
 	Revision uint64
 	ReloadOK bool
 	ReloadAt time.Time
+	// Records are what people write down, and usage; nil where there are none.
+	Records *Records
+	// Ratios are the quotas of subjects of which most is used, one for each subject and
+	// kind.
+	Ratios []Ratio
+	// NoAliases switches the names off that dashboards of other systems know.
+	NoAliases bool
+}
+
+// Records is what a node sees of the records.
+type Records struct {
+	// Up is whether they can be asked.
+	Up bool
+	// UsageRows wait to be put on record, UsageFailures are the attempts that have failed
+	// since the last that has not, Unattributed decisions are counted for no subject.
+	UsageRows, UsageFailures int64
+	Unattributed             uint64
 }
 
 // Memory is the state in memory.
@@ -60,18 +77,21 @@ type Mode struct{ Application, Rule, Mode string }
 // stateCollector reads the whole state once per scrape, so that its series fit
 // together.
 type stateCollector struct {
-	state func() State
-	build prometheus.Metric
+	state   func() State
+	build   prometheus.Metric
+	aliases *aliases
 
 	keys, overflow, bytes, limit, up, plans, waiting, mode, revision, ok, at *prometheus.Desc
 	breaker, nodes, leaseTokens, leases, leaseDecisions                      *prometheus.Desc
+	recordsUp, usageRows, usageFailures, unattributed                        *prometheus.Desc
 }
 
-func newStateCollector(b Build, state func() State) *stateCollector {
+func newStateCollector(b Build, state func() State, a *aliases) *stateCollector {
 	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
 	build := prometheus.NewDesc("headgate_build_info", "What this program was built from; always 1.", []string{"version", "commit", "go"}, nil)
 	return &stateCollector{
 		state:    state,
+		aliases:  a,
 		build:    prometheus.MustNewConstMetric(build, prometheus.GaugeValue, 1, b.Version, b.Commit, b.GoVersion),
 		keys:     desc("headgate_keys", "Keys of which the store has state."),
 		overflow: desc("headgate_overflow_cells", "Cells that keys share because the memory for state is full."),
@@ -91,15 +111,21 @@ func newStateCollector(b Build, state func() State) *stateCollector {
 		leases:         desc("headgate_leases", "Budgets of which this node holds tokens."),
 		leaseDecisions: desc("headgate_lease_decisions_total", "Decisions made from leases, without asking the store."),
 
+		recordsUp:     desc("headgate_records_up", "1 while the records can be asked: policies, subjects, tokens, usage."),
+		usageRows:     desc("headgate_usage_rows", "Rows of usage that wait to be put on record."),
+		usageFailures: desc("headgate_usage_report_failures", "Attempts to put usage on record that have failed since the last that has not."),
+		unattributed:  desc("headgate_usage_unattributed_total", "Decisions whose usage was counted for no subject, because too many rows waited."),
+
 		at: desc("headgate_policy_last_reload_timestamp_seconds", "When the policy was last read."),
 	}
 }
 
 // Describe sends what Collect will.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	c.aliases.describe(ch)
 	for _, d := range []*prometheus.Desc{
 		c.keys, c.overflow, c.bytes, c.limit, c.up, c.plans, c.waiting, c.mode, c.revision, c.ok, c.at, c.build.Desc(),
-		c.breaker, c.nodes, c.leaseTokens, c.leases, c.leaseDecisions,
+		c.breaker, c.nodes, c.leaseTokens, c.leases, c.leaseDecisions, c.recordsUp, c.usageRows, c.usageFailures, c.unattributed,
 	} {
 		ch <- d
 	}
@@ -108,6 +134,7 @@ func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 // Collect sends the state as it is.
 func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	s := c.state()
+	c.aliases.collect(ch, &s)
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
 	if m := s.Memory; m != nil {
 		gauge(c.keys, float64(m.Keys))
@@ -121,6 +148,12 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.leaseTokens, float64(h.LeaseTokens))
 		gauge(c.leases, float64(h.Leases))
 		ch <- prometheus.MustNewConstMetric(c.leaseDecisions, prometheus.CounterValue, float64(h.LeaseDecisions))
+	}
+	if r := s.Records; r != nil {
+		gauge(c.recordsUp, oneIf(r.Up))
+		gauge(c.usageRows, float64(r.UsageRows))
+		gauge(c.usageFailures, float64(r.UsageFailures))
+		ch <- prometheus.MustNewConstMetric(c.unattributed, prometheus.CounterValue, float64(r.Unattributed))
 	}
 	gauge(c.waiting, float64(s.Waiting))
 	for _, m := range s.Modes[:min(len(s.Modes), MaxSets)] {

@@ -128,23 +128,35 @@ func (a *answers) check(t *testing.T, method, path string, w *httptest.ResponseR
 		t.Errorf("%s %s: %d as %s is not documented", method, path, w.Code, kind)
 		return
 	}
-	if !strings.HasSuffix(kind, "json") {
+	switch {
+	case kind == "application/x-ndjson":
+		for line := range bytes.Lines(w.Body.Bytes()) {
+			a.fits(t, "#/components/schemas/UsageList/properties/items/items", line)
+		}
+		return
+	case !strings.HasSuffix(kind, "json"):
 		return
 	}
 	// The reference of a media type's schema stays where it is, with what
 	// tighten wrote beside it.
 	_, parent, _ := a.at(append(operation, "content", kind)...)
-	schema, err := a.compiler.Compile("openapi.json" + parent + "/schema")
+	a.fits(t, parent+"/schema", w.Body.Bytes())
+}
+
+// fits holds a JSON text against the schema at a pointer.
+func (a *answers) fits(t *testing.T, pointer string, text []byte) {
+	t.Helper()
+	schema, err := a.compiler.Compile("openapi.json" + pointer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := jsonschema.UnmarshalJSON(bytes.NewReader(w.Body.Bytes()))
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 	if err != nil {
-		t.Errorf("%s %s: %v in %s", method, path, err, w.Body)
+		t.Errorf("%s: %v in %s", pointer, err, text)
 		return
 	}
-	if err := schema.Validate(body); err != nil {
-		t.Errorf("%s %s: %v\n%s", method, path, err, w.Body)
+	if err := schema.Validate(value); err != nil {
+		t.Errorf("%s: %v\n%s", pointer, err, text)
 	}
 }
 

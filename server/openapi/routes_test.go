@@ -14,19 +14,17 @@ import (
 	"testing"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/admin"
+	"github.com/headgate/headgate/server/front/envoyrls"
 	"github.com/headgate/headgate/server/front/forwardauth"
 	"github.com/headgate/headgate/server/front/httpapi"
-	"github.com/headgate/headgate/server/journal"
-	"github.com/headgate/headgate/store/memstore"
 )
 
 // TestRoutes: what the handlers serve is documented, with the fields of its
 // bodies, and there is nothing else.
 func TestRoutes(t *testing.T) {
 	doc := load(t)
-	routes := []string{Path, forwardauth.Pattern, "/metrics", "/v1/policy/schema.json"}
+	routes := []string{Path, envoyrls.Path, forwardauth.Pattern, "/metrics", "/v1/policy/schema.json"}
 	for _, r := range httpapi.Routes() {
 		routes = append(routes, r.Path)
 		op := doc.Paths.Value(r.Path)
@@ -42,13 +40,7 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s: fields %q are documented, the handler takes %q", r.Path, fields, r.Fields)
 		}
 	}
-	store := memstore.New(memstore.Config{MaxBytes: 1 << 20})
-	limiter, err := headgate.New(store, headgate.PerHour(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := open(t)
-	routes = slices.AppendSeq(routes, maps.Keys(admin.Routes(admin.Config{Gate: h.gate, Journal: journal.New(journal.Config{}), Guard: access.New(access.Config{Token: secret, Failures: limiter})})))
+	openWith(t, examplePolicy(t), func(c *admin.Config) { routes = slices.AppendSeq(routes, maps.Keys(admin.Routes(*c))) })
 	slices.Sort(routes)
 	if documented := slices.Sorted(maps.Keys(doc.Paths.Map())); !slices.Equal(documented, routes) {
 		t.Errorf("paths %q are documented, the handlers have %q", documented, routes)
@@ -58,13 +50,14 @@ func TestRoutes(t *testing.T) {
 // TestMethods: exactly the documented methods of a path are answered, HEAD where
 // GET is; forward-auth answers all.
 func TestMethods(t *testing.T) {
-	h, answers := open(t), strictly(t)
+	answers := strictly(t)
 	for path, item := range load(t).Paths.Map() {
-		documented := item.Operations()
+		h, documented := open(t), item.Operations()
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"} {
 			want := documented[method] != nil || method == "HEAD" && documented["GET"] != nil || path == forwardauth.Pattern
-			w := h.send(t, call{method: method, path: strings.Replace(path, "{application}", "web", 1)})
-			if got := w.Code != http.StatusMethodNotAllowed && w.Code != http.StatusNotFound; got != want {
+			w := h.send(t, call{method: method, path: strings.NewReplacer("{application}", "web", "{plan}", "free").Replace(path)})
+			unrouted := w.Code == http.StatusNotFound && strings.Contains(w.Body.String(), "no such route")
+			if got := w.Code != http.StatusMethodNotAllowed && !unrouted; got != want {
 				t.Errorf("%s %s: status %d, documented: %t", method, path, w.Code, want)
 			}
 			if w.Code != http.StatusMethodNotAllowed {
@@ -104,6 +97,33 @@ func TestNames(t *testing.T) {
 	}
 	if rows := strings.Count(problems, "\n| `"); rows != len(written) {
 		t.Errorf("%d problems are documented, the code has %d: %q", rows, len(written), written)
+	}
+}
+
+// TestActions: the actions of the audit log that the document names are those that
+// there are.
+func TestActions(t *testing.T) {
+	h := open(t)
+	for _, o := range slices.SortedFunc(maps.Values(operations(t)), func(a, b operation) int { return strings.Compare(a.OperationID, b.OperationID) }) {
+		if o.scope() == "read" || o.scope() == "decide" {
+			continue
+		}
+		for _, id := range append(slices.Clone(before[o.OperationID]), o.OperationID) {
+			h.send(t, h.examples(t, id)[0].call)
+		}
+	}
+	var done []string
+	items, _ := h.page(t, call{method: "GET", path: "/v1/audit", query: query("limit", "500")})
+	for _, item := range items {
+		done = append(done, item.(map[string]any)["action"].(string))
+	}
+	var named []string
+	for _, a := range load(t).Components.Schemas["AuditEntry"].Value.Properties["action"].Value.Examples {
+		named = append(named, a.(string))
+	}
+	slices.Sort(named)
+	if slices.Sort(done); !slices.Equal(slices.Compact(done), named) {
+		t.Errorf("done %q, documented %q", slices.Compact(done), named)
 	}
 }
 

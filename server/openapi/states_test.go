@@ -37,7 +37,7 @@ applications:
           - {name: month, algorithm: quota, rate: 2/month, timezone: Europe/Paris, soft: true}
           - {name: tokens, unit: tokens, rate: 100/min}
 `
-	h, answers := openWith(t, text), strictly(t)
+	h, answers := openWith(t, text, nil), strictly(t)
 	seen := make(map[string]bool)
 	ask := func(path, operation, subject string, more map[string]any) {
 		t.Helper()

@@ -13,9 +13,15 @@ import (
 // DB is a database of records. It is safe for concurrent use.
 type DB struct {
 	write, read *sql.DB
+	feed        *sql.DB // for Next, which nobody's long query shall hold up
 	log         *slog.Logger
 	// say, if not nil, tells the other processes of a write, within its transaction.
 	say func(ctx context.Context, tx *sql.Tx) error
+	// skipLocked lets a query pass by rows that another node is about to change.
+	skipLocked string
+	// value writes down the place of the nth value of a long statement. SQLite's driver
+	// looks for one that has a number among all of them.
+	value func(n int) string
 
 	jobs sync.WaitGroup
 	quit func() // ends the jobs

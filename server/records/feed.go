@@ -3,6 +3,7 @@ package records
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"time"
 )
 
@@ -24,6 +25,7 @@ type View struct {
 // Cursor is how far a reader has come.
 type Cursor struct {
 	seq     int64  // of the last write that was seen whole
+	at      int64  // its instant, by the audit log
 	subject string // the last one seen, of a reading that goes on
 	in      string // its application
 	upto    int64  // the write before which the reading began; 0 if none goes on
@@ -41,7 +43,7 @@ const viewPage = 10_000
 // it stands. It does not wait; a view may be empty. Where the traces of changes were
 // swept, it begins anew with all that there is.
 func (d *DB) Next(ctx context.Context, at *Cursor) (v View, err error) {
-	tx, err := d.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
+	tx, err := d.feed.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
 	if err != nil {
 		return v, err
 	}
@@ -52,9 +54,16 @@ func (d *DB) Next(ctx context.Context, at *Cursor) (v View, err error) {
 	}
 	next := *at
 	begins := next.upto == 0
+	var same bool
+	if begins && next.seq != 0 {
+		if same, err = d.same(ctx, tx, &next); err != nil {
+			return v, err
+		}
+	}
 	switch {
-	case begins && (next.seq == 0 || next.seq < swept || next.seq > seq):
-		// One that is ahead has seen a database that was restored since.
+	case begins && (next.seq == 0 || next.seq < swept || next.seq > seq || !same):
+		// One that is ahead, or has seen another write under its number, has seen a
+		// database that was restored since.
 		next = Cursor{upto: seq, whole: true}
 	case begins:
 		if next.seq == seq {
@@ -105,9 +114,29 @@ func (d *DB) Next(ctx context.Context, at *Cursor) (v View, err error) {
 		}
 	} else {
 		next = Cursor{seq: next.upto}
+		if next.at, err = writtenAt(ctx, tx, next.seq); err != nil {
+			return v, err
+		}
 	}
 	*at = next
 	return v, nil
+}
+
+// same reports whether the write that a reader saw last is still the one of its number.
+// One that the audit log does not hold any more is taken for it.
+func (*DB) same(ctx context.Context, tx *sql.Tx, c *Cursor) (bool, error) {
+	at, err := writtenAt(ctx, tx, c.seq)
+	return at == c.at || at == 0 || c.at == 0, err
+}
+
+// writtenAt returns the instant of a write by the audit log, 0 where that does not hold
+// it.
+func writtenAt(ctx context.Context, tx *sql.Tx, seq int64) (at int64, err error) {
+	err = tx.QueryRowContext(ctx, `select at from headgate_audit where id = $1`, seq).Scan(&at)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return at, err
 }
 
 // pollEvery is how often a database is looked at that has not told of a write: the

@@ -3,6 +3,7 @@ package records
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -15,7 +16,7 @@ var migrations embed.FS
 
 const (
 	// schema is the newest that this program knows.
-	schema = 1
+	schema = 3
 	// schemaTable says which migrations were applied. In PostgreSQL the state of limits may
 	// be beside it.
 	schemaTable = "headgate_records_schema"
@@ -51,10 +52,13 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 
 // Close closes the database.
 func (d *DB) Close() error {
-	err := d.write.Close()
-	if d.read != d.write {
-		err = errors.Join(d.read.Close(), err)
+	var errs []error
+	for _, db := range []*sql.DB{d.feed, d.read, d.write} {
+		if db != nil { // it may not have come to that
+			errs = append(errs, db.Close()) // nothing where it is closed
+		}
 	}
+	err := errors.Join(errs...)
 	if d.quit != nil {
 		d.quit()
 	}

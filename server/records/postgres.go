@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,7 +26,8 @@ const (
 // tables are ours.
 var tables = pgopen.Tables{
 	Migrations: pgopen.Directory(migrations, "migrations/postgres"), Version: schema, History: schemaTable, Lock: 0x7265636f72647321, // "records!"
-	Names: []string{"headgate_feed", "headgate_policy", "headgate_subject", "headgate_token", "headgate_mode", "headgate_audit"},
+	Names: []string{"headgate_feed", "headgate_policy", "headgate_subject", "headgate_token", "headgate_mode", "headgate_audit",
+		"headgate_usage_feed", "headgate_usage_reporter", "headgate_usage", "headgate_event", "headgate_delivery", "headgate_node"},
 }
 
 // sessionSettings are those of every session.
@@ -53,7 +55,9 @@ func (d *DB) openPostgres(ctx context.Context, url string) error {
 		return pgopen.Explain(c.ConnConfig, err)
 	}
 	d.write = stdlib.OpenDBFromPool(pool)
-	d.read = d.write
+	d.read, d.feed = d.write, d.write
+	d.skipLocked = ` for update skip locked`
+	d.value = func(n int) string { return "$" + strconv.Itoa(n) }
 	d.say = func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `select pg_notify($1, '')`, channel)
 		return err

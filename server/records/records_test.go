@@ -199,6 +199,28 @@ func TestSubjects(t *testing.T) {
 		if n := len(all(SubjectQuery{Banned: now().Add(5 * time.Hour), Limit: 2})); n != 3 {
 			t.Errorf("%d banned", n)
 		}
+		for _, tt := range []struct {
+			application, plan string
+			want              int64
+		}{{"", "", 28}, {"email", "", 14}, {"", "premium", 4}, {"email", "premium", 4}, {"web", "premium", 0}, {"web", "", 14}, {"nope", "", 0}, {"", "nope", 0}} {
+			if n, err := d.CountSubjects(ctx, tt.application, tt.plan); err != nil || n != tt.want {
+				t.Errorf("%d of %q on %q, %v: want %d", n, tt.application, tt.plan, err, tt.want)
+			}
+		}
+		// Who is forgiven, or was deleted, is not counted.
+		mallory := []Subject{{Application: "gone", Name: "mallory", Plan: "free", Ban: Ban{Until: now().Add(time.Hour)}}}
+		if err := d.PutSubjects(ctx, mallory, by("ann", "subject.import")); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := d.CountSubjects(ctx, "gone", "free"); err != nil || n != 0 {
+			t.Errorf("%d who are banned have a plan, %v", n, err)
+		}
+		if _, _, err := d.EditSubject(ctx, "gone", "mallory", Whatever, by("ann", "subject.unban"), func(s *Subject) error { *s = Subject{}; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := d.CountSubjects(ctx, "gone", ""); err != nil || n != 0 {
+			t.Errorf("%d are on record, %v", n, err)
+		}
 		if err := d.PutSubjects(ctx, []Subject{{Application: "web", Name: "new", Known: true}, {Application: "web", Name: "nothing"}}, by("ann", "x")); !errors.Is(err, ErrNotFound) {
 			t.Errorf("nothing: %v", err)
 		}

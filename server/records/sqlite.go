@@ -42,6 +42,7 @@ func (d *DB) openSQLite(ctx context.Context, file string) (err error) {
 	if err := makeFile(file); err != nil {
 		return err
 	}
+	d.value = func(int) string { return "?" }
 	defer func() {
 		if err != nil {
 			_ = d.Close() // it is not of use, and err says why
@@ -60,6 +61,10 @@ func (d *DB) openSQLite(ctx context.Context, file string) (err error) {
 	}
 	d.read.SetMaxOpenConns(readers)
 	d.read.SetMaxIdleConns(readers)
+	if d.feed, err = sql.Open("sqlite", name); err != nil {
+		return err
+	}
+	d.feed.SetMaxOpenConns(1)
 	version, err := sqliteVersion(ctx, d.write)
 	if err != nil {
 		return explainSQLite(file, err)

@@ -114,13 +114,29 @@ func (d *DB) Subjects(ctx context.Context, q SubjectQuery) (list []Subject, more
 		add("known and plan =", q.Plan)
 	}
 	if !q.Banned.IsZero() {
-		add("banned >", micros(q.Banned))
+		add("banned <> 0 and banned >", micros(q.Banned)) // for the index of those who are
 	}
 	args = append(args, q.Limit+1)
 	list, err = collect(ctx, d.read, scanSubject, fmt.Sprintf(`
 		select %s from headgate_subject where %s order by name limit $%d`, subjectColumns, strings.Join(where, " and "), len(args)), args...)
 	list, more = page(list, q.Limit)
 	return list, more, err
+}
+
+// CountSubjects returns how many subjects are on record, of one application or of all if
+// it is "". If plan is not "", only those are counted that have it, by their index;
+// otherwise it looks at every record of the application.
+func (d *DB) CountSubjects(ctx context.Context, application, plan string) (n int64, err error) {
+	query, args := `select count(*) from headgate_subject where (known or banned <> 0)`, []any(nil)
+	if plan != "" {
+		query, args = `select count(*) from headgate_subject where known and plan = $1`, []any{plan}
+	}
+	if application != "" {
+		args = append(args, application)
+		query += fmt.Sprintf(" and application = $%d", len(args))
+	}
+	err = d.read.QueryRowContext(ctx, query, args...).Scan(&n)
+	return n, err
 }
 
 // beyond returns the least text that is greater than all with the prefix; "" if there

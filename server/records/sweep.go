@@ -17,6 +17,9 @@ const (
 	traceLife = 24 * time.Hour
 	// deadLife is how long tokens and modes are listed that are over.
 	deadLife = 90 * 24 * time.Hour
+	// eventLife is how long events are kept whose period is over and of which all were
+	// told that are to be.
+	eventLife = 7 * 24 * time.Hour
 	// sweepBatch is how many rows one transaction deletes.
 	sweepBatch = 5_000
 )
@@ -24,13 +27,13 @@ const (
 // Sweep deletes what is over for long enough, in several transactions.
 func (d *DB) Sweep(ctx context.Context, r Retention) error {
 	at := now()
-	dead := micros(at.Add(-deadLife))
+	dead, told := micros(at.Add(-deadLife)), micros(at.Add(-eventLife))
 	sweeps := []struct {
 		query string
 		arg   int64
 	}{
 		{`delete from headgate_subject where (application, name) in (
-			select application, name from headgate_subject where not known and banned = 0 and changed < $1 limit $2)
+			select application, name from headgate_subject where not known and banned < $1 and changed < $1 limit $2)
 			returning seq`, micros(at.Add(-traceLife))},
 		{`delete from headgate_token where id in (
 			select id from headgate_token where (revoked <> 0 and revoked < $1) or (expires <> 0 and expires < $1) limit $2)
@@ -38,6 +41,18 @@ func (d *DB) Sweep(ctx context.Context, r Retention) error {
 		{`delete from headgate_mode where (application, rule) in (
 			select application, rule from headgate_mode where until < $1 limit $2)
 			returning 0`, dead},
+		{`delete from headgate_delivery where next = 0 and (event, webhook) in (
+			select d.event, d.webhook from headgate_delivery d join headgate_event e on e.id = d.event where e.until < $1 and d.next = 0 limit $2)
+			returning 0`, told},
+		{`delete from headgate_event where id in (
+			select id from headgate_event where until < $1 and not exists (select 1 from headgate_delivery where event = id) limit $2)
+			returning 0`, told},
+		{`delete from headgate_usage_reporter where id in (
+			select id from headgate_usage_reporter where at < $1 limit $2) and at < $1
+			returning 0`, dead},
+		{`delete from headgate_node where name in (
+			select name from headgate_node where seen < $1 limit $2) and seen < $1
+			returning 0`, micros(at.Add(-nodeLife))},
 	}
 	if r.Audit > 0 {
 		sweeps = append(sweeps, struct {
@@ -67,6 +82,10 @@ func (d *DB) sweep(ctx context.Context, query string, arg int64) (int, error) {
 		return 0, err
 	}
 	defer tx.Rollback()
+	// As a write does: or one that waits for it would lose what it has just written.
+	if _, err := tx.ExecContext(ctx, `update headgate_feed set seq = seq`); err != nil {
+		return 0, err
+	}
 	gone, err := collect(ctx, tx, func(row scanner) (seq int64, err error) { return seq, row.Scan(&seq) }, query, arg, sweepBatch)
 	if err != nil {
 		return 0, err

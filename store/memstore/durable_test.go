@@ -221,17 +221,25 @@ func TestKilledWhileManySpend(t *testing.T) {
 			for life := range 50 {
 				s := kept(t, j, memstore.Config{})
 				var acknowledged atomic.Int64
+				// The writer may go on after the last answer.
+				var mu sync.Mutex
 				var next *paper
 				var known int64 // passed when next was taken
-				var once sync.Once
-				kill := int64(1 + life*7%23)
-				j.onCommit = func() {
-					if kill--; kill == 0 {
+				end := func() {
+					if next == nil {
 						// What was acknowledged so far is in the journal.
 						known = acknowledged.Load()
-						once.Do(func() { next = j.killed() })
+						next = j.killed()
 					}
 				}
+				kill := int64(1 + life*7%23)
+				j.tell(func() {
+					mu.Lock()
+					defer mu.Unlock()
+					if kill--; kill == 0 {
+						end()
+					}
+				})
 				var group sync.WaitGroup
 				for range 8 {
 					group.Go(func() {
@@ -245,12 +253,10 @@ func TestKilledWhileManySpend(t *testing.T) {
 					})
 				}
 				group.Wait()
-				if next == nil {
-					passed += acknowledged.Load()
-					once.Do(func() { next = j.killed() })
-				} else {
-					passed += known
-				}
+				mu.Lock()
+				end()
+				mu.Unlock()
+				passed += known
 				j = next
 				if left := remaining(t, kept(t, j.killed(), memstore.Config{}), l, "alice"); left > limit-passed {
 					t.Fatalf("life %d: %d left, and %d passed of %d", life, left, passed, limit)
@@ -282,13 +288,13 @@ func TestBatchIsNotTorn(t *testing.T) {
 		}
 		return sum
 	}
-	j.onCommit = func() { // of the commits before
+	j.tell(func() { // of the commits before
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		if a, b := used(headgate.FixedWindow), used(headgate.Quota); a != b {
 			t.Errorf("after %d commits %d are used of one limit and %d of the other", j.commits, a, b)
 		}
-	}
+	})
 	var group sync.WaitGroup
 	for g := range 8 {
 		group.Go(func() {
@@ -307,6 +313,8 @@ func TestBatchIsNotTorn(t *testing.T) {
 		})
 	}
 	group.Wait()
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	if j.commits < 20 {
 		t.Errorf("only %d commits", j.commits)
 	}

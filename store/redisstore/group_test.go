@@ -115,7 +115,9 @@ func TestCallersShareFlights(t *testing.T) {
 			synctest.Wait()
 		}
 		wait.Wait()
-		if want := []int{1, 1, maxWeight, maxWeight, maxWeight, 200 - 2 - 3*maxWeight}; !slices.Equal(f.sizes(), want) {
+		// Two are under way at a time, and nobody says which of them begins first.
+		want := []int{1, 1, 200 - 2 - 3*maxWeight, maxWeight, maxWeight, maxWeight}
+		if got := slices.Sorted(slices.Values(f.sizes())); !slices.Equal(got, want) {
 			t.Errorf("flights of %v calls, want %v", f.sizes(), want)
 		}
 		if f.handshakes != 1 {

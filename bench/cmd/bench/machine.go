@@ -8,6 +8,12 @@ import (
 	"time"
 )
 
+// builtRivals are servers that modules of their own require.
+var builtRivals = []struct{ dir, module string }{
+	{"rivals/gubernator", "github.com/mailgun/gubernator/v2"},
+	{"rivals/ratelimit", "github.com/envoyproxy/ratelimit"},
+}
+
 // machine says where, when and with what a run was made.
 func machine(o options, began time.Time) (string, error) {
 	commit, err := output("git", "rev-parse", "--short=12", "HEAD")
@@ -24,6 +30,13 @@ func machine(o options, began time.Time) (string, error) {
 	versions, err := output("go", "list", "-m", "-f", "{{if not (or .Indirect .Main .Replace)}}{{.Path}} {{.Version}}{{end}}", "all")
 	if err != nil {
 		return "", err
+	}
+	for _, rival := range builtRivals {
+		version, err := output("go", "-C", rival.dir, "list", "-m", rival.module)
+		if err != nil {
+			return "", err
+		}
+		versions += "\n" + version
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "- command: `GOWORK=off go run ./cmd/bench -rounds %d -time %v%s -write`, %v long\n", o.rounds, o.time, gcFlag(o), time.Since(began).Round(time.Second))

@@ -91,7 +91,7 @@ func run() error {
 	}
 	results, raw := results{}, new(bytes.Buffer)
 	for round := range o.rounds {
-		if err := turn(binary, round, o, rows, results, raw); err != nil {
+		if err := turn(binary, dir, round, o, rows, results, raw); err != nil {
 			return err
 		}
 	}
@@ -121,13 +121,13 @@ func selected(o options) []row {
 }
 
 // turn gives each contestant of each group its turn, in another order every
-// round.
-func turn(binary string, round int, o options, rows []row, rs results, raw *bytes.Buffer) error {
+// round. The binary runs in dir, where the sources of servers are.
+func turn(binary, dir string, round int, o options, rows []row, rs results, raw *bytes.Buffer) error {
 	jobs := jobsOf(rows, round)
 	for i, j := range jobs {
 		fmt.Fprintf(os.Stderr, "\r\033[Kround %d of %d, %d of %d: %s %s", round+1, o.rounds, i+1, len(jobs), j.group, j.contestant)
-		cmd := exec.Command(binary, "-test.run", "^$", "-test.bench", j.pattern(), "-test.benchtime", o.time.String(), "-test.benchmem", "-test.timeout", "20m")
-		cmd.Dir = filepath.Dir(binary)
+		cmd := exec.Command(binary, "-test.run", "^$", "-test.bench", j.pattern(), "-test.benchtime", max(o.time, leastTime[j.group]).String(), "-test.benchmem", "-test.timeout", "20m")
+		cmd.Dir = dir
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%s %s: %w\n%s", j.group, j.contestant, err, out)

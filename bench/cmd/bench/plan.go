@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // The groups: benchmarks of one group and contestant share a process.
 const (
@@ -15,11 +18,19 @@ const (
 	sql    = "sql"
 	disk   = "disk"
 	depth  = "depth"
+	office = "office"
+	people = "people"
+	resp   = "resp"
+	rpc    = "rpc"
 	floors = "floors"
 )
 
 // mostRounds bounds the rounds of groups that take long or do not vary.
-var mostRounds = map[string]int{memory: 1, growth: 2, depth: 1}
+var mostRounds = map[string]int{memory: 1, growth: 2, depth: 1, office: 1}
+
+// leastTime is how long benchmarks run at least whose servers' processor time is read
+// in hundredths of a second.
+var leastTime = map[string]time.Duration{resp: time.Second, rpc: time.Second}
 
 // row is one line of the table.
 type row struct {
@@ -84,6 +95,12 @@ var (
 	redis  = []string{"redis_rate", "rueidis-gcra"}
 	script = []string{"floor"}  // an empty script on the server
 	upsert = []string{"upsert"} // one statement per decision
+
+	lua    = []string{"redis-lua"}           // a bucket as a script of Redis
+	wire   = []string{"floor", "redis-incr"} // an empty server, and one that counts
+	envoy  = []string{"envoy-redis"}         // envoyproxy/ratelimit
+	guber  = []string{"gubernator"}
+	server = []string{"floor"} // an empty service
 
 	inMemory = []string{"memory"} // the same store without a journal
 )
@@ -287,5 +304,165 @@ var plan = []row{
 	},
 	{
 		group: depth, work: "the same, bytes on disk per key", bench: "EmbeddedKeys", ours: "headgate-5000k", unit: "disk-B/key",
+	},
+	{
+		group: office, work: "1 M subjects on record: 100 from anywhere", bench: "AdminList", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(5, "p50-ms"), atMost(50, "p99-ms")},
+	},
+	{
+		group: office, work: "the same, by how names begin", bench: "AdminSearch", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(5, "p50-ms"), atMost(50, "p99-ms")},
+	},
+	{
+		group: office, work: "the same, of a plan that every third has", bench: "AdminListPlan", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(5, "p50-ms")},
+	},
+	{
+		group: office, work: "the same, of a plan that one of 10,000 has", bench: "AdminListRare", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(5, "p50-ms")},
+	},
+	{
+		group: office, work: "the same, of a plan that none has", bench: "AdminListVacant", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(5, "p50-ms")},
+	},
+	{
+		group: office, work: "the same, the 64 who are banned", bench: "AdminListBanned", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(5, "p50-ms")},
+	},
+	{
+		group: office, work: "a plan, with how many have it", bench: "AdminPlan", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(100, "p50-ms")},
+	},
+	{
+		group: office, work: "a subject, with its limits as they stand", bench: "AdminSubject", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(5, "p50-ms"), atMost(50, "p99-ms")},
+	},
+	{
+		group: office, work: "a subject changed, with its audit line, on disk", bench: "AdminPut", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(20, "p50-ms")},
+	},
+	{
+		group: office, work: "usage of a subject by the day", bench: "AdminUsageDay", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(5, "p50-ms")},
+	},
+	{
+		group: office, work: "the same by the month", bench: "AdminUsageMonth", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(5, "p50-ms")},
+	},
+	{
+		group: office, work: "100 rows of a day on which one of ten was there", bench: "AdminUsageRegular", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(20, "p50-ms")},
+	},
+	{
+		group: office, work: "a day on which nobody was there", bench: "AdminUsageVacant", ours: "headgate", unit: "p50-ms",
+		goals: []goal{atMost(1000, "p50-ms")},
+	},
+	{
+		group: office, work: "usage of 1 M subjects exported as CSV", bench: "AdminExport", ours: "headgate", unit: "us/row",
+		goals: []goal{atMost(10, "us/row")},
+	},
+	{
+		group: office, work: "the same, live heap meanwhile", bench: "AdminExport", ours: "headgate", unit: "peak-MB",
+		goals: []goal{atMost(64, "peak-MB")},
+	},
+	{
+		group: office, work: "usage of 5,000 subjects put on record", bench: "AdminReport", ours: "headgate", unit: "us/row",
+		goals: []goal{atMost(200, "us/row")},
+	},
+	{
+		group: office, work: "hours made days", bench: "AdminFold", ours: "headgate", unit: "us/row",
+		goals: []goal{atMost(100, "us/row")},
+	},
+	{
+		group: office, work: "1 M subjects brought to a gate", bench: "AdminLoad", ours: "headgate", unit: "s",
+		goals: []goal{atMost(10, "s")},
+	},
+	{
+		group: office, work: "the same, bytes per subject", bench: "AdminLoad", ours: "headgate", unit: "B/subject",
+		goals: []goal{atMost(100, "B/subject")},
+	},
+	{
+		group: people, work: "a decision by 1 of 1 M records, beside none", bench: "Record", ours: "headgate", beside: []string{"floor"},
+		goals: []goal{within(1.3, "Record/floor"), noAllocations},
+	},
+	{
+		group: people, work: "counting a decision, 100,000 subjects, all cores", bench: "Count", ours: "headgate",
+		goals: []goal{atMost(1500, "ns/op"), noAllocations},
+	},
+	{
+		group: resp, work: "CL.THROTTLE, 100,000 keys, 50 connections", bench: "RESP1", ours: "headgate", rivals: lua, beside: wire,
+		goals: []goal{faster(0.9, "RESP1/floor"), faster(1.7, "RESP1/redis-lua")},
+	},
+	{
+		group: resp, work: "the same, CPU of the server", bench: "RESP1", ours: "headgate", rivals: lua, beside: wire, unit: "server-ns/op",
+	},
+	{
+		group: resp, work: "the same, 16 in a pipeline", bench: "RESP16", ours: "headgate", rivals: lua, beside: wire,
+		goals: []goal{faster(1.2, "RESP16/redis-incr"), faster(8, "RESP16/redis-lua")},
+	},
+	{
+		group: resp, work: "the same, 64 in a pipeline", bench: "RESP64", ours: "headgate", rivals: lua, beside: wire,
+		goals: []goal{faster(2, "RESP64/redis-incr"), faster(15, "RESP64/redis-lua")},
+	},
+	{
+		group: resp, work: "the same, CPU of the server", bench: "RESP64", ours: "headgate", rivals: lua, beside: wire, unit: "server-ns/op",
+	},
+	{
+		group: resp, work: "HG.TAKE, three limits", bench: "RESP1", ours: "headgate-take", beside: []string{"headgate"},
+		goals: []goal{faster(0.6, "RESP1/headgate")},
+	},
+	{
+		group: resp, work: "the same, 16 in a pipeline", bench: "RESP16", ours: "headgate-take", beside: []string{"headgate"},
+		goals: []goal{faster(0.6, "RESP16/headgate")},
+	},
+	{
+		group: resp, work: "the same, 64 in a pipeline", bench: "RESP64", ours: "headgate-take", beside: []string{"headgate"},
+		goals: []goal{faster(0.6, "RESP64/headgate")},
+	},
+	{
+		group: resp, work: "the same, CPU of the server", bench: "RESP64", ours: "headgate-take", beside: []string{"headgate"}, unit: "server-ns/op",
+	},
+	{
+		group: rpc, work: "Envoy's service, one rule, 64 in flight", bench: "RLS", ours: "headgate", rivals: envoy, beside: server,
+		goals: []goal{faster(0.9, "RLS/floor"), faster(2.5, "RLS/envoy-redis")},
+	},
+	{
+		group: rpc, work: "the same, CPU of the server", bench: "RLS", ours: "headgate", rivals: envoy, beside: server, unit: "server-ns/op",
+		goals: []goal{within(1.15, "RLS/floor")},
+	},
+	{
+		group: rpc, work: "the same, 99th percentile", bench: "RLS", ours: "headgate", rivals: envoy, beside: server, unit: "p99-us",
+	},
+	{
+		group: rpc, work: "Envoy's service, one rule in Redis", bench: "RLS", ours: "headgate-redis", rivals: envoy, beside: server,
+		goals: []goal{faster(2.5, "RLS/envoy-redis")},
+	},
+	{
+		group: rpc, work: "the same, CPU of the server", bench: "RLS", ours: "headgate-redis", rivals: envoy, beside: server, unit: "server-ns/op",
+	},
+	{
+		group: rpc, work: "the same, CPU of Redis", bench: "RLS", ours: "headgate-redis", rivals: envoy, unit: "redis-ns/op",
+	},
+	{
+		group: rpc, work: "the same, 99th percentile", bench: "RLS", ours: "headgate-redis", rivals: envoy, beside: server, unit: "p99-us",
+	},
+	{
+		group: rpc, work: "the same, not in time for Envoy, of 1,000", bench: "RLS", ours: "headgate-redis", unit: "away/kop",
+		goals: []goal{atMost(1, "away/kop")},
+	},
+	{
+		group: rpc, work: "Take, one limit, 64 in flight", bench: "GRPCTake", ours: "headgate", rivals: guber, beside: server,
+		goals: []goal{faster(0.9, "GRPCTake/floor")},
+	},
+	{
+		group: rpc, work: "the same, CPU of the server", bench: "GRPCTake", ours: "headgate", rivals: guber, beside: server, unit: "server-ns/op",
+		goals: []goal{within(1.15, "GRPCTake/floor")},
+	},
+	{
+		group: rpc, work: "TakeBatch of 100, for each", bench: "GRPCBatch", ours: "headgate", rivals: guber, beside: server,
+		goals: []goal{faster(20, "GRPCBatch/gubernator")},
+	},
+	{
+		group: rpc, work: "the same, CPU of the server", bench: "GRPCBatch", ours: "headgate", rivals: guber, beside: server, unit: "server-ns/op",
 	},
 }

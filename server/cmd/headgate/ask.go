@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/server/records"
 )
 
 // question is the body of /v1/take, /v1/peek and /v1/explain.
@@ -113,6 +114,7 @@ func askCommand(cmd *cobra.Command, path string, show func(w io.Writer, body []b
 	var asJSON bool
 	flags.add(cmd)
 	server := addServerFlag(cmd)
+	tokenFile := cmd.Flags().String("token-file", "", "`FILE` with a token, where decisions need one (default: HEADGATE_TOKEN or HEADGATE_TOKEN_FILE)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the server's answer as it is")
 	cmd.Args = args(cobra.RangeArgs(3, 4))
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
@@ -143,12 +145,18 @@ func askCommand(cmd *cobra.Command, path string, show func(w io.Writer, body []b
 		if err != nil {
 			return err
 		}
-		r := remote{address: server()}
+		r := server()
+		if r.token, err = saidToken(*tokenFile); err != nil {
+			return err
+		}
 		got, err := r.call(cmd.Context(), http.MethodPost, path, body, patient+flags.maxWait)
 		out := cmd.OutOrStdout()
 		if asJSON {
 			out.Write(got)
 			out = io.Discard
+		}
+		if r.token == "" && refusedAs(err, "unauthorized") {
+			return fmt.Errorf("decisions of %s need a token with the scope %s: name its file with --token-file, or set HEADGATE_TOKEN", r.address, records.Decide)
 		}
 		if err != nil {
 			return err

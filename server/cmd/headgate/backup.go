@@ -64,6 +64,11 @@ func newPart(file string) (*os.File, error) {
 	if _, err := os.Lstat(file); err == nil {
 		return nil, fmt.Errorf("%s exists: name a file that does not", file)
 	}
+	return partBeside(file)
+}
+
+// partBeside makes an empty file beside another one, the name of which it is to take.
+func partBeside(file string) (*os.File, error) {
 	dir := filepath.Dir(file)
 	switch info, err := os.Stat(dir); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -99,7 +104,7 @@ func (r *remote) fetchBackup(ctx context.Context, file string) (n int64, err err
 		part.Close()
 		os.Remove(part.Name())
 	}()
-	base, client, err := dialer(r.address)
+	base, client, err := r.dial()
 	if err != nil {
 		return 0, err
 	}

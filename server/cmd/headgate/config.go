@@ -5,32 +5,48 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/headgate/headgate"
 )
 
 // maxConfig is the largest configuration file in bytes.
 const maxConfig = 1 << 20
 
-// laterKeys are the contract's keys for what is not built yet.
-var laterKeys = []string{
-	"tls", "auth", "upstreams", "queue", "webhooks", "retention", "listen.grpc", "listen.resp",
+// configFile is what a --config file says. It reads YAML, and JSON as part of it.
+type configFile struct {
+	// values are those of each key that holds some: one, or a list.
+	values map[string][]string
+	// names are those of the entries of each key that holds named ones, as they stand.
+	names map[string][]string
 }
 
-// configKeys are the keys that a configuration file may hold.
-var configKeys = []string{"version", "listen", "listen.http", "listen.admin", "log", "log.level", "log.format", "store", "records"}
+// one returns the value of a key, and whether it was said.
+func (c *configFile) one(key string) (value string, said bool) {
+	v, said := c.values[key]
+	if said {
+		value = v[0]
+	}
+	return value, said
+}
 
-// configFile is what a --config file says, by key. It reads YAML, and JSON as
-// part of it.
-type configFile map[string]string
+// configFaults are what is wrong with a configuration file, one FILE:LINE:COL: key: message
+// each.
+type configFaults []error
 
-// readConfig reads the file strictly and returns every fault that it has, one
-// FILE:LINE:COL: key: message a line.
-func readConfig(file string) (configFile, error) {
+// Error returns one fault a line.
+func (f configFaults) Error() string { return errors.Join(f...).Error() }
+
+// Unwrap returns the faults.
+func (f configFaults) Unwrap() []error { return f }
+
+// readConfig reads the file strictly. The error is of type [configFaults] where it could
+// be read.
+func readConfig(file string) (*configFile, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("--config: %w", err)
@@ -38,18 +54,18 @@ func readConfig(file string) (configFile, error) {
 	if len(data) > maxConfig {
 		return nil, fmt.Errorf("--config %s: %d bytes, at most %d", file, len(data), maxConfig)
 	}
-	r := &configReader{file: file, values: configFile{}}
+	r := &configReader{file: file, configFile: configFile{values: map[string][]string{}, names: map[string][]string{}}}
 	r.document(data)
 	if len(r.faults) > 0 {
-		return nil, errors.Join(r.faults...)
+		return nil, r.faults
 	}
-	return r.values, nil
+	return &r.configFile, nil
 }
 
 type configReader struct {
+	configFile
 	file   string
-	values configFile
-	faults []error
+	faults configFaults
 }
 
 func (r *configReader) fault(line, column int, key, format string, args ...any) {
@@ -79,63 +95,140 @@ func (r *configReader) document(data []byte) {
 		r.fault(1, 1, "", "must be one document that begins with version: 1")
 		return
 	}
-	if r.mapping(tree.Docs[0].Body, ""); len(r.faults) == 0 && r.values["version"] == "" {
+	r.section(tree.Docs[0].Body, nil, "", configKeys)
+	if _, said := r.one("version"); !said && len(r.faults) == 0 {
 		r.fault(1, 1, "version", "is required: version: 1")
 	}
 }
 
-// mapping reads the keys below prefix.
-func (r *configReader) mapping(n ast.Node, prefix string) {
+// section reads a mapping with the given keys, which stands at path; key is where that
+// stands in the file.
+func (r *configReader) section(n, key ast.Node, path string, keys []configKey) {
 	m, ok := n.(*ast.MappingNode)
 	if !ok {
-		r.at(n, strings.TrimSuffix(prefix, "."), "must be a mapping of keys to values")
+		r.at(n, path, "must be a mapping of keys to values")
 		return
 	}
+	var had []string
 	for _, v := range m.Values {
-		key := prefix + v.Key.GetToken().Value
+		name := v.Key.GetToken().Value
+		at := below(path, name)
+		i := slices.IndexFunc(keys, func(k configKey) bool { return k.name == name })
 		switch {
-		case slices.Contains(laterKeys, key):
-			r.at(v.Key, key, "not supported yet")
-		case !slices.Contains(configKeys, key):
-			r.at(v.Key, key, "unknown key; there are %s", strings.Join(siblings(prefix), ", "))
-		case key == "listen" || key == "log":
-			r.mapping(v.Value, key+".")
+		case i < 0:
+			r.at(v.Key, at, "unknown key; there are %s", strings.Join(known(keys), ", "))
+		case keys[i].kind == later:
+			r.at(v.Key, at, "not supported yet")
 		default:
-			r.scalar(v.Value, key)
+			had = append(had, name)
+			r.value(v.Value, v.Key, at, &keys[i])
+		}
+	}
+	for _, k := range keys {
+		if k.required && !slices.Contains(had, k.name) {
+			r.at(key, below(path, k.name), "is required")
 		}
 	}
 }
 
-// siblings returns the keys directly below prefix.
-func siblings(prefix string) []string {
+// below is the key of that name below path.
+func below(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// known returns the names of the keys that are built.
+func known(keys []configKey) []string {
 	var names []string
-	for _, k := range configKeys {
-		if name, ok := strings.CutPrefix(k, prefix); ok && !strings.Contains(name, ".") {
-			names = append(names, name)
+	for _, k := range keys {
+		if k.kind != later {
+			names = append(names, k.name)
 		}
 	}
 	return names
 }
 
-func (r *configReader) scalar(n ast.Node, key string) {
-	var value string
+// value reads what a key holds.
+func (r *configReader) value(n, key ast.Node, path string, k *configKey) {
+	switch k.kind {
+	case section:
+		r.section(n, key, path, k.keys)
+	case named:
+		r.named(n, path, k.keys)
+	case list:
+		r.list(n, path, k)
+	default:
+		if v, ok := r.scalar(n, path, k); ok {
+			r.values[path] = []string{v}
+		}
+	}
+}
+
+// named reads a mapping of names to mappings with the given keys.
+func (r *configReader) named(n ast.Node, path string, keys []configKey) {
+	m, ok := n.(*ast.MappingNode)
+	if !ok {
+		r.at(n, path, "must be a mapping of names to mappings")
+		return
+	}
+	for _, v := range m.Values {
+		name := v.Key.GetToken().Value
+		if err := headgate.CheckName(name); err != nil {
+			r.at(v.Key, path, "%v", err)
+			continue
+		}
+		r.names[path] = append(r.names[path], name)
+		r.section(v.Value, v.Key, below(path, name), keys)
+	}
+}
+
+// list reads values, each of them once.
+func (r *configReader) list(n ast.Node, path string, k *configKey) {
+	items, ok := n.(*ast.SequenceNode)
+	if !ok {
+		r.at(n, path, "must be a list of strings")
+		return
+	}
+	values := []string{}
+	for i, item := range items.Values {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		v, ok := r.scalar(item, at, k)
+		switch {
+		case !ok:
+		case slices.Contains(values, v):
+			r.at(item, at, "is there twice")
+		default:
+			values = append(values, v)
+		}
+	}
+	r.values[path] = values
+}
+
+func (r *configReader) scalar(n ast.Node, path string, k *configKey) (value string, ok bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:
 		value = n.Value
+	case *ast.LiteralNode:
+		value = n.Value.Value
 	case *ast.IntegerNode:
 		value = n.GetToken().Value
+	case *ast.BoolNode:
+		value = n.GetToken().Value
 	default:
-		r.at(n, key, "must be a string")
-		return
+		r.at(n, path, "must be a string")
+		return "", false
 	}
-	switch {
-	case key == "version" && value != "1":
-		r.at(n, key, "%s: must be 1", strconv.Quote(value))
-	case key == "log.level" && !slices.Contains(logLevels, value):
-		r.at(n, key, "%s: must be one of %s", strconv.Quote(value), strings.Join(logLevels, ", "))
-	case key == "log.format" && !slices.Contains(logFormats, value):
-		r.at(n, key, "%s: must be one of %s", strconv.Quote(value), strings.Join(logFormats, ", "))
-	default:
-		r.values[key] = value
+	var err error
+	if k.check != nil {
+		err = k.check(value)
 	}
+	if k.load != nil {
+		value, err = k.load(value)
+	}
+	if err != nil {
+		r.at(n, path, "%v", err)
+	}
+	return value, err == nil
 }

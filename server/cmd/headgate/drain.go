@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,7 +14,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/server/front/httpapi"
+	"github.com/headgate/headgate/server/front"
 )
 
 const (
@@ -103,7 +104,50 @@ func turnAway(l net.Listener) error {
 type door struct {
 	name     string
 	listener net.Listener
-	server   *http.Server
+	tls      *tls.Config // nil for none, and where the server does it
+	bounds   bool        // the service bounds its connections by itself
+	service  service
+}
+
+// service answers what comes in at a listener.
+type service interface {
+	// serve returns nil after stop or close, and an error before. HTTP requests get
+	// contexts that end with ctx.
+	serve(ctx context.Context, l net.Listener) error
+	// leave asks clients to go elsewhere, and gives them so long where they can be asked.
+	leave(within time.Duration)
+	// stop lets the requests that have begun end, and returns an error where ctx ended
+	// first.
+	stop(ctx context.Context) error
+	// close cuts all off.
+	close()
+}
+
+// httpServer is a server of HTTP. conns is there once it serves.
+type httpServer struct {
+	*http.Server
+	conns *connections
+}
+
+func newHTTPServer(s *http.Server) *httpServer { return &httpServer{s, newConnections(s)} }
+
+func (s *httpServer) serve(ctx context.Context, l net.Listener) error {
+	s.BaseContext = func(net.Listener) context.Context { return ctx }
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func (s *httpServer) leave(within time.Duration)     { s.conns.sendAway(within) }
+func (s *httpServer) stop(ctx context.Context) error { return s.Shutdown(ctx) }
+func (s *httpServer) close()                         { s.Close() }
+
+// lastCalled is ctx for what cuts off by itself who still waits near its end: it ends
+// after nine tenths of the time, so that there is some for the answers.
+func lastCalled(ctx context.Context) (context.Context, context.CancelFunc) {
+	by, _ := ctx.Deadline()
+	return context.WithTimeout(ctx, time.Until(by)/10*9)
 }
 
 // errStopping is what requests that still wait in line near the end of the
@@ -116,13 +160,17 @@ var errStopping = &headgate.Error{Code: headgate.Closed, Err: errors.New("the se
 func serveUntil(ctx context.Context, doors []door, drain time.Duration, log *slog.Logger) error {
 	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
-	conns := make([]*connections, len(doors))
 	failed := make(chan error, len(doors))
-	for i, d := range doors {
-		d.server.BaseContext = func(net.Listener) context.Context { return requests }
-		conns[i] = newConnections(d.server)
+	for _, d := range doors {
 		go func() {
-			if err := d.server.Serve(httpapi.Bound(d.listener, 0)); !errors.Is(err, http.ErrServerClosed) {
+			l := d.listener
+			if !d.bounds {
+				l = front.Bound(l, 0)
+			}
+			if d.tls != nil {
+				l = tls.NewListener(l, d.tls)
+			}
+			if err := d.service.serve(requests, l); err != nil {
 				failed <- fmt.Errorf("%s: %w", d.name, err)
 				return
 			}
@@ -133,7 +181,7 @@ func serveUntil(ctx context.Context, doors []door, drain time.Duration, log *slo
 	select {
 	case err := <-failed:
 		for _, d := range doors {
-			d.server.Close()
+			d.service.close()
 		}
 		for range len(doors) - 1 {
 			<-failed
@@ -143,8 +191,8 @@ func serveUntil(ctx context.Context, doors []door, drain time.Duration, log *slo
 	}
 	log.Info("stopping", "because", context.Cause(ctx))
 	var stops sync.WaitGroup
-	for i, d := range doors {
-		stops.Go(func() { stop(d, conns[i], drain, cut, log) })
+	for _, d := range doors {
+		stops.Go(func() { stop(d, drain, cut, log) })
 	}
 	stops.Wait()
 	for range doors {
@@ -155,8 +203,8 @@ func serveUntil(ctx context.Context, doors []door, drain time.Duration, log *slo
 }
 
 // stop ends one door.
-func stop(d door, conns *connections, drain time.Duration, cut context.CancelCauseFunc, log *slog.Logger) {
-	conns.sendAway(min(farewell, drain/10))
+func stop(d door, drain time.Duration, cut context.CancelCauseFunc, log *slog.Logger) {
+	d.service.leave(min(farewell, drain/10))
 	if err := turnAway(d.listener); err != nil {
 		log.Warn("clients that connect now may be cut off", "door", d.name, "error", err)
 	}
@@ -164,13 +212,17 @@ func stop(d door, conns *connections, drain time.Duration, cut context.CancelCau
 	defer waiting.Stop()
 	ending, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
-	if err := d.server.Shutdown(ending); err != nil {
+	if err := d.service.stop(ending); err != nil {
 		log.Warn("requests were cut off", "door", d.name, "error", err)
-		d.server.Close()
+		d.service.close()
 	}
 }
 
+// addressOf is where a listener is, as a flag says it; "" for none.
 func addressOf(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
 	if l.Addr().Network() == "unix" {
 		return "unix:" + l.Addr().String()
 	}

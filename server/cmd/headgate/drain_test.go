@@ -36,7 +36,7 @@ func TestStopLosesNoRequest(t *testing.T) {
 			defer stop()
 			ended := make(chan error, 1)
 			go func() {
-				ended <- serveUntil(ctx, []door{{"http", l, &http.Server{Handler: h}}}, drain, slog.New(slog.NewTextHandler(t.Output(), nil)))
+				ended <- serveUntil(ctx, []door{{name: "http", listener: l, service: newHTTPServer(&http.Server{Handler: h})}}, drain, slog.New(slog.NewTextHandler(t.Output(), nil)))
 			}()
 			var clients sync.WaitGroup
 			var answered, sentAway atomic.Int64
@@ -139,7 +139,7 @@ func TestStopAnswersWaiters(t *testing.T) {
 	defer stop()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serveUntil(ctx, []door{{"http", l, &http.Server{Handler: h}}, {"admin", other, &http.Server{Handler: h}}},
+		ended <- serveUntil(ctx, []door{{name: "http", listener: l, service: newHTTPServer(&http.Server{Handler: h})}, {name: "admin", listener: other, service: newHTTPServer(&http.Server{Handler: h})}},
 			300*time.Millisecond, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	}()
 	answers := map[string]chan string{"/": make(chan string, 1), "/deaf": make(chan string, 1)}
@@ -188,7 +188,7 @@ func TestOneDoorFails(t *testing.T) {
 		}
 	}
 	ls[1].Close()
-	err := serveUntil(t.Context(), []door{{"http", ls[0], &http.Server{}}, {"admin", ls[1], &http.Server{}}}, drain, slog.New(slog.DiscardHandler))
+	err := serveUntil(t.Context(), []door{{name: "http", listener: ls[0], service: newHTTPServer(&http.Server{})}, {name: "admin", listener: ls[1], service: newHTTPServer(&http.Server{})}}, drain, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.HasPrefix(err.Error(), "admin: ") {
 		t.Errorf("error %v", err)
 	}

@@ -169,10 +169,10 @@ func TestServeDiskFull(t *testing.T) {
 // knows what was acknowledged.
 func TestServeWriteFails(t *testing.T) {
 	s := newStation(t)
-	v := s.serve("sh", "-c", `ulimit -f "$0" && exec "$@"`, "256") // 128 KiB
+	v := s.serve("sh", "-c", `ulimit -f "$0" && exec "$@"`, "1024") // 512 KiB
 	s.passes(v, "many", "ann", 10)
 	passed := make(map[string]bool)
-	for n := range 1000 {
+	for n := range 4000 {
 		subject := fmt.Sprint("s", n)
 		a := s.take(v, "few", subject, 3)
 		if passed[subject] = a.Allowed; !a.Allowed {

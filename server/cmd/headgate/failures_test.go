@@ -28,9 +28,15 @@ func newHouse(t *testing.T, policy string) *house {
 
 // houseOf is what serve makes of a gate and a store in memory.
 func houseOf(g *gate.Gate, store *memstore.Store) *house {
-	h := &house{gate: g, backend: &backend{store: store, memory: store}, journal: journal.New(journal.Config{}), log: slog.New(slog.DiscardHandler)}
+	h := &house{settings: &settings{}, at: &listeners{}, gate: g, backend: &backend{store: store, memory: store}, journal: journal.New(journal.Config{}), log: slog.New(slog.DiscardHandler)}
 	h.metrics = newMetrics(h)
 	return h
+}
+
+// handlerAt is the HTTP door as if it listened there.
+func (h *house) handlerAt(l net.Listener) http.Handler {
+	h.at = &listeners{http: l}
+	return h.httpDoor().Handler
 }
 
 func (h *house) scrape() string {
@@ -83,7 +89,7 @@ func TestTooLargeEndsTheConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	server := httptest.NewServer(h.doors(&listeners{http: l})[0].server.Handler)
+	server := httptest.NewServer(h.handlerAt(l))
 	defer server.Close()
 	resp, err := http.Post(server.URL+"/v1/take", "application/json", strings.NewReader(`{"subject":"`+strings.Repeat("x", 100_000)+`"}`))
 	if err != nil {

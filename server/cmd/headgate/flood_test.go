@@ -118,7 +118,7 @@ func TestFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	f := newFlood(t, h.doors(&listeners{http: l})[0].server.Handler)
+	f := newFlood(t, h.handlerAt(l))
 
 	const seed = 7
 	r := rand.New(rand.NewPCG(seed, seed))

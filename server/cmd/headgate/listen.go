@@ -9,9 +9,8 @@ import (
 	"strings"
 )
 
-// listen opens the address of a door. Beyond this machine it must have been
-// said that anybody may ask.
-func listen(flag, address string, open bool) (net.Listener, error) {
+// listen opens the address of a door.
+func listen(flag, address string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		return listenUnix(flag, path)
 	}
@@ -19,14 +18,21 @@ func listen(flag, address string, open bool) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--%s %s: %w", flag, address, err)
 	}
-	if !addr.IP.IsLoopback() && !open {
-		return nil, fmt.Errorf("--%s %s: other machines could reach it, and anybody who does may ask; say --decision-auth=open if you mean it (tokens are not supported yet)", flag, address)
+	network := "tcp"
+	if addr.IP.To4() != nil { // 0.0.0.0 is all of IPv4, and nothing else
+		network = "tcp4"
 	}
-	l, err := net.ListenTCP("tcp", addr)
+	l, err := net.ListenTCP(network, addr)
 	if err != nil {
 		return nil, fmt.Errorf("--%s %s: %w", flag, address, cause(err))
 	}
 	return l, nil
+}
+
+// onThisMachine is whether only this machine can reach an address.
+func onThisMachine(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return !ok || tcp.IP.IsLoopback()
 }
 
 // listenUnix also replaces the socket of a server that was killed: one to

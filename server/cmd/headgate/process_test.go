@@ -59,7 +59,10 @@ func startProcess(t *testing.T, args ...string) *process {
 			p.log = append(p.log, line)
 			p.mu.Unlock()
 			if _, at, ok := strings.Cut(line, "address="); ok && strings.Contains(line, "msg=listening") {
-				address <- at
+				select {
+				case address <- at:
+				default: // of another door
+				}
 			}
 		}
 	}()
@@ -146,7 +149,20 @@ func (p *process) take(operation, subject, key string) (decided, error) {
 // there.
 func (p *process) metric(series string) string {
 	p.t.Helper()
-	r, err := p.http.Get(p.url + "/metrics")
+	return p.seen(series, "")
+}
+
+// seen is metric for who has a token.
+func (p *process) seen(series, token string) string {
+	p.t.Helper()
+	q, err := http.NewRequest("GET", p.url+"/metrics", nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if token != "" {
+		q.Header.Set("Authorization", "Bearer "+token)
+	}
+	r, err := p.http.Do(q)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func TestServeRecords(t *testing.T) {
 	}
 	administer(t, address, made.Token, "GET", subject, "", 200)
 	administer(t, address, made.Token, "PUT", subject, `{}`, 403)
-	administer(t, address, token, "PUT", "/v1/policy", strings.Replace(policyOf("7/h"), "{a:", "{default:", 1), 200, `"revision":1`)
+	administer(t, address, token, "PUT", "/v1/policy", strings.Replace(policyOf("7/h"), "{a:", "{default:", 1), 200, `"revision":2`)
 	verb(t, exitDenied, "take", "--server", address, "default", "o", "carol", "8")
 	s.stop(t)
 

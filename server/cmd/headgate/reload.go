@@ -24,18 +24,25 @@ const (
 	pollEvery = 2 * time.Second
 )
 
-// watch calls changed once when it sees changes from then on, and after the
+// watch follows a file until ctx ends; what is what it holds, such as policy.
+func watch(ctx context.Context, what, file string, log *slog.Logger, changed func(), ok func() bool) {
+	if err := watchFile(ctx, what, file, log, changed, ok); err != nil {
+		log.Error("the "+what+" is only read again on SIGHUP", "error", err)
+	}
+}
+
+// watchFile calls changed once when it sees changes from then on, and after the
 // content of file has become another one, until ctx ends. It also calls changed
 // where ok, which says how the last reload ended, no longer says what it said
 // after the last call: somebody else then met a file that is gone or broken,
 // and may be whole again.
-func watch(ctx context.Context, file string, log *slog.Logger, changed func(), ok func() bool) error {
+func watchFile(ctx context.Context, what, file string, log *slog.Logger, changed func(), ok func() bool) error {
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", file, err)
 	}
 	defer events.Close()
-	w := &watcher{file: file, log: log, events: events, dirs: map[string]os.FileInfo{}}
+	w := &watcher{what: what, file: file, log: log, events: events, dirs: map[string]os.FileInfo{}}
 	w.follow()
 	w.info, _ = os.Stat(file)
 	w.data, _ = os.ReadFile(file)
@@ -61,7 +68,7 @@ func watch(ctx context.Context, file string, log *slog.Logger, changed func(), o
 				return nil
 			}
 			// The queue of events ran over: one of them may have been ours.
-			log.Warn("watching the policy", "error", err)
+			log.Warn("watching the "+what, "error", err)
 			soon()
 		case e, open := <-events.Events:
 			if !open {
@@ -86,12 +93,13 @@ func watch(ctx context.Context, file string, log *slog.Logger, changed func(), o
 	}
 }
 
-// watcher knows the policy file as it was last read. It watches directories,
+// watcher knows a file as it was last read. It watches directories,
 // because files are replaced rather than written: the one that names the file,
 // and the one where it really is, which differ where a link leads out of the
 // directory. In a mounted Kubernetes ConfigMap the file is a link through
 // ..data, which is replaced beside it.
 type watcher struct {
+	what   string // that the file holds
 	file   string
 	log    *slog.Logger
 	events *fsnotify.Watcher
@@ -142,7 +150,7 @@ func (w *watcher) follow() {
 		}
 		if err := w.events.Add(dir); err != nil {
 			if !w.failing {
-				w.log.Warn("changes of the policy are seen late", "within", pollEvery, "directory", dir, "error", err)
+				w.log.Warn("changes of the "+w.what+" are seen late", "within", pollEvery, "directory", dir, "error", err)
 			}
 			w.failing = true
 			return
@@ -172,7 +180,7 @@ func (w *watcher) read() bool {
 	}
 	if err != nil {
 		if !w.gone {
-			w.log.Warn("the policy file cannot be read, the policy in force stays", "error", err)
+			w.log.Warn("the "+w.what+" file cannot be read, the "+w.what+" in force stays", "error", err)
 		}
 		w.gone = true
 		return false

@@ -28,7 +28,7 @@ func startWatch(t *testing.T, file string, log *slog.Logger, ok func() bool) (ca
 	calls = make(chan struct{}, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- watch(ctx, file, log, func() { calls <- struct{}{} }, ok) }()
+	go func() { ended <- watchFile(ctx, "policy", file, log, func() { calls <- struct{}{} }, ok) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -81,7 +81,7 @@ func TestWatchConcerns(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer events.Close()
-	w := &watcher{file: dir + "/policy.yaml", log: slog.New(slog.DiscardHandler), events: events, dirs: map[string]os.FileInfo{}}
+	w := &watcher{what: "policy", file: dir + "/policy.yaml", log: slog.New(slog.DiscardHandler), events: events, dirs: map[string]os.FileInfo{}}
 	write(t, w.file, "1")
 	w.follow()
 	if !w.concerns(fsnotify.Event{Name: w.file}) || w.concerns(fsnotify.Event{Name: dir + "/other"}) {
@@ -150,7 +150,7 @@ func TestWatchDeletion(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, calls) // the same file, and yet read again
-	if n := strings.Count(out.String(), "cannot be read"); n != 1 || len(out.written) != 0 {
+	if n := strings.Count(out.String(), "the policy file cannot be read"); n != 1 || len(out.written) != 0 {
 		t.Errorf("logged %d times:\n%s", n, out.String())
 	}
 }

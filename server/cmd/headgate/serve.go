@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -15,7 +17,6 @@ import (
 
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/policy"
-	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/observe"
 	"github.com/headgate/headgate/server/records"
 	"github.com/headgate/headgate/store/memstore"
@@ -55,15 +56,22 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) (err error) {
 		return err
 	}
 	defer ls.close()
-	h := &house{log: log}
+	h := &house{log: log, settings: s, name: nodeName(ls.all()[0].Addr()), at: ls, started: time.Now()}
 	h.metrics = newMetrics(h)
+	if h.certs, err = openCertificates(s, log); err != nil {
+		return err
+	}
 	b, err := openBackend(ctx, s, h.metrics.StoreCalled, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	h.backend = b
-	g, err := gate.Open(ctx, gate.Config{PolicyFile: s.policy, Store: b.store, Local: b.local, Patience: b.patience, Now: b.now, Away: b.away, Logger: log})
+	c := gate.Config{PolicyFile: s.policy, Store: b.store, Local: b.local, Patience: b.patience, Now: b.now, Away: b.away, Logger: log}
+	if s.envoy != "" {
+		c.Read = func() (gate.Source, error) { return s.readEnvoy(log) }
+	}
+	g, err := gate.Open(ctx, c)
 	if err != nil {
 		if faults, ok := errors.AsType[policy.Faults](err); ok {
 			return fmt.Errorf("the policy has %s:\n%w", count(len(faults), "fault"), faults)
@@ -72,49 +80,77 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) (err error) {
 	}
 	defer g.Close()
 	h.gate = g
-	var guard *access.Guard
-	if s.admin != "" {
-		var end func()
-		if guard, end, err = h.openGuard(s); err != nil {
+	tokens := slices.ContainsFunc([]net.Listener{ls.http, ls.grpc, ls.resp}, func(l net.Listener) bool { return l != nil && s.wantsTokens(l.Addr()) })
+	if tokens || s.admin != "" {
+		end, err := h.openGuard(s)
+		if err != nil {
 			return err
 		}
 		defer end()
 	}
+	if tokens {
+		log.Info("decisions need a token where others can ask: headgate token create makes one", "scope", records.Decide)
+	}
+	if !tokens && len(s.live.allowFrom) > 0 {
+		log.Warn("auth.allow_from changes nothing: decisions need no token here")
+	}
+	h.apply(s.live)
 	var db *records.DB // nil where nobody can write anything down
-	if s.admin != "" || s.records != "" {
-		if db, err = h.openRecords(ctx, s, guard); err != nil {
+	if tokens || s.admin != "" || s.records != "" {
+		if db, err = h.openRecords(ctx, s); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, db.Close()) }()
 	}
 
-	background, end := context.WithCancel(ctx)
+	// They go on while requests drain: those count too, and may meet a ban.
+	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	defer end()
 	if db != nil {
 		tasks.Go(func() { h.follower.Run(background) })
-		tasks.Go(func() { sweepRecords(background, db, log) })
+		tasks.Go(func() { h.meter.Run(background) })
+		tasks.Go(func() { h.announce(background, db) })
+		tasks.Go(func() { h.sweepRecords(background, db) })
 	}
-	r := &reloader{gate: g, records: db, metrics: h.metrics, log: log}
+	configs := &configReloader{settings: s, metrics: h.metrics, log: log, last: s.live, apply: func(l *live) {
+		s.level.Set(l.level)
+		h.apply(l)
+	}}
+	r := &reloader{config: configs, certs: h.certs, gate: g, records: db, metrics: h.metrics, log: log}
 	// Also without a file: left alone, the signal would end the process.
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 	tasks.Go(func() { r.onSignal(background, hup) })
+	if s.config != "" {
+		tasks.Go(func() {
+			watch(background, "configuration", s.config, log, func() { configs.reload("file changed") }, configs.ok)
+		})
+	}
+	if h.certs != nil {
+		for _, file := range h.certs.files(s) {
+			tasks.Go(func() {
+				watch(background, "certificate", file, log, func() { h.certs.reload("file changed") }, h.certs.ok)
+			})
+		}
+	}
 	if s.policy != "" {
 		tasks.Go(func() {
 			changed := func() { r.reload(background, "file changed") }
-			ok := func() bool { return g.Status().LastReloadOK }
-			if err := watch(background, s.policy, log, changed, ok); err != nil {
-				log.Error("the policy is only read again on SIGHUP", "error", err)
-			}
+			watch(background, "policy", s.policy, log, changed, func() bool { return g.Status().LastReloadOK })
+		})
+	}
+	if s.envoy != "" {
+		tasks.Go(func() {
+			watchEnvoy(background, s.envoy, func() { r.reload(background, "files changed") }, func() bool { return g.Status().LastReloadOK })
 		})
 	}
 	if b.memory != nil {
 		tasks.Go(func() { sweep(background, b.memory, log) })
 	}
-	return serveUntil(ctx, h.doors(ls), drain, log)
+	return serveUntil(ctx, h.doors(), drain, log)
 }
 
 // sweepEvery is how often state that has run out is dropped. The store drops it
@@ -147,19 +183,27 @@ func sweep(ctx context.Context, store *memstore.Store, log *slog.Logger) {
 
 // reloader reads the policy again.
 type reloader struct {
+	config  *configReloader
+	certs   *certReloader // nil for none
 	gate    *gate.Gate
 	records *records.DB // nil where there are none
 	metrics *observe.Metrics
 	log     *slog.Logger
+
+	mu sync.Mutex // one reload at a time, with what it puts on record
 }
 
-// onSignal reloads at each signal until ctx ends.
+// onSignal reloads the configuration, the certificates and the policy at each signal until ctx ends.
 func (r *reloader) onSignal(ctx context.Context, hup <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hup:
+			r.config.reload("SIGHUP")
+			if r.certs != nil {
+				r.certs.reload("SIGHUP")
+			}
 			r.reload(ctx, "SIGHUP")
 		}
 	}
@@ -167,13 +211,15 @@ func (r *reloader) onSignal(ctx context.Context, hup <-chan os.Signal) {
 
 // reload keeps the policy in force if the file is bad.
 func (r *reloader) reload(ctx context.Context, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	before := r.gate.Status().Revision
 	err := r.gate.Reload(ctx)
 	if err == nil {
 		if r.gate.Status().Revision == before { // else the gate has said so
 			r.log.Debug("policy unchanged", "because", why, "revision", before)
 		} else if r.records != nil {
-			if err := recordPolicy(ctx, r.records, r.gate); err != nil {
+			if err := recordPolicy(ctx, r.records, r.gate, true); err != nil {
 				r.log.Warn("the policy is in force, and could not be put on record", "error", err)
 			}
 		}

@@ -204,7 +204,7 @@ func TestDrain(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serveUntil(ctx, []door{{"http", l, &http.Server{Handler: h}}}, drain, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		ended <- serveUntil(ctx, []door{{name: "http", listener: l, service: newHTTPServer(&http.Server{Handler: h})}}, drain, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	}()
 	answers := make(chan string, 1)
 	go func() {
@@ -267,26 +267,19 @@ func TestListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer busyUnix.Close()
-	const public = ": other machines could reach it, and anybody who does may ask; say --decision-auth=open if you mean it (tokens are not supported yet)"
-	tests := []struct {
-		name, address string
-		open          bool
-		want          string
-	}{
-		{"name", "localhost:0", false, ""},
-		{"IPv6", "[::1]:0", false, ""},
-		{"all", ":0", false, "--http :0" + public},
-		{"public", "0.0.0.0:0", false, "--http 0.0.0.0:0" + public},
-		{"public by choice", "0.0.0.0:0", true, ""},
-		{"no port", "localhost", false, "--http localhost: address localhost: missing port in address"},
-		{"busy", busy.Addr().String(), false, "--http " + busy.Addr().String() + ": bind: address already in use"},
-		{"stale socket", "unix:" + stale, false, ""},
-		{"busy socket", "unix:" + dir + "/busy", false, "--http unix:" + dir + "/busy: another server listens there"},
-		{"file", "unix:" + file, false, "--http unix:" + file + ": there is a file that is no socket"},
+	tests := []struct{ name, address, want string }{
+		{"name", "localhost:0", ""},
+		{"IPv6", "[::1]:0", ""},
+		{"all", ":0", ""},
+		{"no port", "localhost", "--http localhost: address localhost: missing port in address"},
+		{"busy", busy.Addr().String(), "--http " + busy.Addr().String() + ": bind: address already in use"},
+		{"stale socket", "unix:" + stale, ""},
+		{"busy socket", "unix:" + dir + "/busy", "--http unix:" + dir + "/busy: another server listens there"},
+		{"file", "unix:" + file, "--http unix:" + file + ": there is a file that is no socket"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			l, err := listen("http", tt.address, tt.open)
+			l, err := listen("http", tt.address)
 			got := ""
 			if err != nil {
 				got = err.Error()
@@ -360,7 +353,7 @@ func TestWatch(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			seen, done := make(chan string, 10), make(chan error, 1)
 			go func() {
-				done <- watch(ctx, file, slog.New(slog.NewTextHandler(t.Output(), nil)), func() {
+				done <- watchFile(ctx, "policy", file, slog.New(slog.NewTextHandler(t.Output(), nil)), func() {
 					data, err := os.ReadFile(file)
 					if err != nil {
 						data = []byte(err.Error())

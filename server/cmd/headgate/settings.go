@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/headgate/headgate/server/admin"
+	"github.com/headgate/headgate/server/certs"
 )
 
 var (
@@ -27,19 +28,35 @@ var (
 // file together.
 type settings struct {
 	policy string
-	http   string
-	admin  string // "" for none, autoAdmin for the usual
-	data   string
-	token  string // of the administration, "" for that of the data directory
-	store  string // "embedded", "memory" or a URL, which may hold a password
+	envoy  string // the directory of --envoy-config, "" for none
+
+	envoyOptions envoyOptions
+
+	http  string // "" for none
+	grpc  string
+	resp  string
+	admin string // "" for none, autoAdmin for the usual
+	tls   certs.Files
+	data  string
+	token string // of the administration, "" for that of the data directory
+	store string // "embedded", "memory" or a URL, which may hold a password
 	// storeFrom is who said so: a flag, a variable or a key of the configuration.
 	storeFrom string
 	// records is where people's records are, which may hold a password, "" for the data
 	// directory; recordsFrom is who said so.
 	records, recordsFrom string
 	memory               int64
-	open                 bool // --decision-auth=open was said
-	log                  configFile
+	auth                 string // --decision-auth
+	logFormat            string // "" for text
+
+	live  *live         // as the configuration file said when it was last read
+	level slog.LevelVar // of the logger
+
+	// config is the configuration file, "" for none; values are those of the flags, from
+	// words and that file.
+	config string
+	words  map[string]word
+	values map[string]string
 }
 
 // autoAdmin stands for --http while that is on this machine, else
@@ -61,23 +78,21 @@ type setting struct {
 	key string
 	// secret values may stand in a file that HEADGATE_..._FILE names.
 	secret bool
-	// later are flags for what is not built yet.
-	later bool
 }
 
 var serveSettings = []setting{
 	{name: "policy", usage: "policy `FILE`, read again when it changes and on SIGHUP (default: built-in policy)"},
-	{name: "config", usage: "configuration `FILE`"},
+	{name: "config", usage: "configuration `FILE`, read again when it changes and on SIGHUP"},
 	{name: "data", value: defaultData, usage: "`DIR` for the embedded store and the admin token, made at the first start"},
 	{name: "store", value: embeddedStore, usage: "`STORE` of state: embedded, in the data directory; memory, which is lost at stop; or a URL that all nodes share: redis://[USER:PASSWORD@]HOST:PORT (rediss:// for TLS), postgres://[USER:PASSWORD@]HOST:PORT/DATABASE, or dynamodb://TABLE?region=REGION", key: "store", secret: true},
 	{name: "records", usage: "`URL` of what people write down, such as subjects and tokens: sqlite:PATH, or postgres://[USER:PASSWORD@]HOST:PORT/DATABASE for several nodes (default: " + recordsFile + " in the data directory)", key: "records", secret: true},
 	{name: "http", value: "127.0.0.1:8080", usage: "`ADDRESS` of the HTTP door: HOST:PORT, unix:PATH, or empty for none", key: "listen.http"},
-	{name: "grpc", usage: "`ADDRESS` of the gRPC door (not supported yet)", later: true},
-	{name: "resp", usage: "`ADDRESS` of the Redis door (not supported yet)", later: true},
+	{name: "grpc", value: "127.0.0.1:8081", usage: "`ADDRESS` of the gRPC door, which Envoy asks too, or empty for none", key: "listen.grpc"},
+	{name: "resp", value: "127.0.0.1:6380", usage: "`ADDRESS` of the door that speaks the Redis protocol, or empty for none", key: "listen.resp"},
 	{name: "admin", value: autoAdmin, usage: "`ADDRESS` of the administration, or empty for none; auto is that of --http while it is on this machine, else " + adminAddress, key: "listen.admin"},
 	{name: "memory", value: "256MiB", usage: "`SIZE` that limit state may take: B, KiB, MiB, GiB"},
-	{name: "decision-auth", usage: "who may ask: open is everybody (default: open on loopback and unix sockets; token is not supported yet)"},
-	{name: "envoy-config", usage: "`DIR` of envoyproxy/ratelimit configuration (not supported yet)", later: true},
+	{name: "decision-auth", usage: "`open|token`: everybody may ask for decisions, or who has a token with the scope decide (default: open where only this machine can ask, else token)", key: "auth.decision"},
+	{name: "envoy-config", usage: "`DIR` of envoyproxy/ratelimit configuration, which is the policy then; read again when it changes and on SIGHUP"},
 }
 
 func addServeFlags(cmd *cobra.Command) {
@@ -90,6 +105,9 @@ func envName(flag string) string {
 	return "HEADGATE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
+// word is what a flag or its variable said, or the default; who is "" for that.
+type word struct{ value, who string }
+
 // readSettings resolves every setting: flag, else environment, else
 // configuration file, else default.
 func readSettings(cmd *cobra.Command) (*settings, error) {
@@ -97,31 +115,19 @@ func readSettings(cmd *cobra.Command) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := configFile{}
-	if file != "" {
-		if config, err = readConfig(file); err != nil {
-			return nil, err
-		}
-	}
 	if f := cmd.Flags().Lookup("policy"); f.Changed && f.Value.String() == "" {
 		// Most likely a variable of a script that is not set.
 		return nil, usageError{errors.New("--policy is empty: name a file, or leave the flag out for the built-in policy")}
 	}
-	v, from := map[string]string{}, map[string]string{}
+	words := map[string]word{}
 	for _, s := range serveSettings {
 		value, who, err := lookUp(cmd, s)
 		if err != nil {
 			return nil, err
 		}
-		if c, ok := config[s.key]; ok && who == "" {
-			value, who = c, file+": "+s.key
-		}
-		if s.later && value != "" {
-			return nil, fmt.Errorf("--%s: not supported yet", s.name)
-		}
-		v[s.name], from[s.name] = value, cmp.Or(who, "--"+s.name)
+		words[s.name] = word{value, who}
 	}
-	s, err := check(v, from, config)
+	s, err := resolve(words, file)
 	if err != nil {
 		return nil, err
 	}
@@ -136,61 +142,95 @@ func readSettings(cmd *cobra.Command) (*settings, error) {
 	return s, err
 }
 
-// check turns the values into settings. from says where each comes from.
-func check(v, from map[string]string, config configFile) (*settings, error) {
-	s := &settings{policy: v["policy"], http: v["http"], admin: v["admin"], data: v["data"], storeFrom: from["store"], records: v["records"], recordsFrom: from["records"], log: config}
-	var err error
-	if s.store, err = checkStore(v["store"], s.storeFrom); err != nil {
+// resolve turns words into settings, with what a configuration file says where they say
+// nothing; file is "" for none.
+func resolve(words map[string]word, file string) (*settings, error) {
+	config := &configFile{}
+	if file != "" {
+		var err error
+		if config, err = readConfig(file); err != nil {
+			return nil, err
+		}
+	}
+	v, from := map[string]string{}, map[string]string{}
+	for _, s := range serveSettings {
+		w := words[s.name]
+		if value, said := config.one(s.key); said && w.who == "" {
+			w = word{value, file + ": " + s.key}
+		}
+		v[s.name], from[s.name] = w.value, cmp.Or(w.who, "--"+s.name)
+	}
+	s, err := check(v, from)
+	if err != nil {
 		return nil, err
 	}
-	switch v["decision-auth"] {
-	case "":
-	case "open":
-		s.open = true
-	case "token":
-		return nil, errors.New("--decision-auth=token: not supported yet")
-	default:
-		return nil, usageError{fmt.Errorf("--decision-auth %q: must be open or token", v["decision-auth"])}
+	s.config, s.words, s.values = file, words, v
+	s.logFormat, _ = config.one("log.format")
+	s.envoyOptions = readEnvoyOptions(config, s.envoy != "")
+	s.tls.Cert, _ = config.one("tls.cert")
+	s.tls.Key, _ = config.one("tls.key")
+	s.tls.ClientCA, _ = config.one("tls.client_ca")
+	s.live = readLive(config)
+	return s, nil
+}
+
+// check turns the values into settings. from says where each comes from.
+func check(v, from map[string]string) (*settings, error) {
+	s := &settings{policy: v["policy"], envoy: v["envoy-config"], http: v["http"], grpc: v["grpc"], resp: v["resp"], admin: v["admin"], data: v["data"], store: v["store"], storeFrom: from["store"], records: v["records"], recordsFrom: from["records"], auth: v["decision-auth"]}
+	if err := badStore(s.store); err != nil {
+		return nil, usageError{fmt.Errorf("%s: %w", s.storeFrom, err)}
 	}
+	if s.auth != "" && s.auth != authOpen && s.auth != authToken {
+		return nil, usageError{fmt.Errorf("--decision-auth %q: must be open or token", s.auth)}
+	}
+	var err error
 	if s.memory, err = parseSize(v["memory"]); err != nil {
 		return nil, usageError{fmt.Errorf("--memory %q: %w", v["memory"], err)}
 	}
 	if s.memory < 1<<20 {
 		return nil, usageError{fmt.Errorf("--memory %q: must be at least 1MiB", v["memory"])}
 	}
-	for _, flag := range []string{"http", "admin"} {
-		if err := checkAddress(flag, v[flag]); err != nil {
-			return nil, usageError{err}
+	for _, name := range []string{"http", "grpc", "resp"} {
+		if err := badAddress(v[name]); err != nil {
+			return nil, usageError{fmt.Errorf("--%s %w", name, err)}
 		}
+	}
+	if err := badAdminAddress(s.admin); err != nil {
+		return nil, usageError{fmt.Errorf("--admin %w", err)}
 	}
 	if s.data == "" {
 		return nil, usageError{errors.New("--data is empty: name a directory, or leave the flag out for " + defaultData)}
 	}
-	if s.http == "" {
-		return nil, usageError{errors.New("nothing to serve: --http is empty and there is no other door yet")}
+	if s.http == "" && s.grpc == "" && s.resp == "" {
+		return nil, usageError{errors.New("nothing to serve: --http, --grpc and --resp are empty")}
+	}
+	if s.policy != "" && s.envoy != "" {
+		return nil, usageError{errors.New("--policy and --envoy-config: keep one; 'headgate convert envoy' makes a policy of the other, which can be merged")}
 	}
 	return s, nil
 }
 
-// checkStore looks at which store is meant by a value that comes from who. No
-// error repeats the value: it may hold a password.
-func checkStore(value, who string) (string, error) {
-	switch {
-	case value == embeddedStore, value == "memory", kindOf(value) != nil:
-		return value, nil
+// pinned is the file or directory that holds the policy, "" where the records do.
+func (s *settings) pinned() string { return cmp.Or(s.policy, s.envoy) }
+
+// badStore looks at which store is meant. The error does not repeat the value: it
+// may hold a password.
+func badStore(value string) error {
+	if value == embeddedStore || value == "memory" || kindOf(value) != nil {
+		return nil
 	}
-	return "", usageError{fmt.Errorf("%s: must be embedded, memory, or a URL that begins with %s", who, sharedSchemes())}
+	return fmt.Errorf("must be embedded, memory, or a URL that begins with %s", sharedSchemes())
 }
 
-// checkAddress looks at how an address is written; whether it can be had shows
+// badAddress looks at how an address is written; whether it can be had shows
 // when it is opened.
-func checkAddress(flag, address string) error {
+func badAddress(address string) error {
 	path, unix := strings.CutPrefix(address, "unix:")
 	switch {
-	case address == "" || flag == "admin" && address == autoAdmin:
+	case address == "":
 		return nil
 	case unix && path == "":
-		return fmt.Errorf("--%s unix: needs a path, such as unix:/run/headgate.sock", flag)
+		return errors.New("unix: needs a path, such as unix:/run/headgate.sock")
 	case unix:
 		return nil
 	}
@@ -199,9 +239,16 @@ func checkAddress(flag, address string) error {
 		_, err = net.LookupPort("tcp", port)
 	}
 	if err != nil {
-		return fmt.Errorf("--%s %q: must be HOST:PORT or unix:PATH", flag, address)
+		return fmt.Errorf("%q: must be HOST:PORT or unix:PATH", address)
 	}
 	return nil
+}
+
+func badAdminAddress(address string) error {
+	if address == autoAdmin {
+		return nil
+	}
+	return badAddress(address)
 }
 
 // lookUp returns what flag or environment say, and which of them, or the default
@@ -244,18 +291,11 @@ func parseSize(s string) (int64, error) {
 	return n << (10 * shift), nil
 }
 
-// logger writes to w as the configuration says.
+// logger writes to w as the configuration says. Its level may change later.
 func (s *settings) logger(w io.Writer) *slog.Logger {
-	var options slog.HandlerOptions
-	switch s.log["log.level"] {
-	case "debug":
-		options.Level = slog.LevelDebug
-	case "warn":
-		options.Level = slog.LevelWarn
-	case "error":
-		options.Level = slog.LevelError
-	}
-	if s.log["log.format"] == "json" {
+	s.level.Set(s.live.level)
+	options := slog.HandlerOptions{Level: &s.level}
+	if s.logFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, &options))
 	}
 	return slog.New(slog.NewTextHandler(w, &options))

@@ -24,7 +24,7 @@ func adminCommand(cmd *cobra.Command) func() (*remote, error) {
 	data := cmd.Flags().String("data", "", "data `DIR` of the server (default "+defaultData+") [HEADGATE_DATA]")
 	cmd.Flags().SortFlags = false
 	return func() (*remote, error) {
-		r := &remote{address: server()}
+		r := server()
 		var err error
 		r.token, err = findToken(r, *tokenFile, cmp.Or(*data, os.Getenv("HEADGATE_DATA"), defaultData))
 		return r, err
@@ -35,23 +35,30 @@ func adminCommand(cmd *cobra.Command) func() (*remote, error) {
 // servers on this machine only: others get no token that was not meant for
 // them.
 func findToken(r *remote, file, data string) (string, error) {
-	if file != "" {
-		return readToken("--token-file", file)
-	}
-	token, said, err := environment("HEADGATE_TOKEN", true)
-	if err != nil {
-		return "", err
-	}
-	if said {
-		if err := admin.CheckToken(token); err != nil {
-			return "", fmt.Errorf("HEADGATE_TOKEN: %w", err)
-		}
-		return token, nil
+	token, err := saidToken(file)
+	if token != "" || err != nil {
+		return token, err
 	}
 	if !r.local() {
 		return "", fmt.Errorf("the administration of %s needs a token: name its file with --token-file, or set HEADGATE_TOKEN", r.address)
 	}
 	return readToken("no admin token (say where it is with --token-file, HEADGATE_TOKEN or --data)", filepath.Join(data, admin.TokenFile))
+}
+
+// saidToken returns the token in the file that --token-file names, or else in
+// HEADGATE_TOKEN; "" if nothing was said.
+func saidToken(file string) (string, error) {
+	if file != "" {
+		return readToken("--token-file", file)
+	}
+	token, said, err := environment("HEADGATE_TOKEN", true)
+	if err != nil || !said {
+		return "", err
+	}
+	if err := admin.CheckToken(token); err != nil {
+		return "", fmt.Errorf("HEADGATE_TOKEN: %w", err)
+	}
+	return token, nil
 }
 
 func readToken(what, file string) (string, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -23,32 +24,39 @@ func newValidate() *cobra.Command {
 				return err
 			}
 			out := cmd.OutOrStdout()
-			warnings, err := gate.Validate(file, data)
-			for _, w := range warnings {
-				w.Message = "warning: " + w.Message
-				fmt.Fprintln(out, w)
-			}
-			faults, ok := errors.AsType[policy.Faults](err)
-			switch {
-			case ok:
-				for _, f := range faults {
-					fmt.Fprintln(out, f)
-				}
-				return fmt.Errorf("%s: %s", file, count(len(faults), "fault"))
-			case err != nil:
+			warnings, err := checkPolicy(out, file, data)
+			if err != nil {
 				return err
 			}
 			sum, err := contents(file, data)
 			if err != nil {
 				return err
 			}
-			if len(warnings) > 0 {
-				sum += "; " + count(len(warnings), "warning")
+			if warnings > 0 {
+				sum += "; " + count(warnings, "warning")
 			}
 			fmt.Fprintf(out, "%s: ok: %s\n", file, sum)
 			return nil
 		},
 	}
+}
+
+// checkPolicy writes what is wrong with a policy, a line for each warning and fault,
+// and returns how many warnings there are. The error says that there are faults.
+func checkPolicy(w io.Writer, file string, data []byte) (warnings int, err error) {
+	list, err := gate.Validate(file, data)
+	for _, warning := range list {
+		warning.Message = "warning: " + warning.Message
+		fmt.Fprintln(w, warning)
+	}
+	faults, ok := errors.AsType[policy.Faults](err)
+	if !ok {
+		return len(list), err
+	}
+	for _, f := range faults {
+		fmt.Fprintln(w, f)
+	}
+	return len(list), fmt.Errorf("%s: %s", file, count(len(faults), "fault"))
 }
 
 // contents says what a policy without faults holds.

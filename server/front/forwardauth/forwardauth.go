@@ -23,12 +23,17 @@ import (
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/internal/clientip"
 	"github.com/headgate/headgate/internal/ratefield"
+	"github.com/headgate/headgate/server/front"
 	"github.com/headgate/headgate/server/front/problem"
 )
 
 // Pattern is where the door belongs in an [http.ServeMux]. Any method: some
 // proxies send the one of the original request.
 const Pattern = "/v1/forward-auth/{application}"
+
+// TokenField is the header field in which a proxy sends its own token. The
+// Authorization of its request is its client's.
+const TokenField = "Headgate-Token"
 
 // MaxWait is how long a request waits in line at most, whatever its rule says.
 // Proxies give up after 30 to 60 s, nginx after 60 (proxy_read_timeout), and a
@@ -45,6 +50,11 @@ type decider interface {
 // Config is what a door is made of. Gate is required.
 type Config struct {
 	Gate decider
+	// Admit finds which proxy asks, or says what is wrong; answer gets the header
+	// fields of the problem. It must not look at the client's fields, such as
+	// Authorization, and finds the proxy's token in [TokenField]. nil lets every
+	// proxy ask about everything.
+	Admit func(answer http.Header, r *http.Request) (front.Caller, *problem.Problem)
 	// Decided is called after each decision with the time it took, without that
 	// in line. It must not keep d. nil for nobody.
 	Decided func(d *gate.Decision, took time.Duration)
@@ -101,12 +111,19 @@ func (f *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.req = gate.Request{}
 		calls.Put(c)
 	}()
+	if p := f.admit(w.Header(), r); p != nil {
+		fail(w, r, p, only403)
+		return
+	}
 	if p := f.read(r, &c.req); p != nil {
 		fail(w, r, p, only403)
 		return
 	}
 	began := time.Now()
 	if err := f.Gate.Take(r.Context(), &c.req, &c.d); err != nil {
+		if c.d.Kept {
+			f.Decided(&c.d, time.Since(began))
+		}
 		if r.Context().Err() != nil { // it waited, and the client left or the server stops
 			err = &headgate.Error{Code: headgate.Closed, Err: err}
 			fail(w, r, problem.Of(err), only403)
@@ -170,15 +187,37 @@ func denyMode(query string) (only403 bool, err error) {
 	return q["deny"][0] == "403", nil
 }
 
+// admit lets only requests through of those who may ask about the application.
+// The token is gone after it: what is decided by the header fields of a request
+// is the client's.
+func (f *door) admit(answer http.Header, r *http.Request) *problem.Problem {
+	defer delete(r.Header, TokenField)
+	if f.Admit == nil {
+		return nil
+	}
+	caller, p := f.Admit(answer, r)
+	if p != nil {
+		return p
+	}
+	if application := r.PathValue("application"); !caller.Reaches(application) {
+		return unknown(application)
+	}
+	return nil
+}
+
+func unknown(application string) *problem.Problem {
+	return &problem.Problem{
+		Name: "not_found", Status: http.StatusNotFound, Field: "application",
+		Detail: fmt.Sprintf("application: %.64q: no such application", application),
+	}
+}
+
 // read fills in the request that the proxy describes.
 func (f *door) read(r *http.Request, q *gate.Request) *problem.Problem {
 	q.Application = r.PathValue("application")
 	trusted, ok := f.Gate.TrustedProxies(q.Application)
 	if !ok {
-		return &problem.Problem{
-			Name: "not_found", Status: http.StatusNotFound, Field: "application",
-			Detail: fmt.Sprintf("application: %.64q: no such application", q.Application),
-		}
+		return unknown(q.Application)
 	}
 	peer, err := clientip.ParsePeer(r.RemoteAddr)
 	if err != nil {

@@ -64,7 +64,7 @@ func (c clocked) Take(ctx context.Context, r *gate.Request, d *gate.Decision) er
 	return err
 }
 
-func newDoor(t *testing.T) http.Handler {
+func newGate(t *testing.T) clocked {
 	t.Helper()
 	origin := time.Date(2026, 3, 9, 0, 0, 0, 0, time.UTC).UnixMicro()
 	g, err := gate.Open(t.Context(), gate.Config{
@@ -73,7 +73,12 @@ func newDoor(t *testing.T) http.Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return mount(Config{Gate: clocked{g}})
+	return clocked{g}
+}
+
+func newDoor(t *testing.T) http.Handler {
+	t.Helper()
+	return mount(Config{Gate: newGate(t)})
 }
 
 func mount(c Config) http.Handler {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/server/front"
 	"github.com/headgate/headgate/server/front/problem"
 )
 
@@ -132,9 +133,7 @@ func itemError(i int, err error) error {
 	return err
 }
 
-func (d *door) batch(w http.ResponseWriter, r *http.Request) {
-	c := calls.Get().(*call)
-	defer c.free()
+func (d *door) batch(c *call, w http.ResponseWriter, r *http.Request) {
 	body, p := c.read(w, r, MaxBatchBody)
 	if p != nil {
 		p.ServeHTTP(w, r)
@@ -172,6 +171,9 @@ func (d *door) takeEach(a *answers, b *batch) {
 	for i := range b.items {
 		c.ask.reset()
 		err := b.read(&c.ask, i)
+		if err == nil {
+			err = front.Reach(c.caller, c.req.Application)
+		}
 		ended := a.r.Context().Err() != nil
 		switch {
 		case err != nil:
@@ -209,7 +211,11 @@ func (d *door) takeAll(a *answers, b *batch) {
 		now = d.Now()
 	}
 	for i := range n {
-		if err := b.read(&asks[i], i); err != nil {
+		err := b.read(&asks[i], i)
+		if err == nil {
+			err = front.Reach(a.c.caller, asks[i].req.Application)
+		}
+		if err != nil {
 			d.fail(a.w, a.r, itemError(i, err))
 			return
 		}

@@ -34,14 +34,15 @@ func (again) Close() error { return nil }
 
 // repeat returns what asks a door on a real gate that never refuses, each
 // time with the same request.
-func repeat(tb testing.TB, path, body string) func() *answerWriter {
+func repeat(tb testing.TB, c Config, path, body string) func() *answerWriter {
 	tb.Helper()
 	store := memstore.New(memstore.Config{MaxBytes: 1 << 20})
 	g, err := gate.Open(tb.Context(), gate.Config{Policy: []byte(strings.ReplaceAll(testPolicy, "2/h", "1000000/ms")), Store: store})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	door := New(Config{Gate: g, Now: store.Now})
+	c.Gate, c.Now = g, store.Now
+	door := New(c)
 	reader := strings.NewReader(body)
 	r := httptest.NewRequest("POST", path, again{reader})
 	r.Header.Set("Content-Type", "application/json")
@@ -58,13 +59,15 @@ func repeat(tb testing.TB, path, body string) func() *answerWriter {
 // TestTakeAllocations: the body's text is all that a decision leaves to the
 // collector.
 func TestTakeAllocations(t *testing.T) {
-	send := repeat(t, "/v1/take", `{"application":"a","operation":"o","subject":"alice","cost":1}`)
-	if n := testing.AllocsPerRun(200, func() {
-		if w := send(); w.n < 300 || w.status != 0 {
-			t.Fatalf("status %d, %d bytes", w.status, w.n)
+	for name, c := range map[string]Config{"open": {}, "admitted": {Admit: as("a")}} {
+		send := repeat(t, c, "/v1/take", `{"application":"a","operation":"o","subject":"alice","cost":1}`)
+		if n := testing.AllocsPerRun(200, func() {
+			if w := send(); w.n < 300 || w.status != 0 {
+				t.Fatalf("%s: status %d, %d bytes", name, w.status, w.n)
+			}
+		}); n > 1 {
+			t.Errorf("%s: %v allocations, want 1", name, n)
 		}
-	}); n > 1 {
-		t.Errorf("%v allocations, want 1", n)
 	}
 }
 
@@ -72,7 +75,7 @@ func TestTakeAllocations(t *testing.T) {
 // decisions, not of a thousand.
 func TestBatchMemory(t *testing.T) {
 	one := item(`"subject":"alice"`)
-	send := repeat(t, "/v1/take/batch", `{"items":[`+strings.Repeat(one+",", 999)+one+`]}`)
+	send := repeat(t, Config{}, "/v1/take/batch", `{"items":[`+strings.Repeat(one+",", 999)+one+`]}`)
 	send()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -41,22 +41,20 @@ func decodeClaim(body string, known []string) (c gate.Claim, err error) {
 	return c, err
 }
 
-func (d *door) settle(w http.ResponseWriter, r *http.Request) {
-	d.claim(w, r, settleFields, d.Gate.Settle)
+func (d *door) settle(c *call, w http.ResponseWriter, r *http.Request) {
+	d.claim(c, w, r, settleFields, d.Gate.Settle)
 }
 
-func (d *door) renew(w http.ResponseWriter, r *http.Request) {
-	d.claim(w, r, renewFields, d.Gate.Renew)
+func (d *door) renew(c *call, w http.ResponseWriter, r *http.Request) {
+	d.claim(c, w, r, renewFields, d.Gate.Renew)
 }
 
-func (d *door) release(w http.ResponseWriter, r *http.Request) {
-	d.claim(w, r, releaseFields, d.Gate.Release)
+func (d *door) release(c *call, w http.ResponseWriter, r *http.Request) {
+	d.claim(c, w, r, releaseFields, d.Gate.Release)
 }
 
 // claim answers what is asked about a ticket.
-func (d *door) claim(w http.ResponseWriter, r *http.Request, known []string, do func(context.Context, *gate.Claim, *gate.Decision) error) {
-	c := calls.Get().(*call)
-	defer c.free()
+func (d *door) claim(c *call, w http.ResponseWriter, r *http.Request, known []string, do func(context.Context, *gate.Claim, *gate.Decision) error) {
 	body, p := c.read(w, r, MaxBody)
 	if p != nil {
 		p.ServeHTTP(w, r)
@@ -67,10 +65,14 @@ func (d *door) claim(w http.ResponseWriter, r *http.Request, known []string, do 
 		d.fail(w, r, err)
 		return
 	}
+	if !c.caller.Everywhere() {
+		claim.Reaches = c.caller.Reaches
+	}
 	if err := do(r.Context(), &claim, &c.d); err != nil {
 		d.fail(w, r, err)
 		return
 	}
+	d.Corrected(&c.d)
 	c.out = append(appendHeld(c.out[:0], &c.d), '\n')
 	c.send(w)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/policy"
+	"github.com/headgate/headgate/server/front"
 )
 
 // mirror is a request as encoding/json reads it.
@@ -96,7 +97,7 @@ func FuzzDecodeTake(f *testing.F) {
 		if (m.Request.IP == "") == r.IP.IsValid() {
 			t.Fatalf("%q: ip %v of %q", body, r.IP, m.Request.IP)
 		}
-		if !maps.Equal(r.Costs, m.Costs) || len(r.Costs) > maxUnits || r.IdempotencyKey != m.IdempotencyKey {
+		if !maps.Equal(r.Costs, m.Costs) || len(r.Costs) > front.MaxUnits || r.IdempotencyKey != m.IdempotencyKey {
 			t.Fatalf("%q: costs %v, key %q; encoding/json %v, %q", body, r.Costs, r.IdempotencyKey, m.Costs, m.IdempotencyKey)
 		}
 		if r.MaxWaitSaid != (m.MaxWaitMS != nil) || r.MaxWait.Milliseconds() != or(m.MaxWaitMS) || r.MaxWait > policy.MaxMaxWait {
@@ -247,11 +248,20 @@ type answerLimit struct {
 	Used         int64   `json:"used"`
 	Remaining    int64   `json:"remaining"`
 	Overage      int64   `json:"overage"`
+	Rollover     int64   `json:"rollover,omitempty"`
 	RetryAfterMS *int64  `json:"retry_after_ms"`
 	ResetAfterMS int64   `json:"reset_after_ms"`
 	ResetsAt     *string `json:"resets_at"`
 	Mode         string  `json:"mode"`
 	Exact        bool    `json:"exact"`
+}
+
+// or is what p points to, the zero value for null.
+func or[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
 }
 
 // marshal is what encoding/json makes of a.

@@ -176,6 +176,10 @@ func appendLimit(b []byte, l *gate.LimitState) []byte {
 	b = strconv.AppendInt(b, l.Remaining, 10)
 	b = append(b, `,"overage":`...)
 	b = strconv.AppendInt(b, l.Overage, 10)
+	if n := l.Rollover(); n > 0 {
+		b = append(b, `,"rollover":`...)
+		b = strconv.AppendInt(b, n, 10)
+	}
 	b = append(b, `,"retry_after_ms":`...)
 	b = appendIntIf(b, !l.Never, millis(l.RetryAfter))
 	b = append(b, `,"reset_after_ms":`...)

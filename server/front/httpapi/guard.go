@@ -23,6 +23,30 @@ func post(h http.HandlerFunc) http.Handler {
 	})
 }
 
+// handler answers a request of c's caller.
+type handler func(d *door, c *call, w http.ResponseWriter, r *http.Request)
+
+// admitted lets only requests through of those who may ask.
+func (d *door) admitted(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c := calls.Get().(*call)
+		defer c.free()
+		var p *problem.Problem
+		if c.caller, p = d.Admit(w.Header(), r); p != nil {
+			p.ServeHTTP(w, r)
+			return
+		}
+		h(d, c, w, r)
+	}
+}
+
+// notEverywhere refuses callers that are for some applications: the keys of
+// /v1/throttle are everybody's.
+var notEverywhere = &problem.Problem{
+	Name: "forbidden", Status: http.StatusForbidden,
+	Detail: "the keys of this route belong to no application, and this token is not for all of them",
+}
+
 // ReadOnly lets only GET and HEAD requests through.
 func ReadOnly(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/server/front"
 	"github.com/headgate/headgate/server/front/problem"
 )
 
@@ -39,6 +40,10 @@ type decider interface {
 // Config is what a door is made of. Gate is required.
 type Config struct {
 	Gate decider
+	// Admit finds who asks for a decision, or says what is wrong; answer gets the
+	// header fields of the problem. It is called before the body is read. nil
+	// lets everybody ask about everything.
+	Admit func(answer http.Header, r *http.Request) (front.Caller, *problem.Problem)
 	// Routes are served beside the door's own; the keys are patterns of
 	// [http.ServeMux].
 	Routes map[string]http.Handler
@@ -50,6 +55,9 @@ type Config struct {
 	// time it took from the decoded request to the encoded answer, without that
 	// in line. It must not keep d. nil for nobody.
 	Decided func(d *gate.Decision, took time.Duration)
+	// Corrected is called after each settlement or release. It must not keep d. nil for
+	// nobody.
+	Corrected func(d *gate.Decision)
 	// Panicked is called after a panic in a handler was answered. nil for
 	// nobody.
 	Panicked func()
@@ -71,12 +79,18 @@ func New(c Config) http.Handler {
 	if c.Decided == nil {
 		c.Decided = func(*gate.Decision, time.Duration) {}
 	}
+	if c.Corrected == nil {
+		c.Corrected = func(*gate.Decision) {}
+	}
+	if c.Admit == nil {
+		c.Admit = func(http.Header, *http.Request) (front.Caller, *problem.Problem) { return front.Anybody{}, nil }
+	}
 	if c.Panicked == nil {
 		c.Panicked = func() {}
 	}
 	d := &door{Config: c, mux: http.NewServeMux()}
 	for _, r := range routes {
-		d.mux.Handle(r.Path, post(func(w http.ResponseWriter, req *http.Request) { r.serve(d, w, req) }))
+		d.mux.Handle(r.Path, post(d.admitted(r.serve)))
 	}
 	d.mux.Handle("/healthz", ReadOnly(http.HandlerFunc(d.healthz)))
 	d.mux.Handle("/readyz", ReadOnly(http.HandlerFunc(d.readyz)))
@@ -113,9 +127,10 @@ func (d *door) panicked(r *http.Request, p any, stack []byte) {
 // call is everything that one request needs, used again for the next one.
 type call struct {
 	ask
-	d   gate.Decision
-	in  []byte
-	out []byte
+	caller front.Caller
+	d      gate.Decision
+	in     []byte
+	out    []byte
 }
 
 var calls = sync.Pool{New: func() any { return &call{in: make([]byte, 0, 1024), out: make([]byte, 0, 2048)} }}
@@ -124,6 +139,7 @@ var calls = sync.Pool{New: func() any { return &call{in: make([]byte, 0, 1024), 
 // to is gone after it.
 func (c *call) free() {
 	c.ask.reset()
+	c.caller = nil
 	if cap(c.in) > MaxBody || cap(c.out) > MaxBody {
 		return // grown for a batch: many of them would be kept for nothing
 	}
@@ -140,7 +156,11 @@ func (c *call) read(w http.ResponseWriter, r *http.Request, most int64) (string,
 		}
 	}
 	b, body := c.in[:0], r.Body
-	if r.ContentLength < 0 || r.ContentLength > most {
+	switch {
+	case r.ContentLength > most: // none of it needs to come
+		w.Header()["Connection"] = closing
+		return "", tooLarge(most)
+	case r.ContentLength < 0:
 		body = http.MaxBytesReader(w, body, most)
 	}
 	for {
@@ -157,12 +177,18 @@ func (c *call) read(w http.ResponseWriter, r *http.Request, most int64) (string,
 			return string(b), nil
 		}
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return "", &problem.Problem{
-				Name: "body_too_large", Status: http.StatusRequestEntityTooLarge,
-				Detail: "the body must not be larger than " + strconv.FormatInt(most, 10) + " bytes",
-			}
+			return "", tooLarge(most)
 		}
 		return "", problem.BadRequest("", "the body ended before it was complete")
+	}
+}
+
+var closing = []string{"close"}
+
+func tooLarge(most int64) *problem.Problem {
+	return &problem.Problem{
+		Name: "body_too_large", Status: http.StatusRequestEntityTooLarge,
+		Detail: "the body must not be larger than " + strconv.FormatInt(most, 10) + " bytes",
 	}
 }
 

@@ -12,10 +12,8 @@ import (
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/policy"
+	"github.com/headgate/headgate/server/front"
 )
-
-// maxUnits is the largest number of units in costs.
-const maxUnits = 16
 
 // ask is a request as it was read, and the maps that it points to, which are
 // used again for the next one.
@@ -182,8 +180,8 @@ func (s *scanner) costs(m map[string]int64) (map[string]int64, error) {
 		if _, is := m[unit]; is {
 			return m, twice("costs." + unit)
 		}
-		if len(m) == maxUnits {
-			return m, invalid("costs", "more than %d units", maxUnits)
+		if len(m) == front.MaxUnits {
+			return m, invalid("costs", "more than %d units", front.MaxUnits)
 		}
 		n, err := s.whole("")
 		if err != nil {
@@ -305,12 +303,8 @@ func (a *ask) headers(s *scanner) error {
 
 func (s *scanner) ip(field string) (netip.Addr, error) {
 	v, err := s.str(field)
-	if err != nil || v == "" {
+	if err != nil {
 		return netip.Addr{}, err
 	}
-	addr, err := netip.ParseAddr(v)
-	if err != nil || addr.Zone() != "" {
-		return netip.Addr{}, invalid(field, "%.64q: must be an IPv4 or IPv6 address, without port or zone", v)
-	}
-	return addr.Unmap(), nil
+	return front.Address(field, v)
 }

@@ -31,7 +31,7 @@ func Routes() []Route {
 // routes are those that decide.
 var routes = []struct {
 	Route
-	serve func(*door, http.ResponseWriter, *http.Request)
+	serve handler
 }{
 	{Route{"POST", "/v1/take", "take", takeFields}, (*door).take},
 	{Route{"POST", "/v1/take/batch", "batch", batchFields}, (*door).batch},

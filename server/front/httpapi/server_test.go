@@ -10,17 +10,19 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/headgate/headgate/server/front"
 )
 
 // bounded starts a server on a real socket with a bound on connections. closed
 // gets a value for each connection that ends.
-func bounded(t *testing.T, most int, change func(*http.Server)) (l *Listener, closed chan struct{}) {
+func bounded(t *testing.T, most int, change func(*http.Server)) (l *front.Listener, closed chan struct{}) {
 	t.Helper()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l = Bound(inner, most)
+	l = front.Bound(inner, most)
 	s := NewServer(New(Config{Gate: &fakeGate{}}), slog.New(slog.DiscardHandler))
 	closed = make(chan struct{}, 1000)
 	s.ConnState = func(_ net.Conn, state http.ConnState) {
@@ -119,40 +121,6 @@ func TestUnreadBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantProblem(t, resp, string(body), 413, "", "the body must not be larger than 65536 bytes")
-}
-
-// TestCloseWrite: a counted connection can end what it sends and go on reading.
-func TestCloseWrite(t *testing.T) {
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer inner.Close()
-	l := Bound(inner, 1)
-	client := dial(t, l)
-	server, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	if err := server.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	if b, err := io.ReadAll(client); len(b) > 0 || err != nil {
-		t.Fatalf("%q %v", b, err)
-	}
-	if _, err := io.WriteString(client, "x"); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := server.Read(make([]byte, 1)); n != 1 || err != nil {
-		t.Errorf("%d %v", n, err)
-	}
-	for range 2 {
-		server.Close()
-	}
-	if n := l.Open(); n != 0 {
-		t.Errorf("%d open", n)
-	}
 }
 
 type endless struct{}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/server/front"
 	"github.com/headgate/headgate/server/front/problem"
 )
 
@@ -23,6 +24,9 @@ func (d *door) read(c *call, w http.ResponseWriter, r *http.Request, known []str
 	if err == nil {
 		err = c.key(r.Header)
 	}
+	if err == nil {
+		err = front.Reach(c.caller, c.req.Application)
+	}
 	if err != nil {
 		d.fail(w, r, err)
 		return false
@@ -30,9 +34,7 @@ func (d *door) read(c *call, w http.ResponseWriter, r *http.Request, known []str
 	return true
 }
 
-func (d *door) take(w http.ResponseWriter, r *http.Request) {
-	c := calls.Get().(*call)
-	defer c.free()
+func (d *door) take(c *call, w http.ResponseWriter, r *http.Request) {
 	if !d.read(c, w, r, takeFields) {
 		return
 	}
@@ -40,9 +42,7 @@ func (d *door) take(w http.ResponseWriter, r *http.Request) {
 	d.answer(c, w, r, began, d.Gate.Take(r.Context(), &c.req, &c.d))
 }
 
-func (d *door) reserve(w http.ResponseWriter, r *http.Request) {
-	c := calls.Get().(*call)
-	defer c.free()
+func (d *door) reserve(c *call, w http.ResponseWriter, r *http.Request) {
 	if !d.read(c, w, r, reserveFields) {
 		return
 	}
@@ -50,9 +50,7 @@ func (d *door) reserve(w http.ResponseWriter, r *http.Request) {
 	d.answer(c, w, r, began, d.Gate.Reserve(r.Context(), &c.req, c.ttl, &c.d))
 }
 
-func (d *door) peek(w http.ResponseWriter, r *http.Request) {
-	c := calls.Get().(*call)
-	defer c.free()
+func (d *door) peek(c *call, w http.ResponseWriter, r *http.Request) {
 	if !d.read(c, w, r, takeFields) {
 		return
 	}
@@ -63,9 +61,7 @@ func (d *door) peek(w http.ResponseWriter, r *http.Request) {
 	c.write(w)
 }
 
-func (d *door) explain(w http.ResponseWriter, r *http.Request) {
-	c := calls.Get().(*call)
-	defer c.free()
+func (d *door) explain(c *call, w http.ResponseWriter, r *http.Request) {
 	if !d.read(c, w, r, takeFields) {
 		return
 	}
@@ -87,6 +83,9 @@ var errEnded = &headgate.Error{Code: headgate.Closed, Err: errors.New("the reque
 
 // answer sends a decision that may have charged, or its error.
 func (d *door) answer(c *call, w http.ResponseWriter, r *http.Request, began time.Time, err error) {
+	if err != nil && c.d.Kept {
+		d.Decided(&c.d, time.Since(began))
+	}
 	switch {
 	case err != nil && r.Context().Err() != nil:
 		anew(w)

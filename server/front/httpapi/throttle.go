@@ -40,9 +40,11 @@ func decodeThrottle(body string) (t throttle, err error) {
 	return t, err
 }
 
-func (d *door) throttle(w http.ResponseWriter, r *http.Request) {
-	c := calls.Get().(*call)
-	defer c.free()
+func (d *door) throttle(c *call, w http.ResponseWriter, r *http.Request) {
+	if !c.caller.Everywhere() {
+		notEverywhere.ServeHTTP(w, r)
+		return
+	}
 	body, p := c.read(w, r, MaxBody)
 	if p != nil {
 		p.ServeHTTP(w, r)

@@ -33,9 +33,29 @@ type Error struct {
 	Detail  string `json:"detail"`
 }
 
-// Pointer returns the JSON pointer of a path such as overrides[0].rate.
+// Pointer returns the JSON pointer of a path such as overrides[0].rate or
+// plans["a.b"].limits.
 func Pointer(path string) string {
-	return "/" + pointer.Replace(path)
+	var b strings.Builder
+	for rest := "." + path; rest != ""; {
+		step := rest[1:]
+		quoted, err := strconv.QuotedPrefix(step)
+		if rest[0] != '[' || err != nil {
+			end := strings.IndexAny(step, ".[")
+			if end < 0 {
+				end = len(step)
+			}
+			step, rest = strings.TrimSuffix(step[:end], "]"), step[end:]
+		} else {
+			_, rest, _ = strings.Cut(step[len(quoted):], "]")
+			step, _ = strconv.Unquote(quoted) // QuotedPrefix has seen to that
+		}
+		if step != "" || b.Len() == 0 {
+			b.WriteByte('/')
+			b.WriteString(pointer.Replace(step))
+		}
+	}
+	return b.String()
 }
 
 // BadRequest returns what a door itself finds wrong with a request.
@@ -90,7 +110,7 @@ func (p *Problem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // pointer makes the path of a field a JSON pointer (RFC 6901).
-var pointer = strings.NewReplacer("~", "~0", "/", "~1", ".", "/", "[", "/", "]", "")
+var pointer = strings.NewReplacer("~", "~0", "/", "~1")
 
 // Append appends the problem as a JSON object.
 func (p *Problem) Append(b []byte) []byte {

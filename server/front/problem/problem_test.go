@@ -10,6 +10,24 @@ import (
 	"github.com/headgate/headgate"
 )
 
+func TestPointer(t *testing.T) {
+	for path, want := range map[string]string{
+		"":                                  "/",
+		"cost":                              "/cost",
+		"overrides[0].rate":                 "/overrides/0/rate",
+		`plans["a.b"].limits[12].rate`:      "/plans/a.b/limits/12/rate",
+		`plans["x/y~z"]`:                    "/plans/x~1y~0z",
+		`subjects["a/b]c\"d"].overrides[1]`: `/subjects/a~1b]c"d/overrides/1`,
+		`a["b"]["c"]`:                       "/a/b/c",
+		"costs.tokens":                      "/costs/tokens",
+		`broken["x`:                         `/broken/"x`,
+	} {
+		if got := Pointer(path); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}
+
 func TestOf(t *testing.T) {
 	secret := errors.New("secret")
 	of := func(code headgate.Code, field string) error {

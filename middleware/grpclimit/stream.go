@@ -1,0 +1,100 @@
+package grpclimit
+
+import (
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// serverStream tells of the limits with the first message and charges those
+// that come in.
+type serverStream struct {
+	grpc.ServerStream
+	server *Server
+	call   Call
+	plan   plan
+	key    string
+
+	told sync.Once
+	md   metadata.MD // what the answer tells, until told
+
+	mu      sync.Mutex
+	refused error // the status that ends the stream
+}
+
+// SendHeader implements grpc.ServerStream.
+func (w *serverStream) SendHeader(md metadata.MD) error {
+	w.tell(nil)
+	return w.ServerStream.SendHeader(md)
+}
+
+// SendMsg implements grpc.ServerStream.
+func (w *serverStream) SendMsg(m any) error {
+	w.tell(nil)
+	return w.ServerStream.SendMsg(m)
+}
+
+// RecvMsg implements grpc.ServerStream.
+func (w *serverStream) RecvMsg(m any) error {
+	if w.server.config.MessageCost == nil {
+		return w.ServerStream.RecvMsg(m)
+	}
+	if err := w.refusal(); err != nil {
+		return err
+	}
+	if err := w.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	err := w.charge(m)
+	if err != nil {
+		w.mu.Lock()
+		w.refused = err
+		w.mu.Unlock()
+	}
+	return err
+}
+
+// charge decides a message and waits for its delay. The error is a status.
+func (w *serverStream) charge(m any) error {
+	s, c, md := w.server, w.call, metadata.MD{}
+	c.Message = m
+	st := states.Get().(*state)
+	d, err := w.plan.Decide(c.Context, &st.batch, w.key, s.config.MessageCost(c))
+	if err == nil && !d.Allowed {
+		st.describe(md, s.styles)
+	}
+	err = s.answer(c, st, d, err, md)
+	states.Put(st)
+	if err == nil {
+		return pause(c.Context, d.Delay)
+	}
+	w.told.Do(func() {}) // what was true when the stream opened is no more
+	w.SetTrailer(md)
+	return err
+}
+
+func (w *serverStream) refusal() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.refused
+}
+
+// tell tells of the limits, once: in the header, or with an error in the
+// trailer.
+func (w *serverStream) tell(err error) {
+	w.told.Do(func() {
+		if len(w.md) > 0 && (err != nil || w.SetHeader(w.md) != nil) {
+			w.SetTrailer(w.md)
+		}
+	})
+}
+
+// finish returns the status of a stream whose handler returned err.
+func (w *serverStream) finish(err error) error {
+	if refused := w.refusal(); refused != nil {
+		err = refused
+	}
+	w.tell(err)
+	return err
+}

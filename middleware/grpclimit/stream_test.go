@@ -1,0 +1,192 @@
+package grpclimit
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/headgate/headgate"
+)
+
+func TestStreamIsChargedOnce(t *testing.T) {
+	c, end := new(house).limit(NewServer(inMemory(t, headgate.PerHour(2).WithName("x")), ServerConfig{})).open(t)
+	defer end()
+	const opened = `OK
+header ratelimit-policy: "x";q=2;w=3600
+header ratelimit: "x";r=1;t=1800`
+	if got := converse(t, c, 50).String(); got != opened {
+		t.Errorf("got  %s\nwant %s", got, opened)
+	}
+	converse(t, c, 0)
+	a := converse(t, c, 1)
+	if a.status.Code() != codes.ResourceExhausted || len(a.header["ratelimit"]) != 0 || len(a.trailer["ratelimit"]) != 1 || len(a.trailer[pushback]) != 1 {
+		t.Errorf("a third stream: got %v", a)
+	}
+}
+
+// size is what a message costs: 1 and a token for each byte it asks for.
+func size(c Call) int64 {
+	cost := int64(1)
+	for _, p := range c.Message.(*testgrpc.StreamingOutputCallRequest).GetResponseParameters() {
+		cost += int64(p.GetSize())
+	}
+	return cost
+}
+
+func TestMessagesAreCharged(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		handle func(duplex) error
+	}{
+		{"echo", echo},
+		{"a handler that takes the refusal for the end", func(s duplex) error {
+			for {
+				if _, err := s.Recv(); err != nil {
+					if _, again := s.Recv(); again == nil || errors.Is(again, io.EOF) {
+						t.Errorf("received after the refusal: %v", again)
+					}
+					return nil
+				}
+				if err := s.Send(&testgrpc.StreamingOutputCallResponse{}); err != nil {
+					return err
+				}
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := new(house)
+			h.service.duplex = tt.handle
+			c, end := h.limit(NewServer(inMemory(t, headgate.PerHour(5).WithName("x")), ServerConfig{MessageCost: size})).open(t)
+			defer end()
+			stream, err := c.FullDuplexCall(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := 0
+			for range 3 { // the stream takes 1, two messages 2 each, the third finds nothing
+				if stream.Send(&testgrpc.StreamingOutputCallRequest{ResponseParameters: []*testgrpc.ResponseParameters{{Size: 1}}}) != nil {
+					break
+				}
+				if _, err = stream.Recv(); err != nil {
+					break
+				}
+				got++
+			}
+			a := answer{trailer: stream.Trailer(), status: status.Convert(err)}
+			quota, _, _ := details(a.status)
+			if got != 2 || a.status.Code() != codes.ResourceExhausted || len(quota.GetViolations()) != 1 ||
+				!slices.Equal(a.trailer["ratelimit"], []string{`"x";r=0;t=1440`}) || !slices.Equal(a.trailer[pushback], []string{"-1"}) {
+				t.Errorf("after %d messages: got %v", got, a)
+			}
+		})
+	}
+}
+
+func TestMessageBeforeAnyAnswer(t *testing.T) {
+	c, end := new(house).limit(NewServer(inMemory(t, headgate.PerHour(1).WithName("x")), ServerConfig{MessageCost: size})).open(t)
+	defer end()
+	const want = `ResourceExhausted: Too many calls
+trailer ratelimit-policy: "x";q=1;w=3600
+trailer ratelimit: "x";r=0;t=3600
+trailer headgate-reason: rate_limited
+trailer headgate-limit: x
+trailer grpc-retry-pushback-ms: -1`
+	if got := converse(t, c, 1).String(); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestMessagesUndecided(t *testing.T) {
+	for _, open := range []bool{false, true} {
+		n := 0
+		lim := limiter(t, fakeStore{func(_ context.Context, b *headgate.Batch) error {
+			b.Allowed = true
+			if n++; n > 1 {
+				return errors.New("away")
+			}
+			return nil
+		}}, headgate.PerHour(1))
+		c, end := new(house).limit(NewServer(lim, ServerConfig{FailOpen: open, MessageCost: size})).open(t)
+		a := converse(t, c, 3)
+		if want := map[bool]codes.Code{false: codes.Unavailable, true: codes.OK}[open]; a.status.Code() != want {
+			t.Errorf("open %v: got %v", open, a)
+		}
+		end()
+	}
+}
+
+// A leaky bucket lets messages in at its pace.
+func TestMessagesAreShaped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Duration
+		begin := time.Now()
+		h := new(house)
+		h.service.duplex = func(s duplex) error {
+			for {
+				if _, err := s.Recv(); err != nil {
+					return nil
+				}
+				at = append(at, time.Since(begin))
+			}
+		}
+		lim := inMemory(t, headgate.Limit{Algorithm: headgate.LeakyBucket, Count: 2, Period: time.Second, Burst: 2})
+		c, end := h.limit(NewServer(lim, ServerConfig{MessageCost: size})).open(t)
+		defer end()
+		if a := converse(t, c, 4); a.status.Code() != codes.OK {
+			t.Errorf("got %v", a)
+		}
+		if want := []time.Duration{time.Second / 2, time.Second, 3 * time.Second / 2, 2 * time.Second}; !slices.Equal(at, want) {
+			t.Errorf("messages after %v, want %v", at, want)
+		}
+	})
+}
+
+func TestHeaderOfStream(t *testing.T) {
+	h := new(house)
+	h.service.duplex = func(s duplex) error {
+		s.SetHeader(metadata.Pairs("a", "1"))
+		if err := s.SendHeader(metadata.Pairs("b", "2")); err != nil {
+			return err
+		}
+		_, err := s.Recv() // the client sends when it has the header
+		if err == io.EOF {
+			err = nil
+		}
+		return err
+	}
+	c, end := h.limit(NewServer(inMemory(t, headgate.PerHour(1).WithName("x")), ServerConfig{})).open(t)
+	defer end()
+	stream, err := c.FullDuplexCall(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	md, err := stream.Header()
+	if err != nil || !slices.Equal(md["ratelimit"], []string{`"x";r=0;t=3600`}) || md["a"] == nil || md["b"] == nil {
+		t.Errorf("got %v, %v", md, err)
+	}
+	stream.CloseSend()
+	if _, err := stream.Recv(); err != io.EOF {
+		t.Errorf("got %v, want the end", err)
+	}
+}
+
+func TestSkippedStream(t *testing.T) {
+	c, end := new(house).limit(NewServer(inMemory(t, headgate.PerHour(1)), ServerConfig{
+		Skip: func(c Call) bool { return c.Method == testgrpc.TestService_FullDuplexCall_FullMethodName },
+	})).open(t)
+	defer end()
+	for range 3 {
+		if a := converse(t, c, 1); a.status.Code() != codes.OK || a.header["ratelimit"] != nil {
+			t.Errorf("got %v", a)
+		}
+	}
+}
