@@ -55,7 +55,7 @@ func TestLinearizableDynamo(t *testing.T) {
 		table, net := dynamotest.Table(), newNetwork(t, server.Addr())
 		truth := last(t, table)
 		var urls []string
-		for _, p := range net {
+		for _, p := range net.proxies {
 			urls = append(urls, server.URL(table, "endpoint=http://"+p.Addr()))
 		}
 		sum := Run(t, faulty, func(t *testing.T) *Subject {

@@ -30,6 +30,9 @@ func newHistory(c *Config, s *Subject, owner string, rng *rand.Rand) (*history, 
 	// What is asked of a budget, of which it has a part, or nearly all: every
 	// history has small parts and large ones.
 	asked, order := float64(each)*takes*float64(c.Operations)/float64(len(h.drawn)), rng.Perm(budgets)
+	if s.Disturb != nil {
+		asked *= 0.8 // about a fifth of the takes are unknown, most of which charge nothing
+	}
 	for b := range budgets {
 		l, err := limit(b, int64(asked*(0.1+0.9*(float64(order[b])+rng.Float64())/budgets)))
 		if err != nil {

@@ -65,7 +65,7 @@ func TestLinearizablePostgres(t *testing.T) {
 			last := connectPostgres(t, u)[0]
 			t.Cleanup(func() { _ = last.Close() })
 			c, urls := calm, repeat(u)
-			var net network
+			var net *network
 			if tt.faults {
 				c = faulty
 				net = newNetwork(t, server.Addr())

@@ -46,12 +46,22 @@ var faults = []string{
 	`{"type": "latency", "stream": "downstream", "attributes": {"latency": 30, "jitter": 30}}`,
 	// Requests that are lost, and answers of what is done.
 	`{"type": "timeout", "stream": "upstream", "attributes": {"timeout": 0}}`,
-	`{"type": "timeout", "stream": "downstream", "attributes": {"timeout": 0}}`,
+	answersLost,
 	// Connections that are reset, by request or by answer.
 	`{"type": "reset_peer", "stream": "upstream", "attributes": {"timeout": 0}}`,
 	`{"type": "reset_peer", "stream": "downstream", "attributes": {"timeout": 0}}`,
 	// Answers in pieces of a few bytes.
 	`{"type": "slicer", "stream": "downstream", "attributes": {"average_size": 8, "size_variation": 4, "delay": 50}}`,
+}
+
+// answersLost is the fault by which something is done and nobody learns of it.
+const answersLost = `{"type": "timeout", "stream": "downstream", "attributes": {"timeout": 0}}`
+
+// LoseAnswers lets requests through and no answers, until Disturb ends it.
+func (p *Proxy) LoseAnswers() error {
+	p.proxy.Toxics.ResetToxics(context.Background())
+	_, err := p.proxy.Toxics.AddToxicJson(strings.NewReader(answersLost))
+	return err
 }
 
 // Disturb begins one of the faults, which come in random order, or ends it. One of

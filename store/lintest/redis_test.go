@@ -5,6 +5,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,26 +83,42 @@ func (ls *leases) check(t *testing.T, sum Tally) {
 }
 
 // network is a proxy for each node.
-type network []*Proxy
+type network struct {
+	proxies []*Proxy
+	begun   atomic.Int64 // disturbances so far
+}
 
-func newNetwork(t *testing.T, addr string) (n network) {
+func newNetwork(t *testing.T, addr string) *network {
+	n := new(network)
 	for range nodes {
-		n = append(n, NewProxy(t, addr))
+		n.proxies = append(n.proxies, NewProxy(t, addr))
 	}
 	return n
 }
 
 // urls returns the URL with the proxies' addresses in place of the server's.
-func (n network) urls(addr, url string) (all []string) {
-	for _, p := range n {
+func (n *network) urls(addr, url string) (all []string) {
+	for _, p := range n.proxies {
 		all = append(all, strings.Replace(url, addr, p.Addr(), 1))
 	}
 	return all
 }
 
+// deafEvery is how often all nodes lose their answers at once: a disturbance of
+// some ends before the patience of its callers if the others go on.
+const deafEvery = 8
+
 // disturb begins a fault on the way of some nodes, or ends all.
-func (n network) disturb(rng *rand.Rand, on bool) error {
-	for _, p := range n {
+func (n *network) disturb(rng *rand.Rand, on bool) error {
+	if on && n.begun.Add(1)%deafEvery == 1 {
+		for _, p := range n.proxies {
+			if err := p.LoseAnswers(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, p := range n.proxies {
 		if on && rng.IntN(3) == 0 {
 			continue
 		}
