@@ -95,11 +95,18 @@ const shards = 32
 type shard struct {
 	mu     sync.Mutex
 	rows   rows
+	hour   hour
 	rates  rates
 	tops   tops
 	ratios ratios
 	marks  marks
 	_      [64]byte // nobody shares its cache lines
+}
+
+// hour is that of the last decision, in its zone.
+type hour struct {
+	zone *time.Location
+	algo.Period
 }
 
 // New returns a meter of this process.

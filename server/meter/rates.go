@@ -33,7 +33,14 @@ type kind struct {
 // minute is what was decided in a minute.
 type minute struct {
 	at    int64
-	kinds map[kind]int64
+	kinds map[kind]*tally
+	last  *tally // where the last decision was counted: often that of the next, too
+}
+
+// tally is how many decisions of a kind there were.
+type tally struct {
+	kind
+	n int64
 }
 
 // rates counts decisions of the last minutes.
@@ -52,22 +59,31 @@ func (r *rates) count(d *gate.Decision, now int64) {
 	} else {
 		s.denied++
 	}
-	m := &r.minutes[now/60%int64(len(r.minutes))]
-	if m.at != now/60 {
-		m.at = now / 60
+	r.minutes[now/60%int64(len(r.minutes))].add(kind{d.Application, d.Reason, d.Allowed}, now/60)
+}
+
+// add counts a decision of the minute at.
+func (m *minute) add(k kind, at int64) {
+	if m.at != at {
+		*m = minute{at: at, kinds: m.kinds}
 		clear(m.kinds)
 	}
-	k := kind{d.Application, d.Reason, d.Allowed}
-	if _, known := m.kinds[k]; !known {
-		if len(m.kinds) >= maxKinds {
-			return
+	if m.last == nil || m.last.kind != k {
+		t, known := m.kinds[k]
+		if !known {
+			if len(m.kinds) >= maxKinds {
+				return
+			}
+			if m.kinds == nil {
+				m.kinds = make(map[kind]*tally)
+			}
+			k.application = strings.Clone(k.application)
+			t = &tally{kind: k}
+			m.kinds[k] = t
 		}
-		if m.kinds == nil {
-			m.kinds = make(map[kind]int64)
-		}
-		k.application = strings.Clone(k.application)
+		m.last = t
 	}
-	m.kinds[k]++
+	m.last.n++
 }
 
 // Second is what was decided in a second.
@@ -120,8 +136,8 @@ func (m *Meter) Rates(window time.Duration) Rates {
 		}
 		for j := range s.rates.minutes {
 			if x := &s.rates.minutes[j]; x.at >= from && x.at <= now/60 {
-				for k, n := range x.kinds {
-					kinds[k] += n
+				for k, t := range x.kinds {
+					kinds[k] += t.n
 				}
 			}
 		}

@@ -62,7 +62,7 @@ func (m *Meter) use(s *shard, o owner, d *gate.Decision, now int64) {
 		}
 		return count{allowed: 1, cost: cost, overage: overage(d, unit, cost)}
 	}
-	key, hash := m.key(o, d, now)
+	key, hash := m.key(s, o, d, now)
 	key.unit = policy.Requests
 	if m.add(s, hash, &key, used(key.unit, d.Cost)) {
 		m.nobody.Add(1)
@@ -75,7 +75,7 @@ func (m *Meter) use(s *shard, o owner, d *gate.Decision, now int64) {
 
 // correct counts what a settlement changed.
 func (m *Meter) correct(s *shard, o owner, d *gate.Decision, now int64) {
-	key, hash := m.key(o, d, now)
+	key, hash := m.key(s, o, d, now)
 	change := func(unit string, by int64) {
 		if by != 0 {
 			key.unit = unit
@@ -117,7 +117,7 @@ func overage(d *gate.Decision, unit string, by int64) (over int64) {
 func abs(n int64) int64 { return max(n, -n) }
 
 // key says where a decision counts, but for the unit, and by what hash it is found.
-func (m *Meter) key(o owner, d *gate.Decision, now int64) (rowKey, uint64) {
+func (m *Meter) key(s *shard, o owner, d *gate.Decision, now int64) (rowKey, uint64) {
 	k := rowKey{
 		application: d.Application, subject: d.Subject, operation: cmp.Or(d.Operation, d.Rule), plan: d.Plan,
 		zone: "UTC", anchor: max(d.Anchor, 1),
@@ -125,7 +125,12 @@ func (m *Meter) key(o owner, d *gate.Decision, now int64) (rowKey, uint64) {
 	if d.Zone != nil {
 		k.zone = d.Zone.String()
 	}
-	k.hour = m.hour(k.zone, d.Zone, now)
+	if h := &s.hour; h.zone == d.Zone && now >= h.Start && now < h.End {
+		k.hour = h.Start
+	} else {
+		h.zone, h.Period = d.Zone, m.hour(k.zone, d.Zone, now)
+		k.hour = h.Start
+	}
 	return k, m.hash(o, &k)
 }
 
@@ -135,16 +140,16 @@ func (m *Meter) hash(o owner, k *rowKey) uint64 {
 	return mix(mix(h, maphash.String(m.seed, k.plan)), maphash.String(m.seed, k.zone))
 }
 
-// hour returns when the hour begins in which an instant falls.
-func (m *Meter) hour(zone string, loc *time.Location, now int64) int64 {
+// hour returns the hour in which an instant falls.
+func (m *Meter) hour(zone string, loc *time.Location, now int64) algo.Period {
 	if p, ok := m.hours.Load(zone); ok && now >= p.Start && now < p.End {
-		return p.Start
+		return p
 	}
 	p := algo.PeriodAt(headgate.Calendar{Unit: headgate.Hour, Location: loc}, now)
 	zone = strings.Clone(zone)
 	m.zones.Store(zone, cmp.Or(loc, time.UTC)) // before there is a row of it
 	m.hours.Store(zone, p)
-	return p.Start
+	return p
 }
 
 // add counts for a key, and reports whether it counts for nobody, as there is no room.

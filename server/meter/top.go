@@ -54,7 +54,8 @@ func (t *tops) count(hash uint64, d *gate.Decision, now int64) {
 func (t *tops) turn(window int64) {
 	for begun := max(t.window, window-2); begun < window; begun++ {
 		for i := range ranks {
-			t.sketches[(begun+1)&1][i].used = 0
+			k := &t.sketches[(begun+1)&1][i]
+			k.used, k.least, k.from = 0, 0, 0
 		}
 	}
 	t.window = max(t.window, window)
@@ -64,7 +65,11 @@ func (t *tops) turn(window int64) {
 // (Metwally, Agrawal, El Abbadi 2005). One that is not followed takes the place of the
 // least one, and its sum as an error.
 type sketch struct {
-	used   int
+	used int
+	// least is what no sum is below, and from is the slot before which none is as low: sums
+	// only grow.
+	least  int64
+	from   int
 	hashes [topSlots]uint64
 	sums   [topSlots]int64
 	errors [topSlots]int64
@@ -88,16 +93,26 @@ func (k *sketch) add(hash uint64, d *gate.Decision, by int64) {
 	if at < topSlots {
 		k.used++
 	} else {
-		for i, n := range k.sums {
-			if i == 0 || n < least {
-				at, least = i, n
-			}
-		}
+		at = k.lowest()
+		least = k.sums[at]
 	}
 	k.hashes[at], k.sums[at], k.errors[at] = hash, sum(least, by), least
 	name := &k.names[at]
 	name.application = uint16(copy(name.text[:], d.Application[:cut(d.Application, topApplication)]))
 	name.subject = uint16(copy(name.text[name.application:], d.Subject[:cut(d.Subject, topSubject)]))
+}
+
+// lowest returns the slot of the least sum, of a sketch that is full. Where newcomers take
+// turns it looks at two slots, on the average.
+func (k *sketch) lowest() int {
+	for ; k.from < topSlots; k.from++ {
+		if k.sums[k.from] == k.least {
+			return k.from
+		}
+	}
+	k.least = slices.Min(k.sums[:])
+	k.from = slices.Index(k.sums[:], k.least)
+	return k.from
 }
 
 // missed is how much a subject may have done that is not followed: no more than the least

@@ -28,8 +28,6 @@ type Decision struct {
 	Application, Rule, Plan string
 	Reason                  headgate.Reason
 	Allowed                 bool
-	// Door is the protocol that asked.
-	Door string
 	// Cost is what was asked for; it is counted where it was charged. Costs in
 	// other units are counted by [Metrics.Charged].
 	Cost int64
@@ -75,20 +73,42 @@ type Metrics struct {
 	// the policy's.
 	labelled *xsync.Map[string, *xsync.Map[string, struct{}]]
 
-	handles *xsync.Map[labels, *handle]
-	sets    atomic.Int64
+	sets atomic.Int64 // of decisions, at all doors
 }
 
 // labels is one set of values. Comparing it costs less than resolving it.
 type labels struct {
-	application, rule, plan, door string
-	reason                        headgate.Reason
+	application, rule, plan string
+	reason                  headgate.Reason
+}
+
+// recent is the number of sets that a door finds without the map of all. A power of two.
+const recent = 64
+
+// slot says where the set is looked for: what differs among the sets of a policy is mostly
+// the reason, or the names' lengths.
+func (l *labels) slot() int {
+	return (int(l.reason) + 3*len(l.application) + 5*len(l.rule) + 7*len(l.plan)) % recent
+}
+
+// Door counts the decisions of a protocol. Make one with [Metrics.Door].
+type Door struct {
+	m       *Metrics
+	name    string
+	seconds prometheus.Observer
+	handles *xsync.Map[labels, *handle]
+	recent  [recent]atomic.Pointer[handle]
+}
+
+// Door returns the counters of a protocol, which has a fixed name.
+func (m *Metrics) Door(name string) *Door {
+	return &Door{m: m, name: name, seconds: m.seconds.WithLabelValues(name), handles: xsync.NewMap[labels, *handle]()}
 }
 
 // handle is the counters of one set.
 type handle struct {
+	labels
 	decisions, cost prometheus.Counter
-	seconds         prometheus.Observer
 }
 
 // New returns metrics that ask state for the server's state at every scrape.
@@ -130,7 +150,6 @@ func New(b Build, state func() State) *Metrics {
 		}),
 		aliases:  newAliases(),
 		labelled: xsync.NewMap[string, *xsync.Map[string, struct{}]](),
-		handles:  xsync.NewMap[labels, *handle](),
 	}
 	m.envoy.most = 10 * MaxSets // of each application 200 rules, and those of another cannot take them
 	for _, f := range []*family{m.cost, m.candidate, m.shadow, m.degraded, m.replayed, m.envoy, m.errors} {
@@ -199,13 +218,13 @@ func (m *Metrics) StoreCalled(store, op string, took time.Duration, kind string)
 func (m *Metrics) Failed(door, code string) { m.errors.of(key{code, door}).Inc() }
 
 // Decided counts a decision that took so long. It keeps no string of d.
-func (m *Metrics) Decided(d *Decision, took time.Duration) {
-	h := m.handle(labels{d.Application, d.Rule, d.Plan, d.Door, d.Reason})
+func (o *Door) Decided(d *Decision, took time.Duration) {
+	m, h := o.m, o.handle(labels{d.Application, d.Rule, d.Plan, d.Reason})
 	h.decisions.Inc()
 	if d.charged() && d.Cost > 0 {
 		h.cost.Add(float64(d.Cost))
 	}
-	h.seconds.Observe(took.Seconds())
+	o.seconds.Observe(took.Seconds())
 	if !d.Allowed {
 		m.aliases.hits.of(key{d.Plan, d.Reason.String()}).Inc()
 	}
@@ -234,20 +253,31 @@ func (m *Metrics) Charged(d *Decision, unit string, cost int64) {
 	}
 }
 
-func (m *Metrics) handle(l labels) *handle {
-	if h, ok := m.handles.Load(l); ok {
+func (o *Door) handle(l labels) *handle {
+	at := &o.recent[l.slot()]
+	if h := at.Load(); h != nil && h.labels == l {
 		return h
 	}
+	h, ok := o.handles.Load(l)
+	if !ok {
+		h = o.newHandle(l)
+	}
+	at.Store(h)
+	return h
+}
+
+func (o *Door) newHandle(l labels) *handle {
+	m := o.m
 	if m.sets.Load() >= MaxSets {
 		l.application, l.rule, l.plan = other, other, other
 	}
 	// What l points to belongs to the request.
 	l.application, l.rule, l.plan = strings.Clone(l.application), strings.Clone(l.rule), strings.Clone(l.plan)
-	h, loaded := m.handles.LoadOrCompute(l, func() (*handle, bool) {
+	h, loaded := o.handles.LoadOrCompute(l, func() (*handle, bool) {
 		return &handle{
-			decisions: m.decisions.WithLabelValues(l.application, l.rule, l.plan, l.reason.String(), l.door),
+			labels:    l,
+			decisions: m.decisions.WithLabelValues(l.application, l.rule, l.plan, l.reason.String(), o.name),
 			cost:      m.cost.of(key{l.application, l.rule, "requests"}),
-			seconds:   m.seconds.WithLabelValues(l.door),
 		}, false
 	})
 	if !loaded {

@@ -33,7 +33,7 @@ func wantLines(t *testing.T, got string, want ...string) {
 // The names that other systems know can be switched off.
 func TestNoAliases(t *testing.T) {
 	m := New(Build{}, func() State { return State{NoAliases: true, Waiting: 4, Ratios: []Ratio{{"alice", "daily", 1}}} })
-	m.Decided(&Decision{Plan: "p", Reason: headgate.RateLimited}, 0)
+	m.Door("").Decided(&Decision{Plan: "p", Reason: headgate.RateLimited}, 0)
 	for _, name := range []string{"rate_limit_hits_total", "quota_usage_ratio", "requests_queued"} {
 		if got := scrape(t, m); strings.Contains(got, name) {
 			t.Errorf("%s is there:\n%s", name, got)
@@ -52,17 +52,18 @@ func TestSeries(t *testing.T) {
 			Revision: 7, ReloadOK: true, ReloadAt: time.UnixMilli(1500),
 		}
 	})
-	allowed := &Decision{Application: "a", Rule: "r", Plan: "p", Reason: headgate.OK, Allowed: true, Door: "http", Cost: 5}
-	m.Decided(allowed, 3*time.Microsecond)
-	m.Decided(allowed, 3*time.Microsecond)
-	m.Decided(&Decision{Application: "a", Rule: "r", Plan: "p", Reason: headgate.RateLimited, Door: "http", Cost: 7}, time.Millisecond)
+	allowed := &Decision{Application: "a", Rule: "r", Plan: "p", Reason: headgate.OK, Allowed: true, Cost: 5}
+	http := m.Door("http")
+	http.Decided(allowed, 3*time.Microsecond)
+	http.Decided(allowed, 3*time.Microsecond)
+	http.Decided(&Decision{Application: "a", Rule: "r", Plan: "p", Reason: headgate.RateLimited, Cost: 7}, time.Millisecond)
 	m.Charged(allowed, "tokens", 3000)
 	m.Charged(&Decision{Application: "a", Rule: "r", Reason: headgate.RateLimited}, "tokens", 7)
-	replayed := &Decision{Application: "b", Rule: "r", Reason: headgate.OK, Allowed: true, Replayed: true, Door: "http", Cost: 9}
-	m.Decided(replayed, 0)
+	replayed := &Decision{Application: "b", Rule: "r", Reason: headgate.OK, Allowed: true, Replayed: true, Cost: 9}
+	http.Decided(replayed, 0)
 	m.Charged(replayed, "tokens", 9)
-	m.Decided(&Decision{Application: "c", Rule: "r", Allowed: true, Reason: headgate.OK, Door: "http", Degraded: "open", WouldDeny: true, Tried: true}, 0)
-	m.Decided(&Decision{Application: "c", Rule: "r", Reason: headgate.StoreUnavailable, Door: "http", Degraded: "closed", Tried: true, TriedAllowed: true}, 0)
+	http.Decided(&Decision{Application: "c", Rule: "r", Allowed: true, Reason: headgate.OK, Degraded: "open", WouldDeny: true, Tried: true}, 0)
+	http.Decided(&Decision{Application: "c", Rule: "r", Reason: headgate.StoreUnavailable, Degraded: "closed", Tried: true, TriedAllowed: true}, 0)
 	m.Failed("http", "invalid_request")
 	m.StoreCalled("redis", "apply", 300*time.Microsecond, "")
 	m.StoreCalled("redis", "apply", 30*time.Millisecond, "timeout")
@@ -103,12 +104,13 @@ func TestSeries(t *testing.T) {
 // TestCap makes more label sets than there may be, from many goroutines.
 func TestCap(t *testing.T) {
 	m := New(Build{}, func() State { return State{} })
+	door := m.Door("http")
 	var wg sync.WaitGroup
 	const each = 700
 	for g := range 4 {
 		wg.Go(func() {
 			for i := range each {
-				m.Decided(&Decision{Application: "a", Rule: fmt.Sprint(g, "-", i), Reason: headgate.OK, Door: "http"}, 0)
+				door.Decided(&Decision{Application: "a", Rule: fmt.Sprint(g, "-", i), Reason: headgate.OK}, 0)
 			}
 		})
 	}
@@ -151,10 +153,11 @@ func TestCapOfUnits(t *testing.T) {
 func TestDecidedAllocations(t *testing.T) {
 	m := New(Build{}, func() State { return State{} })
 	d := &Decision{
-		Application: "a", Rule: "r", Plan: "p", Reason: headgate.OK, Allowed: true, Door: "http", Cost: 1, Degraded: "open", WouldDeny: true, Tried: true,
+		Application: "a", Rule: "r", Plan: "p", Reason: headgate.OK, Allowed: true, Cost: 1, Degraded: "open", WouldDeny: true, Tried: true,
 	}
+	door := m.Door("http")
 	count := func() {
-		m.Decided(d, time.Microsecond)
+		door.Decided(d, time.Microsecond)
 		m.Charged(d, "tokens", 1)
 		m.Failed("http", "invalid_request")
 	}
@@ -166,11 +169,12 @@ func TestDecidedAllocations(t *testing.T) {
 
 func BenchmarkDecided(b *testing.B) {
 	m := New(Build{}, func() State { return State{} })
-	d := &Decision{Application: "a", Rule: "r", Plan: "p", Reason: headgate.OK, Allowed: true, Door: "http", Cost: 1}
+	d := &Decision{Application: "a", Rule: "r", Plan: "p", Reason: headgate.OK, Allowed: true, Cost: 1}
+	door := m.Door("http")
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			m.Decided(d, time.Microsecond)
+			door.Decided(d, time.Microsecond)
 		}
 	})
 }

@@ -214,13 +214,14 @@ func serveSchema(w http.ResponseWriter, _ *http.Request) {
 
 // decided returns what counts and records the decisions of a door.
 func (h *house) decided(door string) func(*gate.Decision, time.Duration) {
+	counters := h.metrics.Door(door)
 	return func(d *gate.Decision, took time.Duration) {
 		trial, _, tried := d.Candidate()
 		o := observe.Decision{
-			Application: d.Application, Rule: d.Rule, Plan: d.Plan, Reason: d.Reason, Allowed: d.Allowed, Door: door, Cost: d.Cost,
+			Application: d.Application, Rule: d.Rule, Plan: d.Plan, Reason: d.Reason, Allowed: d.Allowed, Cost: d.Cost,
 			Degraded: d.Degraded, Replayed: d.Replayed, WouldDeny: d.WouldDeny != headgate.NoReason, Tried: tried, TriedAllowed: trial.Allowed,
 		}
-		h.metrics.Decided(&o, took)
+		counters.Decided(&o, took)
 		for _, c := range d.Costs() {
 			h.metrics.Charged(&o, c.Unit, c.Cost)
 		}
@@ -230,8 +231,12 @@ func (h *house) decided(door string) func(*gate.Decision, time.Duration) {
 		if h.journal == nil {
 			return
 		}
+		at := d.At() // by the clock of the store
+		if at.IsZero() {
+			at = time.Now()
+		}
 		e := journal.Entry{
-			At: time.Now(), ID: d.ID, Application: d.Application, Rule: d.Rule, Operation: d.Operation, Subject: d.Subject, Plan: d.Plan,
+			At: at, ID: d.ID, Application: d.Application, Rule: d.Rule, Operation: d.Operation, Subject: d.Subject, Plan: d.Plan,
 			Cost: d.Cost, Allowed: d.Allowed, Reason: d.Reason, BoundBy: d.BoundByID(), RetryAfter: d.RetryAfter, Retryable: d.Retryable,
 			WouldDeny: d.WouldDeny, Shadow: d.Shadow, Degraded: d.Degraded, Door: door,
 		}

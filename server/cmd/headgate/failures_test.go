@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/server/front/problem"
@@ -16,7 +15,7 @@ import (
 	"github.com/headgate/headgate/store/memstore"
 )
 
-func newHouse(t *testing.T, policy string) *house {
+func newHouse(t testing.TB, policy string) *house {
 	t.Helper()
 	store := memstore.New(memstore.Config{MaxBytes: 1 << 20})
 	g, err := gate.Open(t.Context(), gate.Config{Policy: []byte(policy), Store: store})
@@ -98,52 +97,5 @@ func TestTooLargeEndsTheConnection(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != 413 || !resp.Close {
 		t.Errorf("status %d, closes: %v", resp.StatusCode, resp.Close)
-	}
-}
-
-// TestDecidedAllocatesNothing counts and records a decision.
-func TestDecidedAllocatesNothing(t *testing.T) {
-	h := newHouse(t, scriptPolicy)
-	decided := h.decided("http")
-	var d gate.Decision
-	r := &gate.Request{Application: "email", Operation: "sendEmail", Subject: "alice", Cost: 4, CostSaid: true}
-	decide := func() {
-		if err := h.gate.Take(t.Context(), r, &d); err != nil {
-			t.Fatal(err)
-		}
-		decided(&d, time.Microsecond)
-	}
-	for range 4 { // allowed, then refused
-		decide()
-	}
-	if n := testing.AllocsPerRun(100, decide); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-	entries, _ := h.journal.Query(&journal.Query{Subject: "alice"})
-	if len(entries) < 2 || entries[0].Allowed || entries[0].BoundBy != "sendEmail/burst" || entries[0].Door != "http" || entries[0].RetryAfter == 0 {
-		t.Errorf("the journal has %+v", entries)
-	}
-}
-
-func BenchmarkDecided(b *testing.B) {
-	store := memstore.New(memstore.Config{MaxBytes: 1 << 20})
-	g, err := gate.Open(b.Context(), gate.Config{Policy: []byte(scriptPolicy), Store: store})
-	if err != nil {
-		b.Fatal(err)
-	}
-	h := houseOf(g, store)
-	decided := h.decided("http")
-	for _, cost := range []int64{0, 11} {
-		name := map[int64]string{0: "allowed", 11: "refused"}[cost]
-		b.Run(name, func(b *testing.B) {
-			var d gate.Decision
-			if err := g.Take(b.Context(), &gate.Request{Application: "email", Operation: "sendEmail", Subject: "alice", Cost: cost, CostSaid: true}, &d); err != nil || d.Allowed != (cost == 0) {
-				b.Fatal(d.Allowed, err)
-			}
-			b.ReportAllocs()
-			for b.Loop() {
-				decided(&d, time.Microsecond)
-			}
-		})
 	}
 }
