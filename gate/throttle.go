@@ -62,14 +62,11 @@ func (g *Gate) Throttle(ctx context.Context, t *Throttle, d *Decision) error {
 	return err
 }
 
+// throttleLimit is a limit as a caller describes it.
 type throttleLimit struct {
 	count  int64
 	period time.Duration
 	burst  int64
-}
-
-func (l throttleLimit) prepare() (*headgate.Prepared, error) {
-	return headgate.Per(l.count, l.period).WithBurst(l.burst).WithScope("throttle").WithName("throttle").Prepare()
 }
 
 // maxThrottles bounds the limits that callers describe. One makes room for
@@ -102,7 +99,7 @@ func (t *throttles) prepare(l throttleLimit, clock func() int64) (*throttled, er
 	if ready != nil {
 		return ready, nil
 	}
-	p, err := l.prepare()
+	p, err := headgate.Per(l.count, l.period).WithBurst(l.burst).WithScope("throttle").WithName("throttle").Prepare()
 	if err != nil {
 		return nil, throttleFault(l, err)
 	}

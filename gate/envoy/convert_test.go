@@ -64,7 +64,7 @@ descriptors:
     rate_limit: {unit: fortnight, requests_per_unit: -1}
   - key: k
   - key: "k*"
-  - {key: a, value: 1.5}
+  - {key: a, value: [1.5]}
   - {key: b, share_threshold: true, value: x}
   - {key: c, rate_limit: {unlimited: true, unit: day}}
   - {key: d, rate_limit: {unit: day, requests_per_unit: 4294967296, name: n, replaces: [{name: n}, {name: ""}, {of: x}]}}
@@ -83,7 +83,7 @@ descriptors:
 				"f1:6:54: descriptors[1].rate_limit.requests_per_unit: must be a whole number from 0 to 4294967295, in plain digits",
 				"f1:7:5: descriptors[2]: duplicate: line 5 has the same key and value",
 				"f1:8:10: descriptors[3].key: a * belongs into value: in a key it would stand for other keys too",
-				"f1:9:21: descriptors[4].value: must be text, not a fraction: put it in quotes",
+				"f1:9:21: descriptors[4].value: must be text",
 				"f1:10:31: descriptors[5].share_threshold: only with a * in value",
 				"f1:11:50: descriptors[6].rate_limit.unit: an unlimited limit has no unit",
 				"f1:12:57: descriptors[7].rate_limit.requests_per_unit: must be a whole number from 0 to 4294967295, in plain digits",
@@ -229,6 +229,61 @@ func TestNames(t *testing.T) {
 	data, _, _ = convert(t, envoy.Options{}, "domain: my domain\ndescriptors:\n"+second+first)
 	if again := names(data); again[3] != got[0] || again[1] != got[2] {
 		t.Errorf("names %q, then %q", got, again)
+	}
+}
+
+// TestScalars: what is no text in YAML is text here, as it is written.
+func TestScalars(t *testing.T) {
+	for written, want := range map[string]string{
+		"1.5": "1.5", "1.50": "1.50", "-1.5": "-1.5", "1.": "1.", "1_000.5": "1_000.5", "1e3": "1e3", ".inf": ".inf", "-.Inf": "-.Inf", ".nan": ".nan",
+		"404": "404", "017": "017", "0x1F": "0x1F", "+1": "+1", "1_000": "1_000", "99999999999999999999": "99999999999999999999",
+		"true": "true", "TRUE": "TRUE", "no": "no", "2001-01-01": "2001-01-01", "1:30": "1:30", "&x 1.5": "1.5",
+	} {
+		data, faults, warnings := convert(t, envoy.Options{}, "domain: a\ndescriptors:\n  - key: k\n    value: "+written+"\n    rate_limit: {unit: day, requests_per_unit: 1}\n")
+		if len(faults)+len(warnings) > 0 {
+			t.Errorf("%s: %v %v", written, faults, warnings)
+			continue
+		}
+		f, _, err := policy.Parse("f", []byte(data), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := f.Applications[0].Rules[0].Descriptor[0].Value; got != want {
+			t.Errorf("%s is %q, want %q", written, got, want)
+		}
+	}
+	for _, nothing := range []string{"null", "~", ""} {
+		data, faults, _ := convert(t, envoy.Options{}, "domain: a\ndescriptors:\n  - key: k\n    value: "+nothing+"\n")
+		if len(faults) > 0 || !strings.Contains(data, "{descriptor: [{key: k}]}") {
+			t.Errorf("%q: %v\n%s", nothing, faults, data)
+		}
+	}
+	for name, text := range map[string]string{"domain": "domain: 1.5\n", "key": "domain: a\ndescriptors: [{key: 1.5}]\n", "name": "domain: a\ndescriptors: [{key: k, rate_limit: {name: 1.5, unlimited: true}}]\n"} {
+		if data, faults, _ := convert(t, envoy.Options{}, text); len(faults) > 0 || !strings.Contains(data, "1.5") {
+			t.Errorf("%s: %v\n%s", name, faults, data)
+		}
+	}
+}
+
+// TestUnnamed: the names of limits without one are told from those that were given.
+func TestUnnamed(t *testing.T) {
+	for _, limit := range []string{
+		"unit: second", "unit: MINUTE", "unit: hour", "unit: day", "unit: week", "unit: month", "unit: year", "unlimited: true",
+		"unit: minute, name: login", "unit: minute, name: per_minute", "unit: minute, name: per_hour", "unit: minute, name: unlimited",
+		"unlimited: true, name: unlimited", "unit: minute, name: per_", "unit: minute, name: per minute", "unit: day, name: per_decade",
+	} {
+		if !strings.HasPrefix(limit, "unlimited") {
+			limit += ", requests_per_unit: 1"
+		}
+		data, faults, _ := convert(t, envoy.Options{}, "domain: a\ndescriptors: [{key: k, rate_limit: {"+limit+"}}]\n")
+		f, _, err := policy.Parse("f", []byte(data), nil)
+		if err != nil {
+			t.Fatal(faults, err)
+		}
+		name, named := f.Applications[0].Rules[0].Limits[0].Name, strings.Contains(limit, "name:")
+		if envoy.Unnamed(name) == named {
+			t.Errorf("{%s} has the name %s", limit, name)
+		}
 	}
 }
 

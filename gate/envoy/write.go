@@ -142,15 +142,31 @@ func (w *writer) replaces(l *limit, named map[string][]string) {
 	w.text("]\n")
 }
 
-// limit returns the limit in braces. Its name is what clients of Envoy are told: that of
-// the rate_limit, else its unit.
+// Names of limits of which the rate_limit has none.
+const (
+	perUnit   = "per_" // and the unit
+	unlimited = "unlimited"
+)
+
+// Unnamed reports whether the limit of a written policy that has this name got it because
+// its rate_limit has none, of which envoyproxy/ratelimit tells an empty one.
+func Unnamed(name string) bool {
+	word, ok := strings.CutPrefix(name, perUnit)
+	return name == unlimited || ok && slices.ContainsFunc(units, func(u unit) bool { return u.name == word })
+}
+
+// limit returns the limit in braces. Its name is that of the rate_limit, else one after its
+// unit, which no rate_limit of that name gets.
 func (w *writer) limit(l *limit) string {
-	name := "per_" + l.unit.name
+	name := perUnit + l.unit.name
 	if l.unlimited {
-		name = "unlimited"
+		name = unlimited
 	}
 	if l.name != "" {
 		var one names
+		if Unnamed(l.name) {
+			one.reserved = []string{l.name}
+		}
 		name = one.take(l.name, l.name)
 	}
 	switch {

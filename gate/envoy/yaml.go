@@ -212,10 +212,8 @@ func (v value) text() string {
 		return n.Value
 	case *ast.LiteralNode:
 		return n.Value.Value
-	case *ast.IntegerNode, *ast.BoolNode:
+	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode, *ast.BoolNode:
 		return n.GetToken().Value
-	case *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
-		v.fault("must be text, not a fraction: put it in quotes")
 	default:
 		v.fault("must be text")
 	}

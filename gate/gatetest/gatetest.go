@@ -172,7 +172,7 @@ func Of(d *gate.Decision) Answer {
 		Rule: d.Rule, Plan: d.Plan, Subject: strings.Clone(d.Subject),
 		Cost: d.Cost, Limit: d.Limit, Remaining: d.Remaining, RetryAfter: d.RetryAfter, ResetAfter: d.ResetAfter,
 		Shadow: d.Shadow, WouldDeny: d.WouldDeny.String(), Degraded: d.Degraded,
-		Replayed: d.Replayed, Held: d.Held, Ticket: string(d.AppendTicket(nil)), Limits: states(d.Limits()),
+		Replayed: d.Replayed, Held: d.Held, Ticket: string(d.AppendTicket(nil)), Limits: States(d.Limits()),
 	}
 	for _, c := range d.Costs() {
 		if a.Costs == nil {
@@ -181,7 +181,7 @@ func Of(d *gate.Decision) Answer {
 		a.Costs[c.Unit] = c.Cost
 	}
 	if sum, limits, ok := d.Candidate(); ok {
-		a.Candidate = &Candidate{Allowed: sum.Allowed, Reason: sum.Reason.String(), RetryAfter: sum.RetryAfter, Limits: states(limits)}
+		a.Candidate = &Candidate{Allowed: sum.Allowed, Reason: sum.Reason.String(), RetryAfter: sum.RetryAfter, Limits: States(limits)}
 		if sum.BoundBy >= 0 {
 			a.Candidate.BoundBy = limits[sum.BoundBy].ID
 		}
@@ -189,7 +189,8 @@ func Of(d *gate.Decision) Answer {
 	return a
 }
 
-func states(limits []gate.LimitState) []State {
+// States returns limits as those of an Answer.
+func States(limits []gate.LimitState) []State {
 	var out []State
 	for _, s := range limits {
 		state := State{

@@ -3,6 +3,7 @@ package front
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/headgate/headgate"
 )
@@ -32,4 +33,26 @@ func Address(field, text string) (netip.Addr, error) {
 		}
 	}
 	return addr.Unmap(), nil
+}
+
+// Hold reads ttl_ms, for how long something is held: 1 ms to [headgate.MaxHold]. The error
+// is an *[headgate.Error] that names the field.
+func Hold(ms int64) (time.Duration, error) {
+	const most = int64(headgate.MaxHold / time.Millisecond)
+	if ms < 1 || ms > most {
+		return 0, &headgate.Error{
+			Code: headgate.InvalidRequest, Field: "ttl_ms", Err: fmt.Errorf("%d: must be 1 to %d, which is %v", ms, most, headgate.MaxHold),
+		}
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// Millis returns d in milliseconds, rounded up: a wait that is told too short is a wait for
+// nothing.
+func Millis(d time.Duration) int64 {
+	ms := int64(d / time.Millisecond)
+	if d%time.Millisecond > 0 {
+		ms++
+	}
+	return ms
 }

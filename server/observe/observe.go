@@ -67,7 +67,8 @@ type Metrics struct {
 	reloads   prometheus.Counter
 	configs   prometheus.Counter
 
-	aliases *aliases
+	aliases   *aliases
+	upstreams *upstreams
 
 	// labelled are the rules that EnvoyHit tells apart, by the application, whose name is
 	// the policy's.
@@ -148,14 +149,14 @@ func New(b Build, state func() State) *Metrics {
 		configs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "headgate_config_reload_failures_total", Help: "Times that the configuration file was read again, had a fault, and left the old one in force.",
 		}),
-		aliases:  newAliases(),
+		aliases: newAliases(), upstreams: newUpstreams(),
 		labelled: xsync.NewMap[string, *xsync.Map[string, struct{}]](),
 	}
 	m.envoy.most = 10 * MaxSets // of each application 200 rules, and those of another cannot take them
-	for _, f := range []*family{m.cost, m.candidate, m.shadow, m.degraded, m.replayed, m.envoy, m.errors} {
+	for _, f := range []*family{m.cost, m.candidate, m.shadow, m.degraded, m.replayed, m.envoy, m.errors, m.upstreams.requests} {
 		m.registry.MustRegister(f.vec)
 	}
-	m.registry.MustRegister(m.decisions, m.seconds, m.failOpen, m.store, m.failures, m.panics, m.reloads, m.configs, newStateCollector(b, state, m.aliases),
+	m.registry.MustRegister(m.decisions, m.seconds, m.failOpen, m.store, m.failures, m.panics, m.reloads, m.configs, m.upstreams.seconds, newStateCollector(b, state, m.aliases, m.upstreams),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

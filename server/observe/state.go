@@ -33,6 +33,8 @@ type State struct {
 	// Ratios are the quotas of subjects of which most is used, one for each subject and
 	// kind.
 	Ratios []Ratio
+	// Upstreams are those of the reverse proxy.
+	Upstreams []Upstream
 	// NoAliases switches the names off that dashboards of other systems know.
 	NoAliases bool
 }
@@ -77,21 +79,22 @@ type Mode struct{ Application, Rule, Mode string }
 // stateCollector reads the whole state once per scrape, so that its series fit
 // together.
 type stateCollector struct {
-	state   func() State
-	build   prometheus.Metric
-	aliases *aliases
+	state     func() State
+	build     prometheus.Metric
+	aliases   *aliases
+	upstreams *upstreams
 
 	keys, overflow, bytes, limit, up, plans, waiting, mode, revision, ok, at *prometheus.Desc
 	breaker, nodes, leaseTokens, leases, leaseDecisions                      *prometheus.Desc
 	recordsUp, usageRows, usageFailures, unattributed                        *prometheus.Desc
 }
 
-func newStateCollector(b Build, state func() State, a *aliases) *stateCollector {
+func newStateCollector(b Build, state func() State, a *aliases, u *upstreams) *stateCollector {
 	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
 	build := prometheus.NewDesc("headgate_build_info", "What this program was built from; always 1.", []string{"version", "commit", "go"}, nil)
 	return &stateCollector{
-		state:    state,
-		aliases:  a,
+		state:   state,
+		aliases: a, upstreams: u,
 		build:    prometheus.MustNewConstMetric(build, prometheus.GaugeValue, 1, b.Version, b.Commit, b.GoVersion),
 		keys:     desc("headgate_keys", "Keys of which the store has state."),
 		overflow: desc("headgate_overflow_cells", "Cells that keys share because the memory for state is full."),
@@ -123,6 +126,7 @@ func newStateCollector(b Build, state func() State, a *aliases) *stateCollector 
 // Describe sends what Collect will.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	c.aliases.describe(ch)
+	c.upstreams.describe(ch)
 	for _, d := range []*prometheus.Desc{
 		c.keys, c.overflow, c.bytes, c.limit, c.up, c.plans, c.waiting, c.mode, c.revision, c.ok, c.at, c.build.Desc(),
 		c.breaker, c.nodes, c.leaseTokens, c.leases, c.leaseDecisions, c.recordsUp, c.usageRows, c.usageFailures, c.unattributed,
@@ -135,6 +139,7 @@ func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	s := c.state()
 	c.aliases.collect(ch, &s)
+	c.upstreams.collect(ch, s.Upstreams)
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
 	if m := s.Memory; m != nil {
 		gauge(c.keys, float64(m.Keys))

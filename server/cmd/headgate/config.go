@@ -159,6 +159,8 @@ func (r *configReader) value(n, key ast.Node, path string, k *configKey) {
 		r.named(n, path, k.keys)
 	case list:
 		r.list(n, path, k)
+	case listed:
+		r.listed(n, key, path, k.keys)
 	default:
 		if v, ok := r.scalar(n, path, k); ok {
 			r.values[path] = []string{v}
@@ -181,6 +183,20 @@ func (r *configReader) named(n ast.Node, path string, keys []configKey) {
 		}
 		r.names[path] = append(r.names[path], name)
 		r.section(v.Value, v.Key, below(path, name), keys)
+	}
+}
+
+// listed reads a list of mappings with the given keys; their names are their places.
+func (r *configReader) listed(n, key ast.Node, path string, keys []configKey) {
+	items, ok := n.(*ast.SequenceNode)
+	if !ok {
+		r.at(n, path, "must be a list of mappings")
+		return
+	}
+	for i, item := range items.Values {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		r.names[path] = append(r.names[path], at)
+		r.section(item, key, at, keys)
 	}
 }
 

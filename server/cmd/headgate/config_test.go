@@ -46,7 +46,7 @@ func TestConfigFaults(t *testing.T) {
 5:14: log.level: "loud": must be one of debug, info, warn, error
 5:28: log.format: "xml": must be one of text, json
 6:1: queue: not supported yet
-7:1: colour: unknown key; there are version, listen, tls, envoy, auth, store, records, webhooks, retention, metrics, log`},
+7:1: colour: unknown key; there are version, listen, proxy, tls, envoy, auth, store, records, upstreams, webhooks, retention, metrics, log`},
 		{"values", "version: 1\nlisten: {http: '8080', admin: 'unix:'}\nauth: {decision: maybe}\nstore: 'redsi://:0123456789abcdef01234567@h'\n", `
 2:16: listen.http: "8080": must be HOST:PORT or unix:PATH
 2:31: listen.admin: unix: needs a path, such as unix:/run/headgate.sock
@@ -81,6 +81,38 @@ func TestConfigFaults(t *testing.T) {
 		{"empty", "", "\n1:1: must be one document that begins with version: 1"},
 		{"no version", "store: memory\n", "\n1:1: version: is required: version: 1"},
 		{"list", "- version\n", "\n1:1: must be a mapping of keys to values"},
+		{"proxy", `version: 1
+upstreams:
+  app: {servers: ["http://h:1", "ftp://h", "http://h/x"], balance: any, connect_timeout: none, response_timeout: 1, idle_timeout: none, max_idle: 0}
+  api: {health: {interval: 1d, path: x}}
+proxy:
+  listen: "8000"
+  max_body: 5
+  client_timeout: 800h
+  application: a/b
+  routes:
+    - {prefix: api, upstream: app}
+    - {application: x}
+    - 7
+`, `
+3:33: upstreams.app.servers[1]: "ftp://h": must begin with http://, https:// or h2c://
+3:44: upstreams.app.servers[2]: "http://h/x": must not have a path or query: paths are forwarded as they are
+3:68: upstreams.app.balance: "any": must be one of least_requests, round_robin
+3:90: upstreams.app.connect_timeout: "none": there must be a bound, such as 5s
+3:114: upstreams.app.response_timeout: "1": must be a time such as 500ms, 5s or 1h, from 1ms to 720h, or none
+3:147: upstreams.app.max_idle: "0": must be a whole number from 1 to 100000
+4:28: upstreams.api.health.interval: "1d": must be a time such as 500ms, 5s or 1h, from 1ms to 720h
+4:38: upstreams.api.health.path: "x": must be a path such as /healthz
+4:3: upstreams.api.servers: is required
+6:11: proxy.listen: "8000": must be HOST:PORT or unix:PATH
+7:13: proxy.max_body: "5": must be a whole number with a unit, such as 256MiB: B, KiB, MiB or GiB, or none
+8:19: proxy.client_timeout: "800h": must be a time such as 500ms, 5s or 1h, from 1ms to 720h
+9:16: proxy.application: name "a/b": '/' is not one of a-z, A-Z, 0-9, '_', '.', '-'
+11:16: proxy.routes[0].prefix: "api": must begin and end with a slash, without '//', '.' and '..'
+10:3: proxy.routes[1].prefix: is required
+10:3: proxy.routes[1].upstream: is required
+13:7: proxy.routes[2]: must be a mapping of keys to values`},
+		{"routes", "version: 1\nproxy: {routes: {}}\n", "\n2:17: proxy.routes: must be a list of mappings"},
 		{"twice", "version: 1\nstore: memory\nstore: memory\n", "\n3:1: mapping key \"store\" already defined at [2:1]"},
 		{"broken", "version: [1\n", "\n1:10: sequence end token ']' not found"},
 	}

@@ -12,6 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/server/front/proxy"
 )
 
 // configKind is what a key of the configuration file holds.
@@ -21,9 +24,11 @@ const (
 	// scalar is one string, and list are several.
 	scalar configKind = iota
 	list
-	// section is a mapping with the given keys, and named one of names to such.
+	// section is a mapping with the given keys, named one of names to such, and listed a
+	// list of such.
 	section
 	named
+	listed
 	// later is a key of the contract for what is not built yet.
 	later
 )
@@ -39,7 +44,7 @@ type configKey struct {
 	check func(value string) error
 	// load returns what is kept instead of a value. nil keeps it.
 	load func(value string) (string, error)
-	// keys are those of a section, or of each named entry.
+	// keys are those of a section, or of each named or listed entry.
 	keys []configKey
 }
 
@@ -48,6 +53,13 @@ var configKeys = []configKey{
 	{name: "version", check: oneOf("1")},
 	{name: "listen", kind: section, keys: []configKey{
 		{name: "http", check: badAddress}, {name: "admin", check: badAdminAddress}, {name: "grpc", check: badAddress}, {name: "resp", check: badAddress},
+	}},
+	{name: "proxy", kind: section, keys: []configKey{
+		{name: "listen", check: badAddress}, {name: "application", check: headgate.CheckName}, {name: "upstream"},
+		{name: "max_body", check: badBody}, {name: "client_timeout", check: badTimeout},
+		{name: "routes", kind: listed, keys: []configKey{
+			{name: "prefix", required: true, check: proxy.CheckPrefix}, {name: "upstream", required: true}, {name: "application", check: headgate.CheckName},
+		}},
 	}},
 	{name: "tls", kind: section, keys: []configKey{
 		{name: "cert", required: true, check: badFile}, {name: "key", required: true, check: badFile}, {name: "client_ca", check: badFile},
@@ -62,7 +74,17 @@ var configKeys = []configKey{
 	}},
 	{name: "store", check: badStore},
 	{name: "records"},
-	{name: "upstreams", kind: later},
+	{name: "upstreams", kind: named, keys: []configKey{
+		{name: "servers", kind: list, required: true, check: proxy.CheckServer},
+		{name: "balance", check: oneOf(string(proxy.LeastRequests), string(proxy.RoundRobin))},
+		{name: "host"},
+		{name: "connect_timeout", check: badTimeout}, {name: "response_timeout", check: badBound}, {name: "idle_timeout", check: badBound},
+		{name: "max_idle", check: badCount},
+		{name: "health", kind: section, keys: []configKey{
+			{name: "path", required: true, check: badHealthPath}, {name: "interval", check: badTimeout}, {name: "timeout", check: badTimeout},
+			{name: "unhealthy", check: badCount}, {name: "healthy", check: badCount},
+		}},
+	}},
 	{name: "queue", kind: later},
 	{name: "webhooks", kind: named, keys: []configKey{
 		{name: "url", required: true, check: badWebhook},

@@ -24,6 +24,7 @@ import (
 	"github.com/headgate/headgate/server/front/forwardauth"
 	"github.com/headgate/headgate/server/front/httpapi"
 	"github.com/headgate/headgate/server/front/problem"
+	"github.com/headgate/headgate/server/front/proxy"
 	"github.com/headgate/headgate/server/journal"
 	"github.com/headgate/headgate/server/meter"
 	"github.com/headgate/headgate/server/observe"
@@ -40,6 +41,7 @@ type house struct {
 	journal *journal.Journal        // nil where nobody can read it
 	admin   map[string]http.Handler // nil where it is turned off
 	guard   *access.Guard           // nil where nothing needs a token
+	proxy   *proxy.Proxy            // nil where nothing is forwarded
 	certs   *certReloader           // nil where nobody speaks TLS
 	live    atomic.Pointer[live]    // what the configuration says at present
 	log     *slog.Logger
@@ -91,6 +93,7 @@ func (h *house) state() observe.State {
 		Revision: st.Revision, ReloadOK: st.LastReloadOK, ReloadAt: st.LastReloadAt,
 	}
 	h.backend.observe(&s)
+	h.observeProxy(&s)
 	h.observeRecords(&s)
 	return s
 }
@@ -141,6 +144,9 @@ func (h *house) doors() (list []door) {
 	if ls.resp != nil {
 		list = append(list, h.respDoor(ls.resp))
 	}
+	if ls.proxy != nil {
+		list = append(list, h.proxyDoor(ls.proxy))
+	}
 	return list
 }
 
@@ -159,6 +165,9 @@ func (h *house) warnOfClearTokens() {
 		return
 	}
 	for _, l := range h.at.all() {
+		if l == h.at.proxy { // nobody shows a token there
+			continue
+		}
 		if !onThisMachine(l.Addr()) && (!h.admission(l).open || h.admin != nil && l == cmp.Or(h.at.admin, h.at.http)) {
 			h.log.Warn("tokens cross the network in clear: name a certificate in the configuration, under tls, or let a proxy with TLS stand in front", "address", addressOf(l))
 		}
@@ -249,7 +258,7 @@ func (h *house) decided(door string) func(*gate.Decision, time.Duration) {
 
 // listeners are the addresses that were opened, nil for those that are turned off.
 // admin is nil too where the administration shares http.
-type listeners struct{ http, admin, grpc, resp net.Listener }
+type listeners struct{ http, admin, grpc, resp, proxy net.Listener }
 
 // openListeners opens what the settings name, or nothing.
 func openListeners(s *settings) (*listeners, error) {
@@ -274,6 +283,9 @@ func openListeners(s *settings) (*listeners, error) {
 	if err == nil {
 		err = open(&ls.resp, "resp", s.resp)
 	}
+	if err == nil {
+		err = open(&ls.proxy, proxyName, s.proxy)
+	}
 	if err != nil {
 		ls.close()
 		return nil, err
@@ -283,7 +295,7 @@ func openListeners(s *settings) (*listeners, error) {
 
 // all returns those that are open.
 func (ls *listeners) all() []net.Listener {
-	return slices.DeleteFunc([]net.Listener{ls.http, ls.admin, ls.grpc, ls.resp}, func(l net.Listener) bool { return l == nil })
+	return slices.DeleteFunc([]net.Listener{ls.http, ls.admin, ls.grpc, ls.resp, ls.proxy}, func(l net.Listener) bool { return l == nil })
 }
 
 // adminAt returns where the administration needs a listener of its own beside

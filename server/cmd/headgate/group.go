@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,6 +29,12 @@ func group(cmd *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
 		}
 		return usageError{fmt.Errorf("unknown command %q for %q; there are %s", said[0], cmd.CommandPath(), strings.Join(names, ", "))}
 	}
+	cmd.SetFlagErrorFunc(func(at *cobra.Command, err error) error {
+		if at == cmd { // whose flags nobody knows: what stands before them is no verb
+			err = cmp.Or(cmd.Args(cmd, cmd.Flags().Args()), err)
+		}
+		return cmd.Parent().FlagErrorFunc()(at, err)
+	})
 	return cmd
 }
 

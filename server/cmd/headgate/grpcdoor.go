@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/headgate/headgate/gate/envoy"
 	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/front"
 	"github.com/headgate/headgate/server/front/envoyrls"
@@ -76,7 +77,7 @@ func (h *house) envoy(name string) *envoyrls.Service {
 		c.Patience = diskPatience
 	}
 	if h.settings.envoy != "" {
-		c.UnknownDomain = envoyrls.AnswerOK
+		c.UnknownDomain, c.Unnamed = envoyrls.AnswerOK, envoy.Unnamed
 	}
 	return envoyrls.New(c)
 }

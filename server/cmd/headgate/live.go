@@ -121,6 +121,12 @@ func (s *settings) restart(other *settings) (keys []string) {
 	if s.envoyOptions != other.envoyOptions {
 		keys = append(keys, "envoy")
 	}
+	if !reflect.DeepEqual(s.forward.pools, other.forward.pools) {
+		keys = append(keys, "upstreams")
+	}
+	if !s.forward.sameRoutes(&other.forward) {
+		keys = append(keys, "proxy")
+	}
 	if s.tls != other.tls {
 		keys = append(keys, "tls")
 	}

@@ -77,7 +77,7 @@ must wait, or is refused, and says why.
 	}
 	root.Flags().BoolVar(&version, "version", false, "say what this program is made of, as the verb version does")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newInit(), newServe(), newValidate(), newTake(), newPeek(), newExplain(), newMode(), newDenials(), newSubject(), newPolicy(), newPlans(), newToken(), newAudit(), newUsage(), newStatus(), newTop(), newBackup(), newRestore(), newConvert(), newSchema(), newVersion())
+	root.AddCommand(newInit(), newServe(), newProxy(), newValidate(), newTake(), newPeek(), newExplain(), newMode(), newDenials(), newSubject(), newPolicy(), newPlans(), newToken(), newAudit(), newUsage(), newStatus(), newTop(), newBackup(), newRestore(), newConvert(), newSchema(), newVersion())
 	return root
 }
 

@@ -31,6 +31,12 @@ type process struct {
 // startProcess starts serve and waits until it listens.
 func startProcess(t *testing.T, args ...string) *process {
 	t.Helper()
+	return startVerb(t, append([]string{"serve", "--http", "127.0.0.1:0"}, args...)...)
+}
+
+// startVerb starts a verb that serves, and waits until its first door listens.
+func startVerb(t *testing.T, args ...string) *process {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +47,7 @@ func startProcess(t *testing.T, args ...string) *process {
 		t.Fatal(err)
 	}
 	p := &process{t: t, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}, Timeout: patience}}
-	p.cmd = exec.Command(name, append([]string{"serve", "--http", "127.0.0.1:0", "--data", filepath.Join(dir, "data")}, args...)...)
+	p.cmd = exec.Command(name, append(args, "--data", filepath.Join(dir, "data"))...)
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -79,9 +85,9 @@ func startProcess(t *testing.T, args ...string) *process {
 	case at := <-address:
 		p.url = "http://" + at
 	case <-ended:
-		t.Fatalf("serve %v ended:\n%s", args, p.said())
+		t.Fatalf("%v ended:\n%s", args, p.said())
 	case <-time.After(patience):
-		t.Fatalf("serve %v does not listen:\n%s", args, p.said())
+		t.Fatalf("%v does not listen:\n%s", args, p.said())
 	}
 	return p
 }

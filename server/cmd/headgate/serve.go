@@ -94,6 +94,12 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) (err error) {
 	if !tokens && len(s.live.allowFrom) > 0 {
 		log.Warn("auth.allow_from changes nothing: decisions need no token here")
 	}
+	if s.proxy != "" {
+		if h.proxy, err = h.openProxy(s); err != nil {
+			return err
+		}
+		defer h.proxy.Close()
+	}
 	h.apply(s.live)
 	var db *records.DB // nil where nobody can write anything down
 	if tokens || s.admin != "" || s.records != "" {
@@ -146,6 +152,9 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) (err error) {
 		tasks.Go(func() {
 			watchEnvoy(background, s.envoy, func() { r.reload(background, "files changed") }, func() bool { return g.Status().LastReloadOK })
 		})
+	}
+	if h.proxy != nil {
+		tasks.Go(func() { h.proxy.Run(background) })
 	}
 	if b.memory != nil {
 		tasks.Go(func() { sweep(background, b.memory, log) })

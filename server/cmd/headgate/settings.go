@@ -35,6 +35,7 @@ type settings struct {
 	http  string // "" for none
 	grpc  string
 	resp  string
+	proxy string
 	admin string // "" for none, autoAdmin for the usual
 	tls   certs.Files
 	data  string
@@ -49,8 +50,9 @@ type settings struct {
 	auth                 string // --decision-auth
 	logFormat            string // "" for text
 
-	live  *live         // as the configuration file said when it was last read
-	level slog.LevelVar // of the logger
+	forward forwarding    // what the proxy does
+	live    *live         // as the configuration file said when it was last read
+	level   slog.LevelVar // of the logger
 
 	// config is the configuration file, "" for none; values are those of the flags, from
 	// words and that file.
@@ -78,6 +80,9 @@ type setting struct {
 	key string
 	// secret values may stand in a file that HEADGATE_..._FILE names.
 	secret bool
+	// several is for flags that may be there more than once; their values are put together
+	// with spaces between.
+	several bool
 }
 
 var serveSettings = []setting{
@@ -89,6 +94,9 @@ var serveSettings = []setting{
 	{name: "http", value: "127.0.0.1:8080", usage: "`ADDRESS` of the HTTP door: HOST:PORT, unix:PATH, or empty for none", key: "listen.http"},
 	{name: "grpc", value: "127.0.0.1:8081", usage: "`ADDRESS` of the gRPC door, which Envoy asks too, or empty for none", key: "listen.grpc"},
 	{name: "resp", value: "127.0.0.1:6380", usage: "`ADDRESS` of the door that speaks the Redis protocol, or empty for none", key: "listen.resp"},
+	{name: proxyName, usage: "`ADDRESS` of the reverse proxy, or empty for none", key: "proxy.listen"},
+	{name: "upstream", usage: "`URL` of a server behind the proxy, http://HOST:PORT, https:// or h2c:// (HTTP/2 without TLS); may be there several times, in the variable with spaces between", several: true},
+	{name: "application", value: "default", usage: "`NAME` of the policy's application that decides the requests at the proxy", key: "proxy.application"},
 	{name: "admin", value: autoAdmin, usage: "`ADDRESS` of the administration, or empty for none; auto is that of --http while it is on this machine, else " + adminAddress, key: "listen.admin"},
 	{name: "memory", value: "256MiB", usage: "`SIZE` that limit state may take: B, KiB, MiB, GiB"},
 	{name: "decision-auth", usage: "`open|token`: everybody may ask for decisions, or who has a token with the scope decide (default: open where only this machine can ask, else token)", key: "auth.decision"},
@@ -97,7 +105,13 @@ var serveSettings = []setting{
 
 func addServeFlags(cmd *cobra.Command) {
 	for _, s := range serveSettings {
-		cmd.Flags().String(s.name, s.value, s.usage+" ["+envName(s.name)+"]")
+		name, value := flagOf(cmd, s)
+		usage := s.usage + " [" + envName(s.name) + "]"
+		if s.several {
+			cmd.Flags().Var(new(spaced), name, usage)
+			continue
+		}
+		cmd.Flags().String(name, value, usage)
 	}
 }
 
@@ -171,12 +185,16 @@ func resolve(words map[string]word, file string) (*settings, error) {
 	s.tls.Key, _ = config.one("tls.key")
 	s.tls.ClientCA, _ = config.one("tls.client_ca")
 	s.live = readLive(config)
-	return s, nil
+	s.forward, err = readForwarding(config, v["upstream"], v["application"])
+	if err == nil && s.proxy != "" {
+		err = s.forward.check()
+	}
+	return s, err
 }
 
 // check turns the values into settings. from says where each comes from.
 func check(v, from map[string]string) (*settings, error) {
-	s := &settings{policy: v["policy"], envoy: v["envoy-config"], http: v["http"], grpc: v["grpc"], resp: v["resp"], admin: v["admin"], data: v["data"], store: v["store"], storeFrom: from["store"], records: v["records"], recordsFrom: from["records"], auth: v["decision-auth"]}
+	s := &settings{policy: v["policy"], envoy: v["envoy-config"], http: v["http"], grpc: v["grpc"], resp: v["resp"], proxy: v[proxyName], admin: v["admin"], data: v["data"], store: v["store"], storeFrom: from["store"], records: v["records"], recordsFrom: from["records"], auth: v["decision-auth"]}
 	if err := badStore(s.store); err != nil {
 		return nil, usageError{fmt.Errorf("%s: %w", s.storeFrom, err)}
 	}
@@ -190,9 +208,9 @@ func check(v, from map[string]string) (*settings, error) {
 	if s.memory < 1<<20 {
 		return nil, usageError{fmt.Errorf("--memory %q: must be at least 1MiB", v["memory"])}
 	}
-	for _, name := range []string{"http", "grpc", "resp"} {
+	for _, name := range []string{"http", "grpc", "resp", proxyName} {
 		if err := badAddress(v[name]); err != nil {
-			return nil, usageError{fmt.Errorf("--%s %w", name, err)}
+			return nil, usageError{fmt.Errorf("%s %w", flagIn(name, from[name]), err)}
 		}
 	}
 	if err := badAdminAddress(s.admin); err != nil {
@@ -201,8 +219,11 @@ func check(v, from map[string]string) (*settings, error) {
 	if s.data == "" {
 		return nil, usageError{errors.New("--data is empty: name a directory, or leave the flag out for " + defaultData)}
 	}
-	if s.http == "" && s.grpc == "" && s.resp == "" {
-		return nil, usageError{errors.New("nothing to serve: --http, --grpc and --resp are empty")}
+	if s.http == "" && s.grpc == "" && s.resp == "" && s.proxy == "" {
+		return nil, usageError{errors.New("nothing to serve: --http, --grpc, --resp and --proxy are empty")}
+	}
+	if s.proxy == "" && v["upstream"] != "" {
+		return nil, usageError{fmt.Errorf("%s: there is no proxy: say where it listens with %s", from["upstream"], from[proxyName])}
 	}
 	if s.policy != "" && s.envoy != "" {
 		return nil, usageError{errors.New("--policy and --envoy-config: keep one; 'headgate convert envoy' makes a policy of the other, which can be merged")}
@@ -254,9 +275,10 @@ func badAdminAddress(address string) error {
 // lookUp returns what flag or environment say, and which of them, or the default
 // and "".
 func lookUp(cmd *cobra.Command, s setting) (value, who string, err error) {
-	flag := cmd.Flags().Lookup(s.name)
+	name, _ := flagOf(cmd, s)
+	flag := cmd.Flags().Lookup(name)
 	if flag.Changed {
-		return flag.Value.String(), "--" + s.name, nil
+		return flag.Value.String(), "--" + name, nil
 	}
 	who = envName(s.name)
 	value, said, err := environment(who, s.secret)

@@ -3,6 +3,7 @@ package envoyrls
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -184,7 +185,7 @@ func (s *Service) drain(ctx context.Context, c *call) {
 		}
 		switch {
 		case err != nil:
-			s.Logger.Warn("hits that did not fit were not counted", "application", c.application, "error", err)
+			s.faults.Log(s.Logger, slog.LevelWarn, "drain", "hits that did not fit were not counted", "application", c.application, "error", err)
 		case c.spare.Allowed:
 			it.drained = remains
 			s.Decided(c.spare, time.Since(c.began))

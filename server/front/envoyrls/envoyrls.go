@@ -50,6 +50,9 @@ type Config struct {
 	Gate decider
 	// UnknownDomain is for domains that are not in the policy.
 	UnknownDomain UnknownDomain
+	// Unnamed says which limits have a name that Envoys are not told, as nobody gave it to
+	// them. nil for none.
+	Unnamed func(limit string) bool
 	// Headers adds RateLimit-Limit, RateLimit-Remaining and RateLimit-Reset to responses,
 	// of the limit of which the least is left.
 	Headers bool
@@ -84,13 +87,19 @@ type Config struct {
 }
 
 // Service is the door.
-type Service struct{ Config }
+type Service struct {
+	Config
+	faults front.Faults
+}
 
 // New returns the door.
 func New(c Config) *Service {
 	c.Patience = cmp.Or(c.Patience, DefaultPatience)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Unnamed == nil {
+		c.Unnamed = func(string) bool { return false }
 	}
 	if c.Decided == nil {
 		c.Decided = func(*gate.Decision, time.Duration) {}
@@ -104,7 +113,7 @@ func New(c Config) *Service {
 	if c.Panicked == nil {
 		c.Panicked = func() {}
 	}
-	return &Service{c}
+	return &Service{Config: c}
 }
 
 // Register makes the service one of r's. The messages that its interceptors see are not
@@ -223,7 +232,7 @@ func (s *Service) failed(ctx context.Context, err error) error {
 		code, text = codes.Internal, "the server could not decide; its log says why"
 	}
 	if ctx.Err() == nil {
-		s.Logger.Error("no decision", "method", pb.RateLimitService_ShouldRateLimit_FullMethodName, "code", code.String(), "error", err)
+		s.faults.Log(s.Logger, slog.LevelError, code.String(), "no decision", "method", pb.RateLimitService_ShouldRateLimit_FullMethodName, "code", code.String(), "error", err)
 	}
 	return status.Error(code, text)
 }

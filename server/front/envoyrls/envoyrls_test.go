@@ -23,6 +23,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/envoy"
 	"github.com/headgate/headgate/gate/envoy/envoytest"
 	"github.com/headgate/headgate/store/memstore"
 )
@@ -286,6 +287,35 @@ func TestPanic(t *testing.T) {
 	}
 	if n != 2 || !strings.Contains(log.String(), "panic=oh") {
 		t.Errorf("%d panics, log %s", n, log.String())
+	}
+}
+
+// TestFaultsAreLoggedOnce: a policy that the door cannot serve is no line for each request.
+func TestFaultsAreLoggedOnce(t *testing.T) {
+	var log bytes.Buffer
+	h := open(t, plain, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	for range 50 {
+		h.refused(request("the shop", descriptor("operation=slots")), codes.FailedPrecondition, "release: ttl")
+	}
+	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "release: ttl") {
+		t.Errorf("%d lines: %s", n, log.String())
+	}
+}
+
+// TestNameTold: the name of a limit is told, but where nobody gave it one.
+func TestNameTold(t *testing.T) {
+	const config = "domain: d\ndescriptors: [{key: a, rate_limit: {unit: day, requests_per_unit: 1}}, {key: b, rate_limit: {unit: day, requests_per_unit: 1, name: mine}}]"
+	for _, c := range []struct {
+		unnamed func(string) bool
+		want    []string
+	}{{envoy.Unnamed, []string{"", "mine"}}, {nil, []string{"per_day", "mine"}}} {
+		h := open(t, convert(t, config), func(to *Config) { to.Unnamed = c.unnamed })
+		r := h.ask("d", descriptor("a=x"), descriptor("b=x"))
+		for i, s := range r.Statuses {
+			if s.CurrentLimit.Name != c.want[i] {
+				t.Errorf("%q, want %q", s.CurrentLimit.Name, c.want[i])
+			}
+		}
 	}
 }
 

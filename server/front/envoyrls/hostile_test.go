@@ -54,6 +54,25 @@ func TestPathNobodyReads(t *testing.T) {
 	}
 }
 
+// TestLongCall: what a client puts into a call does not make it an error, as Envoys that do
+// not deny on failures would let it pass: 16 descriptors with all that a header may hold.
+func TestLongCall(t *testing.T) {
+	h := open(t, "version: 1\napplications: {d: {rules: [{name: r, match: {descriptor: [{key: agent}]}, limits: [{name: w, algorithm: fixed_window, rate: 16/h}]}]}}", nil)
+	r := request("d")
+	for range 16 {
+		r.Descriptors = append(r.Descriptors, entries("agent", strings.Repeat("x", 60<<10)))
+	}
+	if n := proto.Size(r); n < 900<<10 || n > 1<<20 {
+		t.Fatalf("%d bytes", n)
+	}
+	for _, over := range []bool{false, true} {
+		got, err := h.send(r)
+		if err != nil || (got.OverallCode == pb.RateLimitResponse_OVER_LIMIT) != over {
+			t.Errorf("want over %v: %.200v, %v", over, got, err)
+		}
+	}
+}
+
 func FuzzReadable(f *testing.F) {
 	for _, s := range []string{"/", "/a%2fb", "/%", "/%4", "/%zz%00\x00", "/?%", "/é\xff"} {
 		f.Add(s, 1)

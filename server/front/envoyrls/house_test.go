@@ -49,7 +49,7 @@ func openOn(t testing.TB, c gate.Config, change func(*Config)) *house {
 		t.Fatal(err)
 	}
 	h := &house{TB: t, gate: g, now: envoytest.Start, caller: front.Anybody{}}
-	config := Config{Gate: g, Now: func() int64 { return h.now.UnixMicro() }}
+	config := Config{Gate: g, Unnamed: envoy.Unnamed, Now: func() int64 { return h.now.UnixMicro() }}
 	if change != nil {
 		change(&config)
 	}

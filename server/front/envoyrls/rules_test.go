@@ -74,7 +74,7 @@ func TestRules(t *testing.T) {
 	for name, run := range map[string]func(h *house){
 		"1.4 statuses are as many and in the order of the descriptors": func(h *house) {
 			r := h.ask("edge", descriptor("none=x"), descriptor("ghost=x"), descriptor("path=/login"), descriptor("free=x"))
-			check(h, r, `OVER_LIMIT 0/0 DAY*1 "per_day" 24h0m0s`, "OK 0", `OK 3/3 MINUTE*1 "login" 1m0s`, "OK 4294967295")
+			check(h, r, `OVER_LIMIT 0/0 DAY*1 "" 24h0m0s`, "OK 0", `OK 3/3 MINUTE*1 "login" 1m0s`, "OK 4294967295")
 		},
 		"1.4 hits": func(h *house) {
 			for _, c := range []struct {
@@ -95,13 +95,13 @@ func TestRules(t *testing.T) {
 		},
 		"1.4 hits are given back": func(h *house) {
 			h.caller = operator{}
-			check(h, h.ask("edge", hits(descriptor("path=/x"), 5)), `OK 5/10 MINUTE*1 "per_minute" 1m0s`)
-			check(h, h.ask("edge", back(descriptor("path=/x"))), `OK 6/10 MINUTE*1 "per_minute" 1m0s`)
-			check(h, h.ask("edge", back(hits(descriptor("path=/x"), 100))), `OK 10/10 MINUTE*1 "per_minute" 1m0s`)
+			check(h, h.ask("edge", hits(descriptor("path=/x"), 5)), `OK 5/10 MINUTE*1 "" 1m0s`)
+			check(h, h.ask("edge", back(descriptor("path=/x"))), `OK 6/10 MINUTE*1 "" 1m0s`)
+			check(h, h.ask("edge", back(hits(descriptor("path=/x"), 100))), `OK 10/10 MINUTE*1 "" 1m0s`)
 			// A call that is refused gives nothing back, as it charges nothing.
-			check(h, h.ask("edge", hits(descriptor("path=/x"), 5)), `OK 5/10 MINUTE*1 "per_minute" 1m0s`)
-			check(h, h.ask("edge", back(descriptor("path=/x")), descriptor("none=x")), "OK 0", `OVER_LIMIT 0/0 DAY*1 "per_day" 24h0m0s`)
-			check(h, h.ask("edge", back(descriptor("path=/x")), descriptor("free=x")), `OK 6/10 MINUTE*1 "per_minute" 1m0s`, "OK 4294967295")
+			check(h, h.ask("edge", hits(descriptor("path=/x"), 5)), `OK 5/10 MINUTE*1 "" 1m0s`)
+			check(h, h.ask("edge", back(descriptor("path=/x")), descriptor("none=x")), "OK 0", `OVER_LIMIT 0/0 DAY*1 "" 24h0m0s`)
+			check(h, h.ask("edge", back(descriptor("path=/x")), descriptor("free=x")), `OK 6/10 MINUTE*1 "" 1m0s`, "OK 4294967295")
 		},
 		"2 exact, else the first pattern in the file, else the key": func(h *house) {
 			for value, want := range map[string]uint32{"/login": 3, "/abc": 4, "/ab*": 5, "/x": 10, "": 10, "/x.pdf": 6, "/a.pdf": 4, "/login/": 10} {
@@ -114,7 +114,7 @@ func TestRules(t *testing.T) {
 			h.check("OK none", "edge", descriptor("path=/login,user=a,more=x"))
 			h.check("OK none", "edge", descriptor("path=/x,user=a"))
 			h.check("OK none", "edge", descriptor("user=a"))
-			check(h, h.ask("edge", descriptor("path=/login,user=a")), `OK 1/2 HOUR*1 "per_hour" 1h0m0s`)
+			check(h, h.ask("edge", descriptor("path=/login,user=a")), `OK 1/2 HOUR*1 "" 1h0m0s`)
 		},
 		"3 an override stands in for the rule": func(h *house) {
 			d := says(descriptor("dark=x"), 1, typev3.RateLimitUnit_HOUR, 0)
@@ -123,7 +123,7 @@ func TestRules(t *testing.T) {
 			check(h, h.ask("edge", says(descriptor("ghost=x"), 7, typev3.RateLimitUnit_MINUTE, 90)), `OK 6/7 MINUTE*90 "" 1h30m0s`)
 			q := says(descriptor("q2=x"), 0, typev3.RateLimitUnit_DAY, 0)
 			h.check("OVER over ok", "edge", q, descriptor("q1=x"))
-			check(h, h.ask("edge", descriptor("dark=x")), `OK 1/2 MINUTE*1 "per_minute" 1m0s`)
+			check(h, h.ask("edge", descriptor("dark=x")), `OK 1/2 MINUTE*1 "" 1m0s`)
 		},
 		"4 replaces": func(h *house) {
 			for range 5 {
@@ -136,12 +136,12 @@ func TestRules(t *testing.T) {
 		},
 		"5 over above the limit": func(h *house) {
 			h.check("OK ok", "edge", hits(descriptor("path=/x"), 10))
-			check(h, h.ask("edge", descriptor("path=/x")), `OVER_LIMIT 0/10 MINUTE*1 "per_minute" 1m0s`)
+			check(h, h.ask("edge", descriptor("path=/x")), `OVER_LIMIT 0/10 MINUTE*1 "" 1m0s`)
 			h.check("OK ok", "edge", hits(descriptor("path=/x"), 0))
 		},
 		"5 shadow_mode": func(h *house) {
 			h.check("OK ok", "edge", hits(descriptor("dark=x"), 2))
-			check(h, h.ask("edge", descriptor("dark=x")), `OK 0/2 MINUTE*1 "per_minute" 1m0s`)
+			check(h, h.ask("edge", descriptor("dark=x")), `OK 0/2 MINUTE*1 "" 1m0s`)
 		},
 		"5 quota_mode": func(h *house) {
 			h.check("OK ok ok", "edge", descriptor("q1=x"), descriptor("q2=x"))
@@ -166,11 +166,11 @@ func TestRules(t *testing.T) {
 			h.check("OVER over", "edge", descriptor("weeks=x"))
 		},
 		"7 share_threshold": func(h *house) {
-			check(h, h.ask("edge", hits(descriptor("path=/x.pdf"), 4)), `OK 2/6 MINUTE*1 "per_minute" 1m0s`)
-			check(h, h.ask("edge", hits(descriptor("path=/y.pdf"), 2)), `OK 0/6 MINUTE*1 "per_minute" 1m0s`)
+			check(h, h.ask("edge", hits(descriptor("path=/x.pdf"), 4)), `OK 2/6 MINUTE*1 "" 1m0s`)
+			check(h, h.ask("edge", hits(descriptor("path=/y.pdf"), 2)), `OK 0/6 MINUTE*1 "" 1m0s`)
 			h.check("OVER over", "edge", descriptor("path=/z.pdf"))
-			check(h, h.ask("edge", hits(descriptor("path=/ab"), 4)), `OK 0/4 MINUTE*1 "per_minute" 1m0s`)
-			check(h, h.ask("edge", hits(descriptor("path=/ac"), 4)), `OK 0/4 MINUTE*1 "per_minute" 1m0s`)
+			check(h, h.ask("edge", hits(descriptor("path=/ab"), 4)), `OK 0/4 MINUTE*1 "" 1m0s`)
+			check(h, h.ask("edge", hits(descriptor("path=/ac"), 4)), `OK 0/4 MINUTE*1 "" 1m0s`)
 		},
 		"defect: keys joined without an escape": func(h *house) {
 			h.check("OK ok", "edge", descriptor("a=b_c"))
@@ -183,7 +183,7 @@ func TestRules(t *testing.T) {
 			for range 20 {
 				h.check("OVER ok over", "edge", descriptor("path=/x"), descriptor("none=x"))
 			}
-			check(h, h.ask("edge", descriptor("path=/x")), `OK 9/10 MINUTE*1 "per_minute" 1m0s`)
+			check(h, h.ask("edge", descriptor("path=/x")), `OK 9/10 MINUTE*1 "" 1m0s`)
 		},
 		"one budget twice": func(h *house) {
 			r := h.ask("edge", descriptor("path=/login"), descriptor("path=/login"))
@@ -191,7 +191,7 @@ func TestRules(t *testing.T) {
 			h.check("OVER ok over", "edge", descriptor("path=/login"), descriptor("path=/login"))
 		},
 		"limits beyond 32 bits": func(h *house) {
-			check(h, h.ask("edge", descriptor("years=x")), fmt.Sprintf(`OK 4294967294/4294967295 YEAR*1 "per_year" %v`,
+			check(h, h.ask("edge", descriptor("years=x")), fmt.Sprintf(`OK 4294967294/4294967295 YEAR*1 "" %v`,
 				(time.Duration(31536000-envoytest.Start.Unix()%31536000)*time.Second)))
 			h.check("OVER over", "edge", hits(descriptor("years=x"), math.MaxUint64))
 			h.check("OVER over", "edge", hits(descriptor("years=x"), 1<<53))

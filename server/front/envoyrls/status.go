@@ -168,7 +168,7 @@ func (c *call) respond(s *Config) []byte {
 		st := it.state()
 		var buf [maxStatus]byte
 		c.out = protowire.AppendTag(c.out, 2, protowire.BytesType)
-		c.out = protowire.AppendBytes(c.out, appendStatus(buf[:0], it, &st))
+		c.out = protowire.AppendBytes(c.out, appendStatus(buf[:0], it, &st, s.Unnamed))
 		if st.limit != nil && (of == nil || st.remaining < nearest.remaining || st.over && !nearest.over) {
 			nearest, of = st, it
 		}
@@ -185,12 +185,12 @@ func (c *call) respond(s *Config) []byte {
 // maxStatus is the most that one status takes: 64 bytes of name and a few numbers.
 const maxStatus = 128
 
-func appendStatus(b []byte, it *item, st *state) []byte {
+func appendStatus(b []byte, it *item, st *state, unnamed func(string) bool) []byte {
 	b = appendVarint(b, 1, code(st.over))
 	if l := st.limit; l != nil {
 		var buf [maxStatus]byte
 		b = protowire.AppendTag(b, 2, protowire.BytesType)
-		b = protowire.AppendBytes(b, appendLimit(buf[:0], it, l))
+		b = protowire.AppendBytes(b, appendLimit(buf[:0], it, l, unnamed))
 	}
 	b = appendVarint(b, 3, uint64(st.remaining))
 	if st.limit != nil {
@@ -201,11 +201,11 @@ func appendStatus(b []byte, it *item, st *state) []byte {
 	return b
 }
 
-func appendLimit(b []byte, it *item, l *gate.LimitState) []byte {
+func appendLimit(b []byte, it *item, l *gate.LimitState, unnamed func(string) bool) []byte {
 	unit, n := window(l)
 	b = appendVarint(b, 1, uint64(min(l.Outcome.Limit, math.MaxUint32)))
 	b = appendVarint(b, 2, uint64(unit))
-	if !it.override {
+	if !it.override && !unnamed(l.Limit.Name) {
 		b = protowire.AppendTag(b, 3, protowire.BytesType)
 		b = protowire.AppendString(b, l.Limit.Name)
 	}

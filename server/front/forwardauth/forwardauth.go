@@ -4,12 +4,10 @@
 package forwardauth
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -21,8 +19,8 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/httpgate"
 	"github.com/headgate/headgate/internal/clientip"
-	"github.com/headgate/headgate/internal/ratefield"
 	"github.com/headgate/headgate/server/front"
 	"github.com/headgate/headgate/server/front/problem"
 )
@@ -80,17 +78,19 @@ func New(c Config) http.Handler {
 	if c.Decided == nil {
 		c.Decided = func(*gate.Decision, time.Duration) {}
 	}
-	return &door{c}
+	return &door{Config: c}
 }
 
-type door struct{ Config }
+type door struct {
+	Config
+	faults front.Faults
+}
 
 // call is everything that one request needs, used again for the next one.
 type call struct {
-	req   gate.Request
-	d     gate.Decision
-	set   ratefield.Setter
-	items [headgate.MaxCharges]ratefield.Item
+	req    gate.Request
+	d      gate.Decision
+	fields httpgate.Fields
 }
 
 var calls = sync.Pool{New: func() any { return new(call) }}
@@ -130,7 +130,7 @@ func (f *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if unfit(err) {
-			f.Logger.Error("the policy does not fit this door", "path", r.URL.Path, "error", err)
+			f.faults.Log(f.Logger, slog.LevelError, "unfit", "the policy does not fit this door", "path", r.URL.Path, "error", err)
 			p := &problem.Problem{Name: "policy_unfit", Status: http.StatusInternalServerError, Detail: err.Error()}
 			if only403 {
 				deny(w, p)
@@ -141,12 +141,15 @@ func (f *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		p := problem.Of(err)
 		if p.Status >= http.StatusInternalServerError {
-			f.Logger.Error("no decision", "path", r.URL.Path, "code", headgate.CodeOf(err).String(), "error", err)
+			code := headgate.CodeOf(err).String()
+			f.faults.Log(f.Logger, slog.LevelError, code, "no decision", "path", r.URL.Path, "code", code, "error", err)
 		}
 		fail(w, r, p, only403)
 		return
 	}
-	c.fields(w.Header())
+	// nginx gives clients those that its configuration copies, Traefik and Caddy all of a
+	// refusal.
+	c.fields.Set(w.Header(), &c.d, c.d.Headers)
 	switch {
 	case c.d.Allowed:
 		w.WriteHeader(http.StatusNoContent)
@@ -297,71 +300,9 @@ func original(h http.Header, forwarded, orig string) (value, field string, err e
 	return "", forwarded, fmt.Errorf("the proxy sent neither %s nor %s", forwarded, orig)
 }
 
-// fields sets what every answer to a decision carries. nginx gives clients
-// those that its configuration copies, Traefik and Caddy all of a refusal.
-func (c *call) fields(h http.Header) {
-	d := &c.d
-	n := 0
-	limits := d.Limits()
-	for i := range limits {
-		if l := &limits[i]; l.Owner == "subject" && !l.Shadow {
-			c.items[n] = ratefield.From(l.ID, cmp.Or(l.Share, l.Limit), &l.Outcome)
-			n++
-		}
-	}
-	c.set.Set(h, ratefield.Styles(d.Headers), ratefield.Tightest(c.items[:n]), d.At())
-	if !d.Allowed && d.Retryable {
-		c.set.SetInteger(h, "Retry-After", ratefield.RetryAfter(d.RetryAfter, d.RetryJitter, rand.Uint64()))
-	}
-	h.Set("Headgate-Reason", d.Reason.String())
-	if id := d.BoundByID(); id != "" {
-		h.Set("Headgate-Limit", id)
-	}
-	if d.Degraded != "" {
-		h.Set("Headgate-Degraded", d.Degraded)
-	}
-	h.Set("Headgate-Decision-Id", fmt.Sprintf("%016x%016x", d.ID[0], d.ID[1]))
-}
-
 // refusal is a refused request as its client sees it.
 func refusal(d *gate.Decision) *problem.Problem {
-	p := &problem.Problem{Name: d.Reason.String(), Status: status(d.Reason), Detail: d.Message}
-	if p.Detail != "" {
-		return p
-	}
-	switch {
-	case d.Reason == headgate.CostExceedsLimit:
-		p.Detail = "this request costs more than its limit can ever hold"
-	case d.Reason == headgate.NoRule:
-		p.Detail = "no rule lets this request pass"
-	case d.Reason == headgate.DenyListed:
-		p.Detail = "this client may not pass"
-	case d.Reason == headgate.Banned:
-		p.Detail = "banned"
-	case p.Status == http.StatusServiceUnavailable:
-		p.Detail = "the service cannot take this request at the moment"
-	default:
-		p.Detail = "too many requests"
-	}
-	if d.Retryable {
-		p.Detail += "; try again in " + strconv.FormatInt(ratefield.RetryAfter(d.RetryAfter, 0, 0), 10) + " s"
-	}
-	return p
-}
-
-// status is what the client of a refused request gets: 429 for rate, quota,
-// concurrency, a ban, an end of waiting and an atomic batch.
-func status(r headgate.Reason) int {
-	switch r {
-	case headgate.CostExceedsLimit:
-		return http.StatusUnprocessableEntity
-	case headgate.OverloadedReason, headgate.StoreUnavailable:
-		return http.StatusServiceUnavailable
-	case headgate.NoRule, headgate.DenyListed:
-		return http.StatusForbidden
-	default:
-		return http.StatusTooManyRequests
-	}
+	return &problem.Problem{Name: d.Reason.String(), Status: httpgate.Status(d.Reason), Detail: httpgate.Detail(d)}
 }
 
 // fail answers an error. Errors of ours are never a 403: whether the site stays

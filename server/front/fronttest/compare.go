@@ -24,17 +24,20 @@ type Door struct {
 	Direct      gatetest.Holder
 	Descriptors bool
 	Envoy       Envoy
+	More        More
 	// Reads is true if Holder reads numbers before the gate is asked, and refuses those that
 	// are none.
 	Reads bool
 	// Grain is what durations are rounded up to; 0 is a nanosecond.
 	Grain time.Duration
+
+	directMore More
 }
 
 // Local is the gate itself.
 func Local(g *Gate) Door {
 	direct := gatetest.Local(g.Gate)
-	return Door{Holder: direct, Direct: direct, Envoy: LocalEnvoy(g)}
+	return Door{Holder: direct, Direct: direct, Envoy: LocalEnvoy(g), More: LocalMore(g), directMore: LocalMore(g)}
 }
 
 // Case is a policy, and what is asked of it.
@@ -115,6 +118,8 @@ func (c *Case) differ(want, got []Outcome, door *Door) *Difference {
 // Outcome is what came of a step: answers, or a verdict, or an error.
 type Outcome struct {
 	answers []gatetest.Answer
+	each    []Outcome // of TakeEach, instead of answers
+	told    gate.Explanation
 	verdict Verdict
 	err     error
 	failed  int  // the request at fault of several, -1 if it is none
@@ -129,6 +134,12 @@ func (o *Outcome) String() string {
 	var b strings.Builder
 	for i := range o.answers {
 		b.WriteString("\n  " + marshal(o.answers[i]))
+	}
+	for i := range o.each {
+		b.WriteString("\n  " + o.each[i].String())
+	}
+	if o.told.Verdict != "" {
+		fmt.Fprintf(&b, "\n  %+v", o.told)
 	}
 	if o.verdict.Statuses != nil {
 		fmt.Fprintf(&b, "%+v", o.verdict)
@@ -157,13 +168,23 @@ func (o *Outcome) agrees(s *Step, got *Outcome, reads bool) bool {
 	case o.err == nil && got.err != nil:
 		return reads && refused && !slices.ContainsFunc(o.answers, func(a gatetest.Answer) bool { return a.Limits != nil })
 	case o.err == nil:
-		return reflect.DeepEqual(o.answers, got.answers) && reflect.DeepEqual(o.verdict, got.verdict)
+		return reflect.DeepEqual(o.answers, got.answers) && reflect.DeepEqual(o.verdict, got.verdict) && reflect.DeepEqual(o.told, got.told) &&
+			o.eachAgrees(got)
 	}
 	wantCode, wantField := fault(o.err)
 	if s.Do == Call {
 		return code == wantCode // the fields of Envoy's messages have other names
 	}
 	return reads && refused || code == wantCode && field == wantField && got.failed == o.failed
+}
+
+// eachAgrees reports whether a door said what o says of each of several requests.
+func (o *Outcome) eachAgrees(got *Outcome) bool {
+	return slices.EqualFunc(o.each, got.each, func(a, b Outcome) bool {
+		code, field := fault(a.err)
+		gotCode, gotField := fault(b.err)
+		return (a.err == nil) == (b.err == nil) && code == gotCode && field == gotField && reflect.DeepEqual(a.answers, b.answers)
+	})
 }
 
 // blame is a field of a request, of several if item is not -1.
@@ -192,6 +213,10 @@ func (s *Step) malformed() (list []blame) {
 	}
 	add(-1, s.Request.Cost, s.Request.Costs)
 	add(-1, s.Claim.Cost, s.Claim.Costs)
+	add(-1, s.Throttle.Cost, nil)
+	if s.Do == TakeEach {
+		return list // each has an answer or an error of its own
+	}
 	for i := range s.All {
 		add(i, s.All[i].Cost, s.All[i].Costs)
 		if s.All[i].MaxWait > 0 {
@@ -223,6 +248,10 @@ func (o *Outcome) rounded(grain time.Duration) *Outcome {
 		return list
 	}
 	r := *o
+	r.each = slices.Clone(o.each)
+	for i := range r.each {
+		r.each[i] = *r.each[i].rounded(grain)
+	}
 	r.answers = slices.Clone(o.answers)
 	for i := range r.answers {
 		a := &r.answers[i]
@@ -248,9 +277,9 @@ const ticketed = "a ticket"
 func (p *player) step(ctx context.Context, s *Step) (o Outcome) {
 	at := gatetest.Start.Add(s.At)
 	call := gatetest.Call{At: at, Peek: s.Do == Peek, Request: copied(s.Request)}
-	holder := p.Holder
+	holder, more := p.Holder, p.More
 	if !p.Descriptors && (s.Request.Descriptor != nil || slices.ContainsFunc(s.All, func(r gate.Request) bool { return r.Descriptor != nil })) {
-		holder, o.direct = p.Direct, true
+		holder, more, o.direct = p.Direct, p.directMore, true
 	}
 	o.failed = -1
 	var a gatetest.Answer
@@ -265,6 +294,30 @@ func (p *player) step(ctx context.Context, s *Step) (o Outcome) {
 		}
 		o.answers, o.failed, o.err = holder.TakeAll(ctx, at, rs)
 		return o
+	case TakeEach:
+		rs := make([]gate.Request, len(s.All))
+		for i := range rs {
+			rs[i] = copied(s.All[i])
+		}
+		var list []Result
+		list, o.err = more.TakeEach(ctx, at, rs)
+		for _, r := range list {
+			one := Outcome{err: r.Err, failed: -1}
+			if r.Err == nil {
+				if r.Answer.Ticket != "" {
+					r.Answer.Ticket = ticketed
+				}
+				one.answers = []gatetest.Answer{r.Answer}
+			}
+			o.each = append(o.each, one)
+		}
+		return o
+	case Explain:
+		a, o.told, o.err = more.Explain(ctx, call)
+	case Throttle:
+		a, o.err = more.Throttle(ctx, at, s.Throttle)
+	case Reset:
+		a, o.err = more.Reset(ctx, at, s.Request.Application, s.Request.Subject, s.Limits)
 	case Settle, Renew, Release:
 		c := s.Claim
 		c.Costs = maps.Clone(c.Costs)

@@ -2,6 +2,7 @@ package fronttest_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,6 +23,94 @@ type altered struct {
 	fails   func(*headgate.Error)      //
 	envoy   func(*fronttest.Verdict)   //
 	asks    func(*gatetest.Descriptor) //
+}
+
+// alteredMore does one of the things wrong that only some doors do.
+type alteredMore struct {
+	fronttest.More
+	told     func(*gate.Explanation)
+	explain  func(*gatetest.Call)
+	throttle func(*gate.Throttle)
+	limits   func([]string) []string
+	subject  func(string) string
+	items    func([]gate.Request) []gate.Request
+	results  func([]fronttest.Result)
+}
+
+func (a *alteredMore) Explain(ctx context.Context, c gatetest.Call) (gatetest.Answer, gate.Explanation, error) {
+	if a.explain != nil {
+		a.explain(&c)
+	}
+	got, e, err := a.More.Explain(ctx, c)
+	if a.told != nil {
+		a.told(&e)
+	}
+	return got, e, err
+}
+
+func (a *alteredMore) Throttle(ctx context.Context, at time.Time, t gate.Throttle) (gatetest.Answer, error) {
+	if a.throttle != nil {
+		a.throttle(&t)
+	}
+	return a.More.Throttle(ctx, at, t)
+}
+
+func (a *alteredMore) Reset(ctx context.Context, at time.Time, application, subject string, limits []string) (gatetest.Answer, error) {
+	if a.limits != nil {
+		limits = a.limits(limits)
+	}
+	reset := subject
+	if a.subject != nil {
+		reset = a.subject(subject)
+	}
+	got, err := a.More.Reset(ctx, at, application, reset, limits)
+	if err == nil {
+		got.Subject = subject
+	}
+	return got, err
+}
+
+func (a *alteredMore) TakeEach(ctx context.Context, at time.Time, rs []gate.Request) ([]fronttest.Result, error) {
+	if a.items != nil {
+		rs = a.items(rs)
+	}
+	list, err := a.More.TakeEach(ctx, at, rs)
+	if a.results != nil {
+		a.results(list)
+	}
+	return list, err
+}
+
+// together decides batches that are not atomic as if they were.
+type together struct {
+	fronttest.More
+	holder gatetest.Holder
+}
+
+func (g together) TakeEach(ctx context.Context, at time.Time, rs []gate.Request) ([]fronttest.Result, error) {
+	answers, failed, err := g.holder.TakeAll(ctx, at, rs)
+	list := make([]fronttest.Result, len(rs))
+	for i, a := range answers {
+		list[i].Answer = a
+	}
+	if err != nil {
+		list[max(0, failed)].Err = err
+	}
+	return list, nil
+}
+
+// charging takes where it is to explain.
+type charging struct {
+	fronttest.More
+	holder gatetest.Holder
+}
+
+func (g charging) Explain(ctx context.Context, c gatetest.Call) (gatetest.Answer, gate.Explanation, error) {
+	a, e, err := g.More.Explain(ctx, c)
+	if err == nil {
+		_, err = g.holder.Decide(ctx, c)
+	}
+	return a, e, err
 }
 
 func (a *altered) said(got gatetest.Answer, err error) (gatetest.Answer, error) {
@@ -148,6 +237,57 @@ var controls = map[string]altered{
 	"limits that Envoys say are naught": {asks: func(d *gatetest.Descriptor) { d.Said = nil }},
 }
 
+// controlsOfMore are the same for what only some doors do.
+var controlsOfMore = map[string]alteredMore{
+	"verdicts are not told":          {told: func(e *gate.Explanation) { e.Verdict = "" }},
+	"the last step is not told":      {told: func(e *gate.Explanation) { e.Steps = e.Steps[:max(0, len(e.Steps)-1)] }},
+	"explanations are of another":    {explain: func(c *gatetest.Call) { c.Request.Subject = swapped(c.Request.Subject) }},
+	"throttles have their own burst": {throttle: func(t *gate.Throttle) { t.Burst = 0 }},
+	"throttles cost one":             {throttle: func(t *gate.Throttle) { t.Cost = min(t.Cost, 1) }},
+	"throttles that look take":       {throttle: func(t *gate.Throttle) { t.Peek = false }},
+	"throttles have one key":         {throttle: func(t *gate.Throttle) { t.Key = t.Key[:0] + "k" }},
+	"throttles are slower":           {throttle: func(t *gate.Throttle) { t.Period += time.Millisecond }},
+	"all limits are reset":           {limits: func([]string) []string { return nil }},
+	"bans are reset as well":         {limits: withBans},
+	"another subject is reset":       {subject: swapped},
+	"items are the other way round":  {items: reversed},
+	"a last item is left out":        {items: func(rs []gate.Request) []gate.Request { return rs[:max(1, len(rs)-1)] }},
+	"items have no keys":             {items: withoutKeys},
+	"faults of items are not told":   {results: clearErrors},
+	"remaining of items is wrong":    {results: oneMore},
+}
+
+func withBans(limits []string) []string {
+	if limits == nil {
+		return limits
+	}
+	return append(slices.Clone(limits), "ban")
+}
+
+func reversed(rs []gate.Request) []gate.Request {
+	slices.Reverse(rs)
+	return rs
+}
+
+func withoutKeys(rs []gate.Request) []gate.Request {
+	for i := range rs {
+		rs[i].IdempotencyKey = ""
+	}
+	return rs
+}
+
+func oneMore(list []fronttest.Result) {
+	for i := range list {
+		list[i].Answer.Remaining++
+	}
+}
+
+func clearErrors(list []fronttest.Result) {
+	for i := range list {
+		list[i].Err = nil
+	}
+}
+
 func alter(list []gatetest.State, change func(*gatetest.State)) {
 	for i := range list {
 		change(&list[i])
@@ -232,12 +372,21 @@ func TestComparisonCatches(t *testing.T) {
 			d.Holder, d.Envoy = &a, alteredEnvoy{d.Envoy, &a}
 		})
 	}
+	for name, a := range controlsOfMore {
+		catches(name, 0, func(d *fronttest.Door) {
+			a.More = d.More
+			d.More = &a
+		})
+	}
+	catches("other batches are atomic", 0, func(d *fronttest.Door) { d.More = together{d.More, d.Holder} })
+	catches("explanations charge", 2, func(d *fronttest.Door) { d.More = charging{d.More, d.Holder} })
 	catches("batches are not atomic", 0, func(d *fronttest.Door) { d.Holder = single{d.Holder} })
 
 	// What the cases never come to, no door can be wrong about.
 	for _, what := range []string{
 		"ok", "no_rule", "skipped", "allow_listed", "deny_listed", "banned", "batch_refused", "rate_limited", "quota_exceeded", "concurrency_exceeded",
-		"cost_exceeds_limit", "in shadow", "replayed", "held", "with candidate", "with units", "envoy", "envoy over", "envoy without limit",
+		"cost_exceeds_limit", "in shadow", "replayed", "held", "with candidate", "with units", "envoy", "envoy over", "envoy without limit", "explained", "throttled", "each", "reset",
+		"error invalid_request rate", "error invalid_request key", "error invalid_request max_wait_ms", "error not_found limits",
 		"error invalid_request attributes", "error invalid_request cost", "error invalid_request costs", "error invalid_request ticket", "error invalid_request subject",
 		"error not_found application", "error not_found ticket", "error conflict idempotency_key",
 	} {

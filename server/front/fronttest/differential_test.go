@@ -38,7 +38,8 @@ var doors = []struct {
 		g := fronttest.Open(t, policy)
 		conn := serve(t, grpcapi.New(grpcapi.Config{Gate: g}))
 		return through(g, func(d *fronttest.Door) {
-			d.Holder, d.Reads, d.Descriptors, d.Grain = fronttest.OverMessages(g, conn), true, true, time.Microsecond
+			way := fronttest.OverMessages(g, conn)
+			d.Holder, d.More, d.Reads, d.Descriptors, d.Grain = way, way, true, true, time.Microsecond
 		})
 	}},
 	{"client", func(t testing.TB, policy string) fronttest.Door {
@@ -49,7 +50,8 @@ var doors = []struct {
 		}
 		t.Cleanup(func() { c.Close() })
 		return through(g, func(d *fronttest.Door) {
-			d.Holder, d.Reads, d.Descriptors, d.Grain = fronttest.OverClient(g, c), true, true, time.Microsecond
+			way := fronttest.OverClient(g, c)
+			d.Holder, d.More, d.Reads, d.Descriptors, d.Grain = way, way, true, true, time.Microsecond
 		})
 	}},
 	{"resp2", func(t testing.TB, policy string) fronttest.Door { return overRESP(t, policy, "2") }},
@@ -75,13 +77,14 @@ func through(g *fronttest.Gate, change func(*fronttest.Door)) fronttest.Door {
 func overHTTP(t testing.TB, policy string) fronttest.Door {
 	g := fronttest.Open(t, policy)
 	return through(g, func(d *fronttest.Door) {
-		d.Holder, d.Reads, d.Grain = fronttest.OverHTTP(g, httpapi.New(httpapi.Config{Gate: g})), true, time.Millisecond
+		way := fronttest.OverHTTP(g, httpapi.New(httpapi.Config{Gate: g}))
+		d.Holder, d.More, d.Reads, d.Grain = way, way, true, time.Millisecond
 	})
 }
 
 func overRESP(t testing.TB, policy, version string) fronttest.Door {
 	g := fronttest.Open(t, policy)
-	s := resp.New(resp.Config{Gate: g, Now: g.Now})
+	s := resp.New(resp.Config{Gate: g, Now: g.Now, Admit: func(string) front.Caller { return operator{} }})
 	l := local(t)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
@@ -103,11 +106,11 @@ func overRESP(t testing.TB, policy, version string) fronttest.Door {
 			t.Error(err)
 		}
 	})
-	holder, err := fronttest.OverRESP(g, conn, version)
+	way, err := fronttest.OverRESP(g, conn, version)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return through(g, func(d *fronttest.Door) { d.Holder, d.Reads, d.Grain = holder, true, time.Millisecond })
+	return through(g, func(d *fronttest.Door) { d.Holder, d.More, d.Reads, d.Grain = way, way, true, time.Millisecond })
 }
 
 // patience ends tests that would hang.

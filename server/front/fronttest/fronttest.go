@@ -29,14 +29,17 @@ func Open(tb testing.TB, policy string) *Gate {
 	return OpenWith(tb, gate.Config{Policy: []byte(policy), Store: memory()})
 }
 
-// OpenWith returns a gate that is made of c.
+// OpenWith returns a gate that is made of c, of which the store goes by the test's instants.
 func OpenWith(tb testing.TB, c gate.Config) *Gate {
 	tb.Helper()
-	g, err := gate.Open(tb.Context(), c)
-	if err != nil {
+	g := new(Gate)
+	g.At(gatetest.Start)
+	c.Store = clocked{c.Store, g}
+	var err error
+	if g.Gate, err = gate.Open(tb.Context(), c); err != nil {
 		tb.Fatalf("%v\n%s", err, c.Policy)
 	}
-	return &Gate{Gate: g}
+	return g
 }
 
 func memory() headgate.Store {
@@ -102,6 +105,12 @@ func (g *Gate) Renew(ctx context.Context, q *gate.Claim, d *gate.Decision) error
 func (g *Gate) Release(ctx context.Context, q *gate.Claim, d *gate.Decision) error {
 	q.Now = cmp.Or(q.Now, g.Now())
 	return g.Gate.Release(ctx, q, d)
+}
+
+// Throttle is gate.Throttle.
+func (g *Gate) Throttle(ctx context.Context, t *gate.Throttle, d *gate.Decision) error {
+	t.Now = cmp.Or(t.Now, g.Now())
+	return g.Gate.Throttle(ctx, t, d)
 }
 
 // TakeAll is gate.TakeAll.

@@ -18,14 +18,16 @@ import (
 
 // OverHTTP asks the JSON API of a door in front of g, and reads its answers with
 // encoding/json.
-func OverHTTP(g *Gate, door http.Handler) gatetest.Holder { return overHTTP{g, door} }
+func OverHTTP(g *Gate, door http.Handler) HTTP { return HTTP{localMore{g}, g, door} }
 
-type overHTTP struct {
+// HTTP is the way of [OverHTTP]. Subjects are not reset there: the gate answers that.
+type HTTP struct {
+	More
 	gate *Gate
 	door http.Handler
 }
 
-func (o overHTTP) Decide(ctx context.Context, c gatetest.Call) (gatetest.Answer, error) {
+func (o HTTP) Decide(ctx context.Context, c gatetest.Call) (gatetest.Answer, error) {
 	o.gate.At(c.At)
 	path := "/v1/take"
 	if c.Peek {
@@ -34,7 +36,7 @@ func (o overHTTP) Decide(ctx context.Context, c gatetest.Call) (gatetest.Answer,
 	return o.decide(ctx, path, jsonOf(&c.Request))
 }
 
-func (o overHTTP) Reserve(ctx context.Context, c gatetest.Call, ttl time.Duration) (gatetest.Answer, error) {
+func (o HTTP) Reserve(ctx context.Context, c gatetest.Call, ttl time.Duration) (gatetest.Answer, error) {
 	o.gate.At(c.At)
 	body := jsonOf(&c.Request)
 	if ttl != 0 {
@@ -43,7 +45,7 @@ func (o overHTTP) Reserve(ctx context.Context, c gatetest.Call, ttl time.Duratio
 	return o.decide(ctx, "/v1/reserve", body)
 }
 
-func (o overHTTP) Claim(ctx context.Context, c gatetest.ClaimCall) (gatetest.Answer, error) {
+func (o HTTP) Claim(ctx context.Context, c gatetest.ClaimCall) (gatetest.Answer, error) {
 	o.gate.At(c.At)
 	q := &c.Claim
 	body := map[string]any{"ticket": q.Ticket, "application": q.Application}
@@ -59,7 +61,7 @@ func (o overHTTP) Claim(ctx context.Context, c gatetest.ClaimCall) (gatetest.Ans
 	return o.decide(ctx, "/v1/"+c.Op.String(), body)
 }
 
-func (o overHTTP) TakeAll(ctx context.Context, at time.Time, rs []gate.Request) ([]gatetest.Answer, int, error) {
+func (o HTTP) TakeAll(ctx context.Context, at time.Time, rs []gate.Request) ([]gatetest.Answer, int, error) {
 	o.gate.At(at)
 	items := make([]map[string]any, len(rs))
 	for i := range rs {
@@ -85,6 +87,73 @@ func (o overHTTP) TakeAll(ctx context.Context, at time.Time, rs []gate.Request) 
 	return answers, -1, nil
 }
 
+// Explain asks /v1/explain.
+func (o HTTP) Explain(ctx context.Context, c gatetest.Call) (a gatetest.Answer, e gate.Explanation, err error) {
+	o.gate.At(c.At)
+	var got struct {
+		Decision    jsonDecision
+		Explanation struct {
+			Verdict string
+			Steps   []struct{ About, Text string }
+		}
+	}
+	if err := o.post(ctx, "/v1/explain", jsonOf(&c.Request), &got); err != nil {
+		return a, e, err
+	}
+	e.Verdict = got.Explanation.Verdict
+	for _, s := range got.Explanation.Steps {
+		e.Steps = append(e.Steps, gate.Step(s))
+	}
+	a, err = got.Decision.read()
+	return a, e, err
+}
+
+// Throttle asks /v1/throttle, which cannot only look: the gate does.
+func (o HTTP) Throttle(ctx context.Context, at time.Time, t gate.Throttle) (gatetest.Answer, error) {
+	if t.Peek {
+		return o.More.Throttle(ctx, at, t)
+	}
+	o.gate.At(at)
+	rate := fmt.Sprintf("%d/%dms", t.Count, t.Period.Milliseconds())
+	return o.decide(ctx, "/v1/throttle", map[string]any{"key": t.Key, "rate": rate, "burst": t.Burst, "cost": t.Cost})
+}
+
+// TakeEach asks for a batch that is not atomic.
+func (o HTTP) TakeEach(ctx context.Context, at time.Time, rs []gate.Request) ([]Result, error) {
+	o.gate.At(at)
+	items := make([]map[string]any, len(rs))
+	for i := range rs {
+		items[i] = jsonOf(&rs[i])
+	}
+	var got struct {
+		Results []struct {
+			Decision *jsonDecision
+			Problem  *jsonProblem
+		}
+	}
+	if err := o.post(ctx, "/v1/take/batch", map[string]any{"items": items}, &got); err != nil {
+		return nil, err
+	}
+	list := make([]Result, len(got.Results))
+	for i, r := range got.Results {
+		if r.Problem != nil {
+			list[i].Err = ofItem(i, r.Problem.error())
+			continue
+		}
+		list[i].Answer, list[i].Err = r.Decision.read()
+	}
+	return list, nil
+}
+
+// ofItem is the error of item i of a batch as that of the item alone.
+func ofItem(i int, err error) error {
+	failed, err := itemOf(err)
+	if failed != i {
+		return fmt.Errorf("item %d, not %d: %w", failed, i, err)
+	}
+	return err
+}
+
 // itemOf is the error of a batch as that of the item at fault, if it is one's.
 func itemOf(err error) (failed int, _ error) {
 	e, ok := errors.AsType[*headgate.Error](err)
@@ -103,7 +172,7 @@ func itemOf(err error) (failed int, _ error) {
 	return failed, &headgate.Error{Code: e.Code, Field: field, Err: e.Err}
 }
 
-func (o overHTTP) decide(ctx context.Context, path string, body map[string]any) (gatetest.Answer, error) {
+func (o HTTP) decide(ctx context.Context, path string, body map[string]any) (gatetest.Answer, error) {
 	a := new(jsonDecision)
 	if err := o.post(ctx, path, body, a); err != nil {
 		return gatetest.Answer{}, err
@@ -112,7 +181,7 @@ func (o overHTTP) decide(ctx context.Context, path string, body map[string]any) 
 }
 
 // post sends body and reads what comes back.
-func (o overHTTP) post(ctx context.Context, path string, body map[string]any, into any) error {
+func (o HTTP) post(ctx context.Context, path string, body map[string]any, into any) error {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return err
@@ -131,11 +200,25 @@ func (o overHTTP) post(ctx context.Context, path string, body map[string]any, in
 
 // problemOf is a problem as the error that it was.
 func problemOf(w *httptest.ResponseRecorder) error {
-	var p struct{ Type, Detail, Field string }
+	var p jsonProblem
 	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
 		return fmt.Errorf("status %d: %w", w.Code, err)
 	}
-	code := map[int]headgate.Code{400: headgate.InvalidRequest, 404: headgate.NotFound, 422: headgate.Conflict, 503: headgate.Unavailable}[w.Code]
+	if p.Status != w.Code {
+		return fmt.Errorf("status %d, and %d in the problem", w.Code, p.Status)
+	}
+	return p.error()
+}
+
+// jsonProblem is an error as it is sent.
+type jsonProblem struct {
+	Type, Title, Detail, Field string
+	Status                     int
+	Errors                     []struct{ Pointer, Detail string }
+}
+
+func (p *jsonProblem) error() error {
+	code := map[int]headgate.Code{400: headgate.InvalidRequest, 404: headgate.NotFound, 422: headgate.Conflict, 503: headgate.Unavailable}[p.Status]
 	return &headgate.Error{Code: code, Field: p.Field, Err: errors.New(strings.TrimPrefix(p.Detail, p.Field+": "))}
 }
 
@@ -197,6 +280,7 @@ type jsonDecision struct {
 	Ticket         *string          `json:"ticket"`
 	PolicyRevision uint64           `json:"policy_revision"`
 	DelayMS        int64            `json:"delay_ms"`
+	Message        string           `json:"message"`
 	Held           *bool            `json:"held"`
 }
 

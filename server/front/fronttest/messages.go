@@ -19,16 +19,18 @@ import (
 
 // OverMessages asks the gRPC service of a door in front of g with the messages
 // themselves, as a program in another language would.
-func OverMessages(g *Gate, conn grpc.ClientConnInterface) gatetest.Holder {
-	return &overMessages{g, headgatev1.NewHeadgateServiceClient(conn)}
+func OverMessages(g *Gate, conn grpc.ClientConnInterface) *Messages {
+	return &Messages{localMore{g}, g, headgatev1.NewHeadgateServiceClient(conn)}
 }
 
-type overMessages struct {
+// Messages is the way of [OverMessages]. Subjects are not reset there: the gate answers that.
+type Messages struct {
+	More
 	gate *Gate
 	stub headgatev1.HeadgateServiceClient
 }
 
-func (o *overMessages) Decide(ctx context.Context, c gatetest.Call) (gatetest.Answer, error) {
+func (o *Messages) Decide(ctx context.Context, c gatetest.Call) (gatetest.Answer, error) {
 	o.gate.At(c.At)
 	do := o.stub.Take
 	if c.Peek {
@@ -37,12 +39,12 @@ func (o *overMessages) Decide(ctx context.Context, c gatetest.Call) (gatetest.An
 	return readMessage(do(ctx, messageOf(&c.Request)))
 }
 
-func (o *overMessages) Reserve(ctx context.Context, c gatetest.Call, ttl time.Duration) (gatetest.Answer, error) {
+func (o *Messages) Reserve(ctx context.Context, c gatetest.Call, ttl time.Duration) (gatetest.Answer, error) {
 	o.gate.At(c.At)
 	return readMessage(o.stub.Reserve(ctx, &headgatev1.ReserveRequest{Take: messageOf(&c.Request), TtlMs: ttl.Milliseconds()}))
 }
 
-func (o *overMessages) Claim(ctx context.Context, c gatetest.ClaimCall) (gatetest.Answer, error) {
+func (o *Messages) Claim(ctx context.Context, c gatetest.ClaimCall) (gatetest.Answer, error) {
 	o.gate.At(c.At)
 	q := &c.Claim
 	switch c.Op {
@@ -58,7 +60,7 @@ func (o *overMessages) Claim(ctx context.Context, c gatetest.ClaimCall) (gatetes
 	return readMessage(o.stub.Settle(ctx, in))
 }
 
-func (o *overMessages) TakeAll(ctx context.Context, at time.Time, rs []gate.Request) ([]gatetest.Answer, int, error) {
+func (o *Messages) TakeAll(ctx context.Context, at time.Time, rs []gate.Request) ([]gatetest.Answer, int, error) {
 	o.gate.At(at)
 	in := &headgatev1.TakeBatchRequest{Atomic: true}
 	for i := range rs {
@@ -78,6 +80,53 @@ func (o *overMessages) TakeAll(ctx context.Context, at time.Time, rs []gate.Requ
 		answers = append(answers, a)
 	}
 	return answers, -1, nil
+}
+
+// Explain asks with the message.
+func (o *Messages) Explain(ctx context.Context, c gatetest.Call) (a gatetest.Answer, e gate.Explanation, _ error) {
+	o.gate.At(c.At)
+	out, err := o.stub.Explain(ctx, messageOf(&c.Request))
+	if err != nil {
+		return a, e, statusError(err)
+	}
+	e.Verdict = out.Explanation.GetVerdict()
+	for _, s := range out.Explanation.GetSteps() {
+		e.Steps = append(e.Steps, gate.Step{About: s.About, Text: s.Text})
+	}
+	a, err = readMessage(out.Decision, nil)
+	return a, e, err
+}
+
+// Throttle asks with the message.
+func (o *Messages) Throttle(ctx context.Context, at time.Time, t gate.Throttle) (gatetest.Answer, error) {
+	o.gate.At(at)
+	return readMessage(o.stub.Throttle(ctx, &headgatev1.ThrottleRequest{
+		Key: t.Key, Count: t.Count, PeriodUs: t.Period.Microseconds(), Burst: t.Burst, Cost: new(t.Cost), Peek: t.Peek,
+	}))
+}
+
+// TakeEach asks for a batch that is not atomic.
+func (o *Messages) TakeEach(ctx context.Context, at time.Time, rs []gate.Request) ([]Result, error) {
+	o.gate.At(at)
+	in := new(headgatev1.TakeBatchRequest)
+	for i := range rs {
+		in.Items = append(in.Items, messageOf(&rs[i]))
+	}
+	out, err := o.stub.TakeBatch(ctx, in)
+	if err != nil {
+		return nil, statusError(err)
+	}
+	list := make([]Result, len(out.Results))
+	for i, r := range out.Results {
+		if p := r.GetProblem(); p != nil {
+			e := &headgate.Error{Code: codeOf(codes.Code(p.Code)), Field: p.Field}
+			e.Err = errors.New(strings.TrimPrefix(p.Detail, p.Field+": "))
+			list[i].Err = ofItem(i, e)
+			continue
+		}
+		list[i].Answer, list[i].Err = readMessage(r.GetDecision(), nil)
+	}
+	return list, nil
 }
 
 // messageOf is r as a client sends it.
@@ -182,15 +231,20 @@ func messageStates(limits []*headgatev1.LimitState) []gatetest.State {
 
 // OverClient asks a door in front of g through package client. All its decisions are made
 // in one, so that what one leaves behind shows in the next.
-func OverClient(g *Gate, c *client.Client) gatetest.Holder { return &overClient{gate: g, client: c} }
+func OverClient(g *Gate, c *client.Client) *Client {
+	return &Client{More: localMore{g}, gate: g, client: c}
+}
 
-type overClient struct {
+// Client is the way of [OverClient]. It knows no batches but atomic ones, and subjects are not
+// reset there: the gate answers that.
+type Client struct {
+	More
 	gate     *Gate
 	client   *client.Client
 	decision gate.Decision
 }
 
-func (o *overClient) Decide(ctx context.Context, c gatetest.Call) (gatetest.Answer, error) {
+func (o *Client) Decide(ctx context.Context, c gatetest.Call) (gatetest.Answer, error) {
 	o.gate.At(c.At)
 	do := o.client.Take
 	if c.Peek {
@@ -199,19 +253,19 @@ func (o *overClient) Decide(ctx context.Context, c gatetest.Call) (gatetest.Answ
 	return o.answer(do(ctx, &c.Request, &o.decision))
 }
 
-func (o *overClient) answer(err error) (gatetest.Answer, error) {
+func (o *Client) answer(err error) (gatetest.Answer, error) {
 	if err != nil {
 		return gatetest.Answer{}, err
 	}
 	return gatetest.Of(&o.decision), nil
 }
 
-func (o *overClient) Reserve(ctx context.Context, c gatetest.Call, ttl time.Duration) (gatetest.Answer, error) {
+func (o *Client) Reserve(ctx context.Context, c gatetest.Call, ttl time.Duration) (gatetest.Answer, error) {
 	o.gate.At(c.At)
 	return o.answer(o.client.Reserve(ctx, &c.Request, ttl, &o.decision))
 }
 
-func (o *overClient) Claim(ctx context.Context, c gatetest.ClaimCall) (gatetest.Answer, error) {
+func (o *Client) Claim(ctx context.Context, c gatetest.ClaimCall) (gatetest.Answer, error) {
 	o.gate.At(c.At)
 	do := map[headgate.Op]func(context.Context, *gate.Claim, *gate.Decision) error{
 		headgate.Settle: o.client.Settle, headgate.Renew: o.client.Renew, headgate.Release: o.client.Release,
@@ -219,7 +273,7 @@ func (o *overClient) Claim(ctx context.Context, c gatetest.ClaimCall) (gatetest.
 	return o.answer(do(ctx, &c.Claim, &o.decision))
 }
 
-func (o *overClient) TakeAll(ctx context.Context, at time.Time, rs []gate.Request) ([]gatetest.Answer, int, error) {
+func (o *Client) TakeAll(ctx context.Context, at time.Time, rs []gate.Request) ([]gatetest.Answer, int, error) {
 	o.gate.At(at)
 	asks, ds := make([]*gate.Request, len(rs)), make([]*gate.Decision, len(rs))
 	for i := range rs {
@@ -234,4 +288,18 @@ func (o *overClient) TakeAll(ctx context.Context, at time.Time, rs []gate.Reques
 		answers[i] = gatetest.Of(d)
 	}
 	return answers, failed, nil
+}
+
+// Explain asks through the client.
+func (o *Client) Explain(ctx context.Context, c gatetest.Call) (a gatetest.Answer, e gate.Explanation, _ error) {
+	o.gate.At(c.At)
+	err := o.client.Explain(ctx, &c.Request, &o.decision, &e)
+	a, err = o.answer(err)
+	return a, e, err
+}
+
+// Throttle asks through the client.
+func (o *Client) Throttle(ctx context.Context, at time.Time, t gate.Throttle) (gatetest.Answer, error) {
+	o.gate.At(at)
+	return o.answer(o.client.Throttle(ctx, &t, &o.decision))
 }

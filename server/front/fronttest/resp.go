@@ -17,9 +17,9 @@ import (
 )
 
 // OverRESP asks on a connection to a door in front of g that speaks the Redis protocol in
-// version "2" or "3". Atomic batches do not exist there: the gate answers them.
-func OverRESP(g *Gate, conn net.Conn, version string) (gatetest.Holder, error) {
-	o := &overRESP{Holder: gatetest.Local(g.Gate), gate: g, conn: conn, in: bufio.NewReader(conn)}
+// version "2" or "3".
+func OverRESP(g *Gate, conn net.Conn, version string) (*RESP, error) {
+	o := &RESP{Holder: gatetest.Local(g.Gate), More: localMore{g}, gate: g, conn: conn, in: bufio.NewReader(conn)}
 	hello, err := o.do("HELLO", version)
 	if err != nil {
 		return nil, err
@@ -30,14 +30,17 @@ func OverRESP(g *Gate, conn net.Conn, version string) (gatetest.Holder, error) {
 	return o, nil
 }
 
-type overRESP struct {
+// RESP is the way of [OverRESP]. Explanations and batches do not exist there: the gate
+// answers them.
+type RESP struct {
 	gatetest.Holder
+	More
 	gate *Gate
 	conn net.Conn
 	in   *bufio.Reader
 }
 
-func (o *overRESP) Decide(_ context.Context, c gatetest.Call) (gatetest.Answer, error) {
+func (o *RESP) Decide(_ context.Context, c gatetest.Call) (gatetest.Answer, error) {
 	name := "HG.TAKE"
 	if c.Peek {
 		name = "hg.Peek"
@@ -45,7 +48,7 @@ func (o *overRESP) Decide(_ context.Context, c gatetest.Call) (gatetest.Answer, 
 	return o.ask(c.At, append([]string{name}, spelled(&c.Request)...))
 }
 
-func (o *overRESP) Reserve(_ context.Context, c gatetest.Call, ttl time.Duration) (gatetest.Answer, error) {
+func (o *RESP) Reserve(_ context.Context, c gatetest.Call, ttl time.Duration) (gatetest.Answer, error) {
 	args := append([]string{"HG.RESERVE"}, spelled(&c.Request)...)
 	if ttl != 0 {
 		args = append(args, "TTL", millis(ttl))
@@ -53,7 +56,7 @@ func (o *overRESP) Reserve(_ context.Context, c gatetest.Call, ttl time.Duration
 	return o.ask(c.At, args)
 }
 
-func (o *overRESP) Claim(_ context.Context, c gatetest.ClaimCall) (gatetest.Answer, error) {
+func (o *RESP) Claim(_ context.Context, c gatetest.ClaimCall) (gatetest.Answer, error) {
 	q := &c.Claim
 	args := []string{"HG." + strings.ToUpper(c.Op.String()), q.Ticket}
 	if q.Application != "" {
@@ -69,6 +72,37 @@ func (o *overRESP) Claim(_ context.Context, c gatetest.ClaimCall) (gatetest.Answ
 		args = append(args, "TTL", millis(q.TTL))
 	}
 	return o.ask(c.At, args)
+}
+
+// Throttle asks with HG.THROTTLE, which cannot only look: the gate does.
+func (o *RESP) Throttle(ctx context.Context, at time.Time, t gate.Throttle) (gatetest.Answer, error) {
+	if t.Peek {
+		return o.More.Throttle(ctx, at, t)
+	}
+	number := func(n int64) string { return strconv.FormatInt(n, 10) }
+	return o.ask(at, []string{"HG.THROTTLE", t.Key, number(t.Burst), number(t.Count), millis(t.Period), number(t.Cost)})
+}
+
+// Reset asks with HG.RESET.
+func (o *RESP) Reset(_ context.Context, at time.Time, application, subject string, limits []string) (a gatetest.Answer, _ error) {
+	args := []string{"HG.RESET", application, subject}
+	for _, id := range limits {
+		args = append(args, "LIMIT", id)
+	}
+	v, err := o.said(at, args)
+	if err != nil {
+		return a, err
+	}
+	e := entriesOf(v)
+	a = gatetest.Answer{Subject: take[string](e, "subject"), Plan: take[string](e, "plan"), Limits: replyStates(e)}
+	if n := take[int64](e, "reset"); n != int64(len(a.Limits)) {
+		e.wrong("%d were reset, of %d", n, len(a.Limits))
+	}
+	if got := take[string](e, "application"); got != application {
+		e.wrong("application %q", got)
+	}
+	take[int64](e, "policy_revision")
+	return a, e.end()
 }
 
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
@@ -106,24 +140,30 @@ func spelled(r *gate.Request) []string {
 	return args
 }
 
-func (o *overRESP) ask(at time.Time, args []string) (a gatetest.Answer, _ error) {
-	o.gate.At(at)
-	// The door reads its clock once for what comes with one read: this brings another.
-	if _, err := o.do("PING", "a new read"); err != nil {
-		return a, err
-	}
-	v, err := o.do(args...)
+func (o *RESP) ask(at time.Time, args []string) (a gatetest.Answer, _ error) {
+	v, err := o.said(at, args)
 	if err != nil {
 		return a, err
-	}
-	if e, ok := v.(refusal); ok {
-		return a, refusalOf(string(e))
 	}
 	return replyOf(v)
 }
 
+// said is what the door replies to a command at an instant.
+func (o *RESP) said(at time.Time, args []string) (any, error) {
+	o.gate.At(at)
+	// The door reads its clock once for what comes with one read: this brings another.
+	if _, err := o.do("PING", "a new read"); err != nil {
+		return nil, err
+	}
+	v, err := o.do(args...)
+	if e, ok := v.(refusal); ok && err == nil {
+		return nil, refusalOf(string(e))
+	}
+	return v, err
+}
+
 // do sends a command and reads its reply.
-func (o *overRESP) do(args ...string) (any, error) {
+func (o *RESP) do(args ...string) (any, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%d\r\n", len(args))
 	for _, a := range args {
@@ -302,7 +342,7 @@ func replyOf(v any) (got gatetest.Answer, err error) {
 	take[string](e, "operation")
 	take[int64](e, "waited_ms")
 	take[int64](e, "policy_revision")
-	e.skip("delay_ms")
+	e.skip("delay_ms", "message")
 	costs := entriesOf(e.m["costs"])
 	e.skip("costs")
 	for unit := range costs.m {

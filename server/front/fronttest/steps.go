@@ -19,15 +19,19 @@ type Step struct {
 	ID int
 	At time.Duration // since gatetest.Start; never before that of the step before
 	Do Act
-	// Request is for Take, Peek and Reserve; TTL of it is 0 for the gate's own.
+	// Request is for Take, Peek, Explain and Reserve; TTL of it is 0 for the gate's own. Of it
+	// Reset has application and subject, and Limits the ids.
 	Request gate.Request
 	TTL     time.Duration
+	Limits  []string
 	// Claim is for Settle, Renew and Release. Its Ticket is that of the step Of, if there
 	// is one with a ticket.
 	Claim gate.Claim
 	Of    int
-	// All is for TakeAll.
+	// All is for TakeAll and TakeEach.
 	All []gate.Request
+	// Throttle is for Throttle.
+	Throttle gate.Throttle
 	// Domain and Descriptors are for Call.
 	Domain      string
 	Descriptors []gatetest.Descriptor
@@ -46,10 +50,14 @@ const (
 	Release
 	TakeAll
 	Call
+	Explain
+	Throttle
+	TakeEach
+	Reset
 )
 
 func (a Act) String() string {
-	return [...]string{"take", "peek", "reserve", "settle", "renew", "release", "take all", "call"}[a]
+	return [...]string{"take", "peek", "reserve", "settle", "renew", "release", "take all", "call", "explain", "throttle", "take each", "reset"}[a]
 }
 
 // String tells what the step asks.
@@ -57,11 +65,15 @@ func (s *Step) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "step %d at %v: %v", s.ID, s.At, s.Do)
 	switch s.Do {
-	case Take, Peek:
+	case Take, Peek, Explain:
 		fmt.Fprintf(&b, " %s", inJSON(&s.Request))
 	case Reserve:
 		fmt.Fprintf(&b, " for %v %s", s.TTL, inJSON(&s.Request))
-	case TakeAll:
+	case Throttle:
+		fmt.Fprintf(&b, " %+v", s.Throttle)
+	case Reset:
+		fmt.Fprintf(&b, " %q of %q, limits %q", s.Request.Subject, s.Request.Application, s.Limits)
+	case TakeAll, TakeEach:
 		for i := range s.All {
 			fmt.Fprintf(&b, "\n    %s", inJSON(&s.All[i]))
 		}
@@ -106,16 +118,34 @@ func (m *maker) steps(n int) []Step {
 		at += m.pause()
 		s := Step{ID: id, At: at, Of: -1}
 		switch k := m.IntN(100); {
-		case k < 42:
+		case k < 33:
 			s.Do, s.Request = Take, m.spoiled()
-		case k < 48:
+		case k < 38:
 			s.Do, s.Request = Peek, m.spoiled()
+		case k < 43:
+			s.Do, s.Request = Explain, m.again()
+		case k < 48:
+			s.Do, s.Throttle = Throttle, m.throttle()
+		case k < 50:
+			m.reset(&s)
 		case k < 66:
 			s.Do, s.Request, s.TTL = Reserve, m.again(), m.ttl()
 			m.held = append(m.held, id)
 		case k < 80:
 			m.claim(&s, id)
-		case k < 88:
+		case k < 83:
+			s.Do = TakeEach
+			for n := range 1 + m.IntN(4) {
+				r := m.again()
+				if m.chance(90) {
+					r.MaxWait, r.MaxWaitSaid = 0, false
+				}
+				if n > 0 && m.chance(30) {
+					r = s.All[n-1]
+				}
+				s.All = append(s.All, r)
+			}
+		case k < 89:
 			s.Do = TakeAll
 			for range 1 + m.IntN(4) {
 				r := m.request()
@@ -224,6 +254,32 @@ func (m *maker) request() gate.Request {
 		r.Descriptor = m.entries()
 	}
 	return r
+}
+
+// throttle describes a bucket. Durations of all doors have whole milliseconds.
+func (m *maker) throttle() gate.Throttle {
+	t := gate.Throttle{
+		Key: pick(m, "k", "k", "l", "zoë"), Count: int64(1 + m.IntN(5)), Period: pick(m, time.Second, time.Second, 1500*time.Millisecond, time.Minute),
+		Burst: int64(m.IntN(7)), Cost: int64(m.IntN(4)), Peek: m.chance(15),
+	}
+	switch m.IntN(20) {
+	case 0:
+		t.Count = 0
+	case 1:
+		t.Key = ""
+	case 2:
+		t.Cost = pick(m, int64(headgate.MaxInt), headgate.MaxInt+1)
+	}
+	return t
+}
+
+// reset makes a reset, one time in three of one limit.
+func (m *maker) reset(s *Step) {
+	s.Do = Reset
+	s.Request.Application, s.Request.Subject = pick(m, "shop", "shop", "mail", pick(m, "shop", "nowhere")), pick(m, subjects...)
+	if m.chance(35) {
+		s.Limits = pick(m, []string{"plan/l0"}, []string{"r0/l0", "l1"}, []string{"r0/ban"}, []string{"none"})
+	}
 }
 
 // spoil says costs that are none.

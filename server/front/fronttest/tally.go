@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/headgate/headgate/gate/gatetest"
 )
 
 // Tally counts what came of steps by what it was, to show that random requests come to
@@ -24,7 +26,15 @@ func (y *Tally) Add(list []Outcome) {
 			y.counts[fmt.Sprintf("error %v %s", code, field)]++
 			continue
 		}
+		y.countIf(o.told.Verdict != "", "explained")
+		y.countIf(len(o.each) > 0, "each")
+		y.Add(o.each)
 		for _, a := range o.answers {
+			if a.Reason == "" {
+				y.counts["reset"]++
+				continue
+			}
+			y.countIf(slices.ContainsFunc(a.Limits, func(s gatetest.State) bool { return s.ID == "throttle" }), "throttled")
 			y.counts[a.Reason]++
 			y.countIf(a.Shadow, "in shadow")
 			y.countIf(a.Replayed, "replayed")

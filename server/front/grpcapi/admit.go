@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/headgate/headgate"
@@ -62,24 +63,39 @@ func open(method string) bool {
 	return strings.HasPrefix(method, "/"+healthpb.Health_ServiceDesc.ServiceName+"/")
 }
 
-// unary admits calls of other services than the door's own, and answers their panics.
-func (d *door) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (out any, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			out, err = nil, d.panicked(info.FullMethod, p, debug.Stack())
-		}
-	}()
-	if !open(info.FullMethod) {
-		c, err := d.admit(ctx)
-		if err != nil {
-			return nil, err
-		}
-		ctx = front.With(ctx, c)
-	}
-	return next(ctx, in)
+// admitting registers other services than the door's own, whose calls it admits before their
+// messages are read, and whose panics it answers. An interceptor would come after them.
+type admitting struct {
+	*grpc.Server
+	d *door
 }
 
-// stream does for streams what unary does. Those of health end by themselves at a stop,
+// RegisterService makes a service one of the server's.
+func (s admitting) RegisterService(desc *grpc.ServiceDesc, service any) {
+	own := *desc
+	own.Methods = slices.Clone(desc.Methods)
+	for i, m := range desc.Methods {
+		name := "/" + desc.ServiceName + "/" + m.MethodName
+		own.Methods[i].Handler = func(service any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
+			defer func() {
+				if p := recover(); p != nil {
+					out, err = nil, s.d.panicked(name, p, debug.Stack())
+				}
+			}()
+			if !open(name) {
+				c, err := s.d.admit(ctx)
+				if err != nil {
+					return nil, err
+				}
+				ctx = front.With(ctx, c)
+			}
+			return m.Handler(service, ctx, read, nil)
+		}
+	}
+	s.Server.RegisterService(&own, service)
+}
+
+// stream does for streams what admitting does for calls. Those of health end by themselves at a stop,
 // after a last word.
 func (d *door) stream(service any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	method := info.FullMethod

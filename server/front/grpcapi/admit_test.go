@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // only is a caller who reaches some applications.
@@ -49,31 +51,32 @@ func tokens(_ context.Context, peer, token string) (front.Caller, error) {
 	return nil, Unauthenticated("this token is not known, or is not valid any more")
 }
 
-// echo is a further service: it says which application its caller reaches.
+// echo is a further service, which counts the messages that it reads: it says which
+// application its caller reaches.
 var echo = grpc.ServiceDesc{
 	ServiceName: "test.Echo", HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Who", Handler: func(_ any, ctx context.Context, read func(any) error, by grpc.UnaryServerInterceptor) (any, error) {
+	Methods: []grpc.MethodDesc{{MethodName: "Who", Handler: func(reads any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		reads.(*atomic.Int64).Add(1)
 		in := new(headgatev1.TakeRequest)
 		if err := read(in); err != nil {
 			return nil, err
 		}
-		return by(ctx, in, &grpc.UnaryServerInfo{FullMethod: "/test.Echo/Who"}, func(ctx context.Context, in any) (any, error) {
-			if in.(*headgatev1.TakeRequest).Subject == "bug" {
-				panic("secret")
-			}
-			c := front.Of(ctx)
-			return &headgatev1.Decision{Allowed: c.Reaches("a") && !c.Reaches("b")}, nil
-		})
+		if in.Subject == "bug" {
+			panic("secret")
+		}
+		c := front.Of(ctx)
+		return &headgatev1.Decision{Allowed: c.Reaches("a") && !c.Reaches("b")}, nil
 	}}},
 }
 
-// TestAdmit: every service but health takes a token.
+// TestAdmit: every service but health takes a token, before a message is read.
 func TestAdmit(t *testing.T) {
 	panics := 0
+	var reads atomic.Int64
 	f := &fakeGate{}
 	conn := dial(t, listen(t, New(Config{
 		Gate: f, Admit: tokens, Panicked: func() { panics++ },
-		Register: func(r grpc.ServiceRegistrar) { r.RegisterService(&echo, f) },
+		Register: func(r grpc.ServiceRegistrar) { r.RegisterService(&echo, &reads) },
 	})))
 	calls := map[string]func(context.Context) error{
 		"Take": func(ctx context.Context) error {
@@ -109,7 +112,7 @@ func TestAdmit(t *testing.T) {
 		{[]string{"headgate-token", "again"}, codes.ResourceExhausted, "RATE_LIMITED", "too many wrong tokens from here; try again in 7 s"},
 		{[]string{"headgate-token", "store"}, codes.Internal, "INTERNAL", "the server could not decide; its log says why"},
 	} {
-		asked := f.asked.Load()
+		asked, read := f.asked.Load(), reads.Load()
 		for name, call := range calls {
 			err := call(metadata.AppendToOutgoingContext(t.Context(), tt.fields...))
 			if tt.code == codes.OK {
@@ -129,6 +132,9 @@ func TestAdmit(t *testing.T) {
 		if n := f.asked.Load() - asked; n > 0 != (tt.code == codes.OK) {
 			t.Errorf("%q: asked %d times", tt.fields, n)
 		}
+		if n := reads.Load() - read; n > 0 != (tt.code == codes.OK) {
+			t.Errorf("%q: the other service read %d messages", tt.fields, n)
+		}
 	}
 	health := healthpb.NewHealthClient(conn)
 	if h, err := health.Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil || h.Status != healthpb.HealthCheckResponse_SERVING {
@@ -139,6 +145,21 @@ func TestAdmit(t *testing.T) {
 	wantStatus(t, err, codes.Internal, "INTERNAL", "", "the server could not decide; its log says why")
 	if panics != 1 {
 		t.Errorf("%d panics were reported", panics)
+	}
+	// The bound of its messages is that of the server.
+	long := func(n int) error {
+		in := &headgatev1.TakeRequest{Subject: strings.Repeat("x", n)}
+		in.Subject = in.Subject[:2*n-proto.Size(in)] // without as much as goes around it
+		if got := proto.Size(in); got != n {
+			t.Fatalf("%d bytes, want %d", got, n)
+		}
+		return conn.Invoke(good, "/test.Echo/Who", in, new(headgatev1.Decision))
+	}
+	if err := long(MaxBatch); err != nil {
+		t.Errorf("a message of %d bytes: %v", MaxBatch, err)
+	}
+	if err := long(MaxBatch + 1); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a message of %d bytes: %v", MaxBatch+1, err)
 	}
 }
 

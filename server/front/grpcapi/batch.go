@@ -123,7 +123,6 @@ const resultSize = 256
 // takeEach decides items one after the other, all at one instant if the store's clock
 // is ours to read.
 func (d *door) takeEach(ctx context.Context, c *call, b *batch, at int64) {
-	logged := false
 	began := time.Now()
 	for i := range b.items {
 		c.ask.reset()
@@ -139,9 +138,8 @@ func (d *door) takeEach(ctx context.Context, c *call, b *batch, at int64) {
 			err = d.Gate.Take(ctx, &c.req, &c.d)
 		}
 		if err != nil {
-			if broken(err) && !logged && ctx.Err() == nil {
+			if broken(err) && ctx.Err() == nil {
 				d.log("TakeBatch", err)
-				logged = true
 			}
 			c.problem(itemError(i, err))
 			began = time.Now()

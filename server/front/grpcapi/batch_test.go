@@ -116,7 +116,7 @@ func TestOneReading(t *testing.T) {
 func TestBatchEnds(t *testing.T) {
 	f := &fakeGate{}
 	ctx, leave := context.WithCancel(t.Context())
-	d := &door{Config{Gate: f, Decided: func(*gate.Decision, time.Duration) { leave() }}}
+	d := &door{Config: Config{Gate: f, Decided: func(*gate.Decision, time.Duration) { leave() }}}
 	raw, err := proto.Marshal(items(3, &headgatev1.TakeRequest{}))
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +148,7 @@ func TestItemMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &door{Config{Gate: g, Decided: func(*gate.Decision, time.Duration) {}}}
+	d := &door{Config: Config{Gate: g, Decided: func(*gate.Decision, time.Duration) {}}}
 	raw, err = proto.Marshal(items(MaxItems, &headgatev1.TakeRequest{Application: "a", Operation: "o", Subject: "alice"}))
 	if err != nil {
 		t.Fatal(err)

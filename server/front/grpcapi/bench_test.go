@@ -45,7 +45,7 @@ func reading(tb testing.TB, m proto.Message) func(any) error {
 // TestTakeAllocations: the subject, the cost and the decision's id are all
 // that a decision leaves to the collector, before gRPC's own.
 func TestTakeAllocations(t *testing.T) {
-	d := &door{Config{Gate: plenty(t), Decided: func(*gate.Decision, time.Duration) {}}}
+	d := &door{Config: Config{Gate: plenty(t), Decided: func(*gate.Decision, time.Duration) {}}}
 	read := reading(t, small())
 	if n := testing.AllocsPerRun(200, func() {
 		answer, err := d.call(t.Context(), &methods[0], read)
@@ -60,7 +60,7 @@ func TestTakeAllocations(t *testing.T) {
 
 // BenchmarkTake is the door and the whole engine behind it, without gRPC.
 func BenchmarkTake(b *testing.B) {
-	d := &door{Config{Gate: plenty(b), Decided: func(*gate.Decision, time.Duration) {}}}
+	d := &door{Config: Config{Gate: plenty(b), Decided: func(*gate.Decision, time.Duration) {}}}
 	read := reading(b, small())
 	b.ReportAllocs()
 	for b.Loop() {

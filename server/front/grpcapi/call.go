@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -273,7 +274,8 @@ func (d *door) fail(ctx context.Context, method string, err error) error {
 }
 
 func (d *door) log(method string, err error) {
-	d.Logger.Error("no decision", "method", method, "code", headgate.CodeOf(err).String(), "error", err)
+	code := headgate.CodeOf(err).String()
+	d.faults.Log(d.Logger, slog.LevelError, code, "no decision", "method", method, "code", code, "error", err)
 }
 
 func invalid(field, format string, args ...any) error {

@@ -104,7 +104,10 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-type door struct{ Config }
+type door struct {
+	Config
+	faults front.Faults
+}
 
 // New returns a server with HeadgateService, health, reflection and what the Config
 // registers. Who serves it bounds its connections: see [front.Bound].
@@ -126,13 +129,14 @@ func New(c Config) *grpc.Server {
 	if c.Panicked == nil {
 		c.Panicked = func() {}
 	}
-	d := &door{c}
+	d := &door{Config: c}
 	s := grpc.NewServer(d.options()...)
 	s.RegisterService(d.service(), d)
+	others := admitting{s, d}
 	if c.Register != nil {
-		c.Register(s)
+		c.Register(others)
 	}
-	healthpb.RegisterHealthServer(s, newHealth(d, s))
+	healthpb.RegisterHealthServer(others, newHealth(d, s))
 	reflection.Register(s)
 	return s
 }
@@ -140,7 +144,6 @@ func New(c Config) *grpc.Server {
 func (d *door) options() []grpc.ServerOption {
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2("proto")}),
-		grpc.UnaryInterceptor(d.unary),
 		grpc.StreamInterceptor(d.stream),
 		grpc.MaxRecvMsgSize(MaxBatch),
 		grpc.MaxConcurrentStreams(MaxStreams),

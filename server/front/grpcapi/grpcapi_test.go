@@ -275,7 +275,7 @@ func TestGone(t *testing.T) {
 	if _, err := stub.Take(ctx, &headgatev1.TakeRequest{Subject: "waits"}); status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("%v, want DeadlineExceeded", err)
 	}
-	d := &door{Config{Gate: f}}
+	d := &door{Config: Config{Gate: f}}
 	asked := f.asked.Load()
 	gone, leave := context.WithCancel(t.Context())
 	leave()

@@ -63,7 +63,7 @@ func (w *watcher) Send(m *healthpb.HealthCheckResponse) error {
 func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, stopping := &fakeGate{}, make(chan struct{})
-		h := newHealth(&door{Config{Gate: f, Stopping: stopping}}, grpc.NewServer())
+		h := newHealth(&door{Config: Config{Gate: f, Stopping: stopping}}, grpc.NewServer())
 		w, ended := &watcher{ctx: t.Context()}, make(chan error)
 		go func() { ended <- h.Watch(&healthpb.HealthCheckRequest{}, w) }()
 		want := func(all ...healthpb.HealthCheckResponse_ServingStatus) {
@@ -98,7 +98,7 @@ func TestWatch(t *testing.T) {
 
 // TestWatches: nobody needs a token to watch, so not many may at one time.
 func TestWatches(t *testing.T) {
-	h := newHealth(&door{Config{Gate: &fakeGate{}}}, grpc.NewServer())
+	h := newHealth(&door{Config: Config{Gate: &fakeGate{}}}, grpc.NewServer())
 	h.watching.Store(maxWatches)
 	w := &watcher{ctx: t.Context()}
 	if err := h.Watch(&healthpb.HealthCheckRequest{}, w); status.Code(err) != codes.ResourceExhausted || len(w.sent) != 0 || h.watching.Load() != maxWatches {

@@ -113,9 +113,8 @@ func checkCosts(costs map[string]int64) error {
 
 // hold is for how long something is held; 0 if it was not said.
 func hold(ms int64) (time.Duration, error) {
-	const most = int64(headgate.MaxHold / time.Millisecond)
-	if ms < 0 || ms > most {
-		return 0, invalid("ttl_ms", "%d: must be 1 to %d, which is %v", ms, most, headgate.MaxHold)
+	if ms == 0 {
+		return 0, nil
 	}
-	return time.Duration(ms) * time.Millisecond, nil
+	return front.Hold(ms)
 }

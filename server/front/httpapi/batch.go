@@ -166,7 +166,6 @@ func (d *door) takeEach(a *answers, b *batch) {
 	if d.Now != nil {
 		at = d.Now()
 	}
-	logged := false
 	began := time.Now()
 	for i := range b.items {
 		c.ask.reset()
@@ -185,9 +184,8 @@ func (d *door) takeEach(a *answers, b *batch) {
 		}
 		if err != nil {
 			p := problem.Of(itemError(i, err))
-			if p.Status >= http.StatusInternalServerError && !logged && !ended {
+			if p.Status >= http.StatusInternalServerError && !ended {
 				d.log(a.r, err)
-				logged = true
 			}
 			a.problem(p)
 			began = time.Now()

@@ -227,6 +227,7 @@ type answer struct {
 	Ticket         *string          `json:"ticket"`
 	PolicyRevision uint64           `json:"policy_revision"`
 	DelayMS        int64            `json:"delay_ms,omitempty"`
+	Message        string           `json:"message,omitempty"`
 	Held           *bool            `json:"held,omitempty"`
 }
 
@@ -377,6 +378,10 @@ func TestEncodeVariants(t *testing.T) {
 		{"recovering", func(d *gate.Decision, l []gate.LimitState) { l[0].Recovering = true }, []string{`"exact":true,"recovering":true}]`}},
 		{"degraded", func(d *gate.Decision, l []gate.LimitState) { d.Degraded = "local" }, []string{`"degraded":"local"`}},
 		{"leaky", func(d *gate.Decision, l []gate.LimitState) { d.Delay = 1500 * time.Microsecond }, []string{`"policy_revision":42,"delay_ms":2}`}},
+		{"message", func(d *gate.Decision, l []gate.LimitState) { d.Message = `Slow "down"` }, []string{`"policy_revision":42,"message":"Slow \"down\""}`}},
+		{"message, allowed", func(d *gate.Decision, l []gate.LimitState) {
+			d.Allowed, d.Reason, d.RetryAfter, d.Message = true, headgate.OK, 0, "Slow down"
+		}, []string{`"policy_revision":42}`}},
 		{"no limit, no retry", func(d *gate.Decision, l []gate.LimitState) {
 			d.BoundBy, d.Retryable = -1, false
 		}, []string{`"bound_by":null`, `"limit":null,"remaining":null,"retry_after_ms":null,"reset_after_ms":null`}},

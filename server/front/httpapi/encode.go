@@ -8,6 +8,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/server/front"
 )
 
 // appendDecision appends d and the state of its limits as the contract writes
@@ -58,9 +59,9 @@ func appendOpen(b []byte, d *gate.Decision, limits []gate.LimitState) []byte {
 	b = append(b, `,"remaining":`...)
 	b = appendIntIf(b, bound, d.Remaining)
 	b = append(b, `,"retry_after_ms":`...)
-	b = appendIntIf(b, d.Retryable && (bound || d.RetryAfter > 0), millis(d.RetryAfter))
+	b = appendIntIf(b, d.Retryable && (bound || d.RetryAfter > 0), front.Millis(d.RetryAfter))
 	b = append(b, `,"reset_after_ms":`...)
-	b = appendIntIf(b, bound, millis(d.ResetAfter))
+	b = appendIntIf(b, bound, front.Millis(d.ResetAfter))
 	b = append(b, `,"limits":[`...)
 	b = appendLimits(b, limits)
 	b = append(b, `],"mode":"`...)
@@ -78,7 +79,7 @@ func appendOpen(b []byte, d *gate.Decision, limits []gate.LimitState) []byte {
 	b = append(b, `,"replayed":`...)
 	b = strconv.AppendBool(b, d.Replayed)
 	b = append(b, `,"waited_ms":`...)
-	b = strconv.AppendInt(b, millis(d.Waited), 10)
+	b = strconv.AppendInt(b, front.Millis(d.Waited), 10)
 	b = append(b, `,"ticket":`...)
 	if d.HasTicket() {
 		b = append(b, '"')
@@ -92,7 +93,10 @@ func appendOpen(b []byte, d *gate.Decision, limits []gate.LimitState) []byte {
 	if d.Delay > 0 {
 		// Leaky buckets, where we did not wait it out: the caller has to.
 		b = append(b, `,"delay_ms":`...)
-		b = strconv.AppendInt(b, millis(d.Delay), 10)
+		b = strconv.AppendInt(b, front.Millis(d.Delay), 10)
+	}
+	if !d.Allowed && d.Message != "" {
+		b = appendString(append(b, `,"message":`...), d.Message)
 	}
 	return b
 }
@@ -124,7 +128,7 @@ func appendCandidate(b []byte, sum *headgate.Decision, limits []gate.LimitState)
 		b = append(b, "null"...)
 	}
 	b = append(b, `,"retry_after_ms":`...)
-	b = appendIntIf(b, sum.Retryable && bound, millis(sum.RetryAfter))
+	b = appendIntIf(b, sum.Retryable && bound, front.Millis(sum.RetryAfter))
 	b = append(b, `,"limits":[`...)
 	b = appendLimits(b, limits)
 	return append(b, `]}`...)
@@ -181,9 +185,9 @@ func appendLimit(b []byte, l *gate.LimitState) []byte {
 		b = strconv.AppendInt(b, n, 10)
 	}
 	b = append(b, `,"retry_after_ms":`...)
-	b = appendIntIf(b, !l.Never, millis(l.RetryAfter))
+	b = appendIntIf(b, !l.Never, front.Millis(l.RetryAfter))
 	b = append(b, `,"reset_after_ms":`...)
-	b = strconv.AppendInt(b, millis(l.ResetAfter), 10)
+	b = strconv.AppendInt(b, front.Millis(l.ResetAfter), 10)
 	b = append(b, `,"resets_at":`...)
 	if l.ResetsAt == 0 {
 		b = append(b, "null"...)
@@ -216,15 +220,6 @@ func mode(shadow bool) string {
 		return "shadow"
 	}
 	return "enforce"
-}
-
-// millis rounds up: a wait that is told too short is a wait for nothing.
-func millis(d time.Duration) int64 {
-	ms := int64(d / time.Millisecond)
-	if d%time.Millisecond > 0 {
-		ms++
-	}
-	return ms
 }
 
 func appendID(b []byte, id [2]uint64) []byte {

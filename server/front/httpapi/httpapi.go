@@ -67,7 +67,8 @@ type Config struct {
 
 type door struct {
 	Config
-	mux *http.ServeMux
+	mux    *http.ServeMux
+	faults front.Faults
 }
 
 // New returns the handler of [Routes] and those of the Config. It panics if two
@@ -231,14 +232,15 @@ func (d *door) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func (d *door) log(r *http.Request, err error) {
-	d.Logger.Error("no decision", "path", r.URL.Path, "code", headgate.CodeOf(err).String(), "error", err)
+	code := headgate.CodeOf(err).String()
+	d.faults.Log(d.Logger, slog.LevelError, code, "no decision", "path", r.URL.Path, "code", code, "error", err)
 }
 
 func (d *door) healthz(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") }
 
 func (d *door) readyz(w http.ResponseWriter, r *http.Request) {
 	if err := d.Gate.Ready(); err != nil {
-		d.Logger.Warn("not ready", "error", err)
+		d.faults.Log(d.Logger, slog.LevelWarn, "ready", "not ready", "error", err)
 		(&problem.Problem{Name: "not_ready", Status: http.StatusServiceUnavailable, Detail: "the server cannot decide at the moment"}).ServeHTTP(w, r)
 		return
 	}

@@ -196,12 +196,11 @@ func (s *scanner) costs(m map[string]int64) (map[string]int64, error) {
 
 // ttl reads for how long something is held.
 func (s *scanner) ttl() (time.Duration, error) {
-	const name, most = "ttl_ms", int64(headgate.MaxHold / time.Millisecond)
-	ms, err := s.whole(name)
-	if err == nil && (ms < 1 || ms > most) {
-		err = invalid(name, "%d: must be 1 to %d, which is %v", ms, most, headgate.MaxHold)
+	ms, err := s.whole("ttl_ms")
+	if err != nil {
+		return 0, err
 	}
-	return time.Duration(ms) * time.Millisecond, err
+	return front.Hold(ms)
 }
 
 // at names the field of an error, for fields of which the name is only put

@@ -47,6 +47,7 @@ func BenchmarkPipeline(b *testing.B) {
 	_, door := start(b, Config{Gate: g, Now: store.Now})
 	cell := func(i int) string { return wire("CL.THROTTLE", fmt.Sprintf("k%05d", i), "1000000", "1000000", "1") }
 	take := func(i int) string { return wire("HG.TAKE", "a", "three", fmt.Sprintf("s%05d", i)) }
+	brief := func(i int) string { return wire("HG.TAKE", "a", "three", fmt.Sprintf("s%05d", i), "BRIEF") }
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -58,7 +59,7 @@ func BenchmarkPipeline(b *testing.B) {
 			name, address string
 			command       func(int) string
 		}{
-			{"floor", l.Addr().String(), cell}, {"cl.throttle", door, cell}, {"hg.take", door, take},
+			{"floor", l.Addr().String(), cell}, {"cl.throttle", door, cell}, {"hg.take", door, take}, {"hg.take.brief", door, brief},
 		} {
 			b.Run(fmt.Sprintf("depth=%d/%s", depth, tt.name), func(b *testing.B) { pipeline(b, tt.address, depth, tt.command) })
 		}
@@ -135,6 +136,7 @@ func BenchmarkAnswer(b *testing.B) {
 		{"ping", func(int) string { return wire("PING") }},
 		{"cl.throttle", func(i int) string { return wire("CL.THROTTLE", fmt.Sprintf("k%05d", i), "1000000", "1000000", "1") }},
 		{"hg.take", func(i int) string { return wire("HG.TAKE", "a", "three", fmt.Sprintf("s%05d", i)) }},
+		{"hg.take.brief", func(i int) string { return wire("HG.TAKE", "a", "three", fmt.Sprintf("s%05d", i), "BRIEF") }},
 	} {
 		b.Run(tt.name, func(b *testing.B) {
 			c, sc := threeLimits(b)
@@ -150,7 +152,8 @@ func BenchmarkAnswer(b *testing.B) {
 					continue
 				}
 				sc.out.Reset()
-				c.w.at, c.w.end, c.now = 0, copy(c.w.in, in), 0
+				c.w.at, c.w.end = 0, copy(c.w.in, in)
+				c.later()
 				if c.answer(); c.flush() != nil || c.w.at != len(in) {
 					b.Fatalf("%q", sc.out.String())
 				}

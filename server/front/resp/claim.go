@@ -6,9 +6,9 @@ import (
 	"github.com/headgate/headgate/gate"
 )
 
-func (c *conn) settle(w *work)  { c.claim(w, optCost|optCosts|optApplication, c.s.Gate.Settle) }
-func (c *conn) renew(w *work)   { c.claim(w, optTTL|optApplication, c.s.Gate.Renew) }
-func (c *conn) release(w *work) { c.claim(w, optApplication, c.s.Gate.Release) }
+func (c *conn) settle(w *work)  { c.claim(w, optCost|optCosts|optApplication|optBrief, c.s.Gate.Settle) }
+func (c *conn) renew(w *work)   { c.claim(w, optTTL|optApplication|optBrief, c.s.Gate.Renew) }
+func (c *conn) release(w *work) { c.claim(w, optApplication|optBrief, c.s.Gate.Release) }
 
 // claim answers what is asked about a ticket.
 func (c *conn) claim(w *work, known option, do func(context.Context, *gate.Claim, *gate.Decision) error) {

@@ -35,12 +35,15 @@ type conn struct {
 	token   string
 	checked time.Duration
 
-	resp3  bool
-	name   string
-	lib    [2]string // name and version of the client's library
-	over   bool      // the client is done, or cannot be understood
-	logged bool      // a failure, since the last read
-	now    int64     // the store's clock, as read for what was read last; 0 before and after a wait
+	resp3 bool
+	name  string
+	lib   [2]string // name and version of the client's library
+	over  bool      // the client is done, or cannot be understood
+
+	// What clocks said for what was read last; 0 before and after a wait. now is the
+	// store's, lap the time since the server began, at the end of the last decision.
+	now int64
+	lap time.Duration
 
 	// The deadlines in force, zero for none.
 	readBy, writeBy time.Time
@@ -127,6 +130,9 @@ func (c *conn) greet() bool {
 // uptime is the time since the server began, which is cheaper than the time.
 func (c *conn) uptime() time.Duration { return time.Since(c.s.began) }
 
+// later is called where time has passed: clocks are read again.
+func (c *conn) later() { c.now, c.lap = 0, 0 }
+
 // expect sets when the next bytes must have come, by what is known at now.
 func (c *conn) expect(now time.Time) {
 	var by time.Time
@@ -153,7 +159,7 @@ func (c *conn) await() error {
 	if c.s.closing.Load() {
 		return ErrClosed
 	}
-	c.now, c.logged = 0, false
+	c.later()
 	if c.raw == nil {
 		return c.readPlain()
 	}
@@ -251,7 +257,7 @@ func (c *conn) identify() {
 	c.checked = c.uptime()
 	if c.token != "" {
 		caller, err := c.s.Login(c, c.peer, c.token)
-		c.now = 0
+		c.later()
 		if err == nil {
 			c.caller = caller
 			return
@@ -299,7 +305,8 @@ func (c *conn) flush() error {
 		c.nc.SetWriteDeadline(c.writeBy)
 	}
 	_, err := c.nc.Write(w.out)
-	w.out, c.now = w.out[:0], 0 // the client may have taken its time
+	w.out = w.out[:0]
+	c.later() // the client may have taken its time
 	if err != nil {
 		c.over = true
 		if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/server/front"
 )
 
 // key is the name of an entry as it is sent, and the start of its value where that
@@ -42,6 +43,7 @@ var (
 	keyTicket     = key("ticket", "")
 	keyRevision   = key("policy_revision", ":")
 	keyDelay      = key("delay_ms", ":")
+	keyMessage    = key("message", "")
 	keyHeld       = key("held", ":")
 	keyName       = key("id", "")
 	keyAlgorithm  = key("algorithm", "")
@@ -61,6 +63,30 @@ var (
 	shadow  = key("shadow", "")
 )
 
+// either is what is written of a truth and around it.
+type either struct{ yes, no string }
+
+func (e *either) of(is bool) string {
+	if is {
+		return e.yes
+	}
+	return e.no
+}
+
+// around is a truth between what always stands before and behind it.
+func around(before, behind string) either {
+	return either{before + "1\r\n" + behind, before + "0\r\n" + behind}
+}
+
+// Pieces of decisions that are written at one go.
+var (
+	allowedID    = around(keyAllowed, keyID)
+	retryableApp = around(keyRetryable, keyApp)
+	modes        = either{keyMode + shadow, keyMode + enforce}
+	exactShadow  = around(keyMode+shadow+keyExact, "")
+	exactEnforce = around(keyMode+enforce+keyExact, "")
+)
+
 // How many entries are always there.
 const (
 	decisionEntries  = 25
@@ -77,30 +103,36 @@ var reasons = func() (list [headgate.Reasons]string) {
 }()
 
 // appendDecision appends d as the contract writes it: every entry, always in one
-// order, and allowed first.
+// order, and allowed first. Only limits are missing where the client wants it brief.
 func (c *conn) appendDecision(b []byte, d *gate.Decision) []byte {
-	n := decisionEntries
-	if d.Delay > 0 {
-		n++
-	}
-	return c.appendEntries(c.appendMap(b, n), d)
+	return c.appendEntries(c.appendMap(b, c.entries(d)), d)
 }
 
 // appendHeld appends the answer to a ticket.
 func (c *conn) appendHeld(b []byte, d *gate.Decision) []byte {
-	n := decisionEntries + 1
+	b = c.appendEntries(c.appendMap(b, c.entries(d)+1), d)
+	return appendTruth(append(b, keyHeld...), d.Held)
+}
+
+// entries is the number of entries of a decision.
+func (c *conn) entries(d *gate.Decision) int {
+	n := decisionEntries
 	if d.Delay > 0 {
 		n++
 	}
-	b = c.appendEntries(c.appendMap(b, n), d)
-	return appendTruth(append(b, keyHeld...), d.Held)
+	if says(d) {
+		n++
+	}
+	if c.w.brief {
+		n--
+	}
+	return n
 }
 
 func (c *conn) appendEntries(b []byte, d *gate.Decision) []byte {
 	limits := d.Limits()
 	bound := d.BoundBy >= 0 && d.BoundBy < len(limits)
-	b = appendTruth(append(b, keyAllowed...), d.Allowed)
-	b = appendID(append(b, keyID...), d.ID)
+	b = appendID(append(b, allowedID.of(d.Allowed)...), d.ID)
 	b = append(append(b, keyReason...), reasons[d.Reason]...)
 	b = append(b, keyBoundBy...)
 	if bound {
@@ -108,11 +140,8 @@ func (c *conn) appendEntries(b []byte, d *gate.Decision) []byte {
 	} else {
 		b = c.appendNull(b)
 	}
-	b = appendTruth(append(b, keyRetryable...), d.Retryable)
-	b = appendBulk(append(b, keyApp...), d.Application)
-	b = appendBulk(append(b, keyRule...), d.Rule)
-	b = appendBulk(append(b, keyOperation...), d.Operation)
-	b = appendBulk(append(b, keySubject...), d.Subject)
+	b = c.w.place.append(append(b, retryableApp.of(d.Retryable)...), d)
+	b = appendBulk(b, d.Subject)
 	b = appendBulk(append(b, keyPlan...), d.Plan)
 	b = appendNumber(append(b, keyCost...), d.Cost)
 	costs := d.Costs()
@@ -122,10 +151,12 @@ func (c *conn) appendEntries(b []byte, d *gate.Decision) []byte {
 	}
 	b = c.appendIntIf(append(b, keyLimit...), bound, d.Limit)
 	b = c.appendIntIf(append(b, keyRemaining...), bound, d.Remaining)
-	b = c.appendIntIf(append(b, keyRetry...), d.Retryable && (bound || d.RetryAfter > 0), millis(d.RetryAfter))
-	b = c.appendIntIf(append(b, keyReset...), bound, millis(d.ResetAfter))
-	b = c.appendLimits(append(b, keyLimits...), limits)
-	b = appendMode(b, d.Shadow)
+	b = c.appendIntIf(append(b, keyRetry...), d.Retryable && (bound || d.RetryAfter > 0), front.Millis(d.RetryAfter))
+	b = c.appendIntIf(append(b, keyReset...), bound, front.Millis(d.ResetAfter))
+	if !c.w.brief {
+		b = c.appendLimits(append(b, keyLimits...), limits)
+	}
+	b = append(b, modes.of(d.Shadow)...)
 	if _, _, tried := d.Candidate(); tried || d.WouldDeny != headgate.NoReason || d.Degraded != "" || d.Replayed || d.Waited > 0 || d.HasTicket() {
 		b = c.appendUnusual(b, d)
 	} else if c.resp3 {
@@ -136,10 +167,16 @@ func (c *conn) appendEntries(b []byte, d *gate.Decision) []byte {
 	b = appendNumber(append(b, keyRevision...), int64(d.Revision))
 	if d.Delay > 0 {
 		// Leaky buckets, where we did not wait it out: the caller has to.
-		b = appendNumber(append(b, keyDelay...), millis(d.Delay))
+		b = appendNumber(append(b, keyDelay...), front.Millis(d.Delay))
+	}
+	if says(d) {
+		b = appendBulk(append(b, keyMessage...), d.Message)
 	}
 	return b
 }
+
+// says reports whether the rule has something to tell who is refused.
+func says(d *gate.Decision) bool { return !d.Allowed && d.Message != "" }
 
 // appendUnusual appends what few decisions have anything to say of.
 func (c *conn) appendUnusual(b []byte, d *gate.Decision) []byte {
@@ -162,7 +199,7 @@ func (c *conn) appendUnusual(b []byte, d *gate.Decision) []byte {
 		b = c.appendNull(b)
 	}
 	b = appendTruth(append(b, keyReplayed...), d.Replayed)
-	b = appendNumber(append(b, keyWaited...), millis(d.Waited))
+	b = appendNumber(append(b, keyWaited...), front.Millis(d.Waited))
 	b = append(b, keyTicket...)
 	if d.HasTicket() {
 		b = appendBulk(b, string(d.AppendTicket(nil)))
@@ -190,8 +227,30 @@ func (c *conn) appendCandidate(b []byte, sum *headgate.Decision, limits []gate.L
 	} else {
 		b = c.appendNull(b)
 	}
-	b = c.appendIntIf(append(b, keyRetry...), sum.Retryable && bound, millis(sum.RetryAfter))
+	b = c.appendIntIf(append(b, keyRetry...), sum.Retryable && bound, front.Millis(sum.RetryAfter))
 	return c.appendLimits(append(b, keyLimits...), limits)
+}
+
+// placeText is what was written last of where a decision was made: most requests are alike.
+type placeText struct {
+	application, rule, operation string // parts of text
+	text                         []byte
+}
+
+// append appends the values of application, rule and operation, and the key of subject.
+func (t *placeText) append(b []byte, d *gate.Decision) []byte {
+	if t.application != d.Application || t.rule != d.Rule || t.operation != d.Operation || t.text == nil {
+		text := appendBulk(t.text[:0], d.Application)
+		application := len(text)
+		text = appendBulk(append(text, keyRule...), d.Rule)
+		rule := len(text)
+		text = appendBulk(append(text, keyOperation...), d.Operation)
+		operation := len(text)
+		part := func(end, n int) string { return view(text[end-len(crlf)-n : end-len(crlf)]) }
+		t.application, t.rule, t.operation = part(application, len(d.Application)), part(rule, len(d.Rule)), part(operation, len(d.Operation))
+		t.text = append(text, keySubject...)
+	}
+	return append(b, t.text...)
 }
 
 func (c *conn) appendLimits(b []byte, limits []gate.LimitState) []byte {
@@ -233,16 +292,19 @@ func (c *conn) appendLimit(b []byte, l *gate.LimitState, t *limitText) []byte {
 	if rollover > 0 {
 		b = appendNumber(append(b, keyRollover...), rollover)
 	}
-	b = c.appendIntIf(append(b, keyRetry...), !l.Never, millis(l.RetryAfter))
-	b = appendNumber(append(b, keyResetIn...), millis(l.ResetAfter))
+	b = c.appendIntIf(append(b, keyRetry...), !l.Never, front.Millis(l.RetryAfter))
+	b = appendNumber(append(b, keyResetIn...), front.Millis(l.ResetAfter))
 	b = append(b, keyResetsAt...)
 	if l.ResetsAt == 0 {
 		b = c.appendNull(b)
 	} else {
 		b = t.appendInstant(b, l)
 	}
-	b = appendMode(b, l.Shadow)
-	b = appendTruth(append(b, keyExact...), !l.Shared && !l.Leased)
+	exact := &exactEnforce
+	if l.Shadow {
+		exact = &exactShadow
+	}
+	b = append(b, exact.of(!l.Shared && !l.Leased)...)
 	if l.Recovering {
 		b = appendTruth(append(b, keyRecovering...), true)
 	}
@@ -272,14 +334,6 @@ func (t *limitText) appendInstant(b []byte, l *gate.LimitState) []byte {
 	return appendBulk(b, view(t.instant))
 }
 
-func appendMode(b []byte, is bool) []byte {
-	b = append(b, keyMode...)
-	if is {
-		return append(b, shadow...)
-	}
-	return append(b, enforce...)
-}
-
 // appendIs appends a truth: 1 or 0, in either version of the protocol.
 func appendIs(b []byte, is bool) []byte { return appendTruth(append(b, ':'), is) }
 
@@ -301,15 +355,6 @@ func (c *conn) appendIntIf(b []byte, is bool, n int64) []byte {
 		return c.appendNull(b)
 	}
 	return appendInt(b, n)
-}
-
-// millis rounds up: a wait that is told too short is a wait for nothing.
-func millis(d time.Duration) int64 {
-	ms := int64(d / time.Millisecond)
-	if d%time.Millisecond > 0 {
-		ms++
-	}
-	return ms
 }
 
 func appendID(b []byte, id [2]uint64) []byte {

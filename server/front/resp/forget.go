@@ -22,7 +22,7 @@ func (c *conn) forget(w *work) {
 	r, err := c.readReset(w)
 	if err == nil && c.s.Resetting != nil {
 		err = c.s.Resetting(c, r)
-		c.now = 0 // it may have taken a while
+		c.later() // it may have taken a while
 	}
 	var st *gate.SubjectState
 	if err == nil {

@@ -13,7 +13,7 @@ import (
 
 // takeOptions is what may follow the subject of a request. Each word stands before
 // its own values, and those with dots may come again.
-const takeOptions = "[COST n] [COSTS unit n ...] [PLAN p] [ID k] [WAIT ms] [ATTR k v ...] [METHOD m] [PATH p] [HOST h] [IP a] [HEADER n v ...]"
+const takeOptions = "[COST n] [COSTS unit n ...] [PLAN p] [ID k] [WAIT ms] [ATTR k v ...] [METHOD m] [PATH p] [HOST h] [IP a] [HEADER n v ...] [BRIEF]"
 
 // ask is a request as it was read, and the maps that it points to, which are used
 // again for the next one.
@@ -23,6 +23,7 @@ type ask struct {
 	head  http.Header
 	costs map[string]int64
 	ttl   time.Duration // of a reservation; 0 if none was said
+	brief bool          // the reply has no limits
 }
 
 // reset empties the request. Its maps must not outlive the bytes of their keys.
@@ -36,7 +37,7 @@ func (a *ask) reset() {
 	if a.req.Costs != nil {
 		clear(a.costs)
 	}
-	a.req, a.ttl = gate.Request{}, 0
+	a.req, a.ttl, a.brief = gate.Request{}, 0, false
 }
 
 func invalid(field, format string, args ...any) error {
@@ -57,6 +58,7 @@ const (
 	optIP
 	optTTL
 	optApplication
+	optBrief
 	// These may come again.
 	optCosts
 	optAttr
@@ -68,7 +70,7 @@ const many = optCosts | optAttr | optHeader | optLimit
 
 var options = map[string]option{
 	"COST": optCost, "PLAN": optPlan, "ID": optID, "WAIT": optWait, "METHOD": optMethod, "PATH": optPath, "HOST": optHost, "IP": optIP,
-	"TTL": optTTL, "APPLICATION": optApplication, "COSTS": optCosts, "ATTR": optAttr, "HEADER": optHeader, "LIMIT": optLimit,
+	"TTL": optTTL, "APPLICATION": optApplication, "BRIEF": optBrief, "COSTS": optCosts, "ATTR": optAttr, "HEADER": optHeader, "LIMIT": optLimit,
 }
 
 // scanner reads the options of a command.
@@ -92,8 +94,11 @@ func (s *scanner) next(known option) (o option, values []string, err error) {
 		o = options[string(upper[:len(word)])] & known
 	}
 	n := 1
-	if o&(optCosts|optAttr|optHeader) != 0 {
+	switch {
+	case o&(optCosts|optAttr|optHeader) != 0:
 		n = 2
+	case o == optBrief:
+		n = 0
 	}
 	switch {
 	case o == 0:
@@ -108,7 +113,7 @@ func (s *scanner) next(known option) (o option, values []string, err error) {
 	return o, values, nil
 }
 
-const requestOptions = optCost | optPlan | optID | optWait | optMethod | optPath | optHost | optIP | optCosts | optAttr | optHeader
+const requestOptions = optCost | optPlan | optID | optWait | optMethod | optPath | optHost | optIP | optCosts | optAttr | optHeader | optBrief
 
 // request reads application, operation, subject and the options of known.
 func (w *work) request(known option) error {
@@ -177,6 +182,8 @@ func (w *work) set(o option, v []string) (err error) {
 		w.head.Add(v[0], v[1])
 	case optTTL:
 		w.ttl, err = ttl(v[0])
+	case optBrief:
+		w.brief = true
 	}
 	return err
 }
@@ -196,12 +203,11 @@ func notWhole(field, s string) error {
 
 // ttl reads for how long something is held.
 func ttl(s string) (time.Duration, error) {
-	const most = int64(headgate.MaxHold / time.Millisecond)
-	ms, ok := integer(s)
-	if !ok || ms < 1 || ms > most {
-		return 0, invalid("ttl_ms", "%.64q: must be 1 to %d, which is %v", s, most, headgate.MaxHold)
+	ms, err := whole("ttl_ms", s)
+	if err != nil {
+		return 0, err
 	}
-	return time.Duration(ms) * time.Millisecond, nil
+	return front.Hold(ms)
 }
 
 // addCost adds a cost in another unit than requests to m, which it makes if there

@@ -139,6 +139,7 @@ type work struct {
 	ask
 	throttle gate.Throttle
 	d        gate.Decision
+	place    placeText
 	texts    [headgate.MaxCharges]limitText
 }
 

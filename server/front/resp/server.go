@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/headgate/headgate/server/front"
 )
 
 // ErrClosed is returned by [Server.Serve] after [Server.Shutdown].
@@ -22,6 +24,7 @@ type Server struct {
 	end     context.CancelFunc
 	closing atomic.Bool
 	numbers atomic.Uint64 // of connections, as CLIENT ID says them
+	faults  front.Faults
 	refused atomic.Uint64
 
 	mu        sync.Mutex

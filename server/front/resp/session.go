@@ -63,7 +63,7 @@ func (c *conn) login(w *work, token string) bool {
 	}
 	token = strings.Clone(token)
 	caller, err := c.s.Login(c, c.peer, token)
-	c.now = 0 // it may have taken a while
+	c.later() // it may have taken a while
 	if err != nil {
 		w.out = appendError(w.out, "WRONGPASS", err.Error())
 		return false

@@ -105,6 +105,57 @@ func TestReply(t *testing.T) {
 	}
 }
 
+// TestBrief: a brief reply is that without BRIEF, but for limits.
+func TestBrief(t *testing.T) {
+	_, address := start(t, Config{Gate: new(fakeGate)})
+	g, _ := realGate(t, threePolicy)
+	_, real := start(t, Config{Gate: g})
+	for _, version := range []string{"2", "3"} {
+		p := dial(t, "tcp", address)
+		p.do("HELLO", version)
+		for _, args := range [][]string{
+			{"HG.TAKE", "a", "o", "s", "COST", "5"}, {"HG.PEEK", "a", "o", "s"}, {"HG.RESERVE", "a", "o", "s", "TTL", "1000"},
+			{"HG.SETTLE", "open", "COST", "1"}, {"HG.RENEW", "open", "TTL", "1000", "APPLICATION", "a"}, {"HG.RELEASE", "open", "APPLICATION", "a"},
+		} {
+			short, err := fields(p.do(append(args, "brief")...))
+			if err != nil {
+				t.Fatalf("%q: %v", args, err)
+			}
+			whole, err := fields(p.do(args...)) // and the next one is whole again
+			if _, is := whole["limits"]; err != nil || !is {
+				t.Fatalf("%q: %v, %v", args, whole, err)
+			}
+			delete(whole, "limits")
+			if !reflect.DeepEqual(short, whole) {
+				t.Errorf("%q:\n%v, want\n%v", args, short, whole)
+			}
+		}
+		p = dial(t, "tcp", real)
+		p.do("HELLO", version)
+		m, err := fields(p.do("HG.TAKE", "a", "three", "s", "BRIEF", "COST", "2"))
+		if _, is := m["limits"]; err != nil || is || m["allowed"] != int64(1) || m["cost"] != int64(2) || m["limit"] != int64(1000000) {
+			t.Errorf("%v, %v", m, err)
+		}
+		equal(t, p.do("HG.TAKE", "a", "three", "s", "BRIEF", "COST", "2", "brief"), refusal("ERR brief is given twice"))
+	}
+}
+
+// TestMessage: what a rule has to say is told to who is refused, and to nobody else.
+func TestMessage(t *testing.T) {
+	g, _ := realGate(t, `{version: 1, applications: {a: {rules: [{name: o, match: {operation: o}, limits: [{name: one, rate: 1/h}], message: "Slow down"}]}}}`)
+	_, address := start(t, Config{Gate: g})
+	for _, version := range []string{"2", "3"} {
+		p := dial(t, "tcp", address)
+		p.do("HELLO", version)
+		for i, want := range []any{nil, "Slow down"} {
+			m, err := fields(p.do("HG.TAKE", "a", "o", "s"+version))
+			if err != nil || m["message"] != want || m["allowed"] != int64(1-i) {
+				t.Errorf("RESP%s, request %d: %v, %v", version, i, m, err)
+			}
+		}
+	}
+}
+
 func TestTakeFaults(t *testing.T) {
 	g, _ := realGate(t, testPolicy)
 	_, address := start(t, Config{Gate: g})
@@ -143,7 +194,7 @@ func TestTakeFaults(t *testing.T) {
 		}
 		equal(t, p.do(append([]string{"HG.TAKE"}, args...)...), refusal(tt.want))
 	}
-	equal(t, p.do("HG.RESERVE", "a", "o", "s", "TTL", "0"), refusal(`ERR ttl_ms: "0": must be 1 to 86400000, which is 24h0m0s`))
+	equal(t, p.do("HG.RESERVE", "a", "o", "s", "TTL", "0"), refusal(`ERR ttl_ms: 0: must be 1 to 86400000, which is 24h0m0s`))
 	equal(t, p.do("HG.SETTLE", ""), refusal("ERR ticket: is required"))
 	equal(t, p.do("HG.SETTLE", strings.Repeat("x", gate.MaxTicket+1)), refusal("ERR ticket: 24577 bytes: at most 24576"))
 	equal(t, p.do("HG.RELEASE", "t", "COST", "1"), refusal(`ERR "COST": unknown option`))
@@ -169,6 +220,7 @@ func TestNoAllocations(t *testing.T) {
 		{"HG.TAKE", wire("hg.take", "a", "three", "alice", "COST", "1", "PLAN", "p"), "*50\r\n$7\r\nallowed\r\n:1\r\n"},
 		{"HG.PEEK", wire("HG.PEEK", "a", "three", "alice", "IP", "1.2.3.4", "METHOD", "GET"), "*50\r\n$7\r\nallowed\r\n:1\r\n"},
 		{"HG.TAKE with facts", wire("HG.TAKE", "a", "three", "alice", "ATTR", "k", "v", "ATTR", "l", "w"), "*50\r\n$7\r\nallowed\r\n:1\r\n"},
+		{"HG.TAKE by turns", wire("HG.TAKE", "a", "three", "alice") + wire("HG.TAKE", "a", "other", "bob", "BRIEF"), "*50\r\n$7\r\nallowed\r\n:1\r\n"},
 		{"PING", "PING\r\n", "+PONG\r\n"},
 	} {
 		c, sc := threeLimits(t)
@@ -177,7 +229,8 @@ func TestNoAllocations(t *testing.T) {
 		in := strings.Repeat(tt.in, 8)
 		round := func() {
 			sc.out.Reset()
-			c.w.at, c.w.end, c.now = 0, copy(c.w.in, in), 0
+			c.w.at, c.w.end = 0, copy(c.w.in, in)
+			c.later()
 			if c.answer(); c.flush() != nil || c.over || c.w.at != len(in) {
 				t.Fatal("not answered")
 			}
@@ -217,6 +270,21 @@ func threeLimits(tb testing.TB) (*conn, *script) {
 		tb.Fatal("turned away")
 	}
 	return c, sc
+}
+
+// TestPlace: what was written last is not written for another decision.
+func TestPlace(t *testing.T) {
+	var used placeText
+	for _, d := range []gate.Decision{
+		{Application: "a", Rule: "r", Operation: "o"}, {Application: "a", Rule: "r", Operation: "o"}, {Application: "ar", Rule: "", Operation: "o"},
+		{}, {Application: strings.Repeat("x", 300), Rule: "r", Operation: strings.Repeat("y", 500)}, {Application: "a", Rule: "ro"}, {Application: "a", Rule: "r", Operation: "O"},
+	} {
+		want := appendPair(appendPair(appendPair(nil, "application", d.Application), "rule", d.Rule), "operation", d.Operation)
+		want = append(want, keySubject...)
+		if got := keyApp + string(used.append(nil, &d)); got != string(want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
 }
 
 func TestDigits(t *testing.T) {

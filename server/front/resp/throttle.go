@@ -150,18 +150,20 @@ func (c *conn) throttled(w *work, began time.Duration) {
 	}
 }
 
-// stopwatch is when a decision begins, if anybody wants to know.
+// stopwatch is when a decision begins, if anybody wants to know. In a pipeline that is
+// when the one before it has ended: a reading for each would be a tenth of its time.
 func (c *conn) stopwatch() time.Duration {
-	if c.s.Decided == nil {
-		return 0
+	if c.s.Decided != nil && c.lap == 0 {
+		c.lap = c.uptime()
 	}
-	return c.uptime()
+	return c.lap
 }
 
 // decided reports a decision that may have charged.
 func (c *conn) decided(w *work, began time.Duration) {
 	if c.s.Decided != nil {
-		c.s.Decided(&w.d, c.uptime()-began-w.d.Waited)
+		c.lap = c.uptime()
+		c.s.Decided(&w.d, c.lap-began-w.d.Waited)
 	}
 }
 

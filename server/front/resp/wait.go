@@ -64,7 +64,7 @@ func (p *patience) begin() { p.state.Store(deciding) }
 func (p *patience) end() {
 	if p.state.Swap(resting) == waiting {
 		p.resume()
-		p.c.now = 0 // what comes behind it is decided later
+		p.c.later() // what comes behind it is decided later
 	}
 }
 

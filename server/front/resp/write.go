@@ -1,6 +1,7 @@
 package resp
 
 import (
+	"log/slog"
 	"strconv"
 
 	"github.com/headgate/headgate"
@@ -20,27 +21,22 @@ func appendInt(b []byte, n int64) []byte {
 
 // appendDigits appends n; most numbers are short.
 func appendDigits(b []byte, n int64) []byte {
-	if uint64(n) < 10 {
-		return append(b, '0'+byte(n))
-	}
-	if n < 0 {
+	u := uint64(n)
+	switch {
+	case u < 10:
+		return append(b, '0'+byte(u))
+	case u < 100:
+		return append(b, pairs[2*u], pairs[2*u+1])
+	case n < 0:
 		return strconv.AppendInt(b, n, 10)
-	}
-	var text [20]byte
-	i, u := len(text), uint64(n)
-	for u >= 100 {
+	case u < 10_000:
 		two := 2 * (u % 100)
-		u /= 100
-		i -= 2
-		text[i], text[i+1] = pairs[two], pairs[two+1]
+		return append(appendDigits(b, n/100), pairs[two], pairs[two+1])
 	}
-	i--
-	text[i] = '0' + byte(u%10)
-	if u >= 10 {
-		i--
-		text[i] = '0' + byte(u/10)
-	}
-	return append(b, text[i:]...)
+	b = appendDigits(b, n/10_000)
+	u %= 10_000
+	high, low := 2*(u/100), 2*(u%100)
+	return append(b, pairs[high], pairs[high+1], pairs[low], pairs[low+1])
 }
 
 // pairs are the numbers from 00 to 99.
@@ -112,7 +108,7 @@ var codes = map[headgate.Code]string{
 }
 
 // fail answers an error of the gate. What went wrong inside is logged instead of
-// told, once for what came with one read.
+// told.
 func (c *conn) fail(b []byte, err error) []byte {
 	code := codes[headgate.CodeOf(err)]
 	if code == "" {
@@ -124,9 +120,9 @@ func (c *conn) fail(b []byte, err error) []byte {
 // told is what the client is told of an error.
 func (c *conn) told(err error) string {
 	p := problem.Of(err)
-	if p.Status >= 500 && !c.logged && c.Err() == nil {
-		c.logged = true
-		c.s.Logger.Error("no decision", "peer", c.peer, "code", headgate.CodeOf(err).String(), "error", err)
+	if p.Status >= 500 && c.Err() == nil {
+		code := headgate.CodeOf(err).String()
+		c.s.faults.Log(c.s.Logger, slog.LevelError, code, "no decision", "peer", c.peer, "code", code, "error", err)
 	}
 	return p.Detail
 }
