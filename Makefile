@@ -5,7 +5,7 @@
 MODULES := . api client gate middleware/grpclimit store/dynamostore store/lintest store/pgstore store/redisstore store/sqlitestore server
 GO      ?= go
 
-.PHONY: proto run build test test-go test-bench test-examples test-valkey check fmt tidy lin sim bench bench-doors bench-stores model fuzz flood hostile outage crash doors-differential deps clean
+.PHONY: proto run build test test-go test-bench test-examples test-valkey check fmt tidy lin sim bench bench-doors bench-web bench-stores model fuzz flood hostile outage crash doors-differential deps clean
 
 run: build
 	bin/headgate serve $(ARGS)
@@ -81,6 +81,10 @@ bench-stores:
 # fetches and builds; about 10 minutes.
 bench-doors:
 	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^(RESP|RLS|GRPC)' $(ARGS)
+
+# An Express application behind each of several limiters; it fetches them from npm.
+bench-web:
+	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^Web' $(ARGS)
 
 # 20 million random operations against the big-integer model, minutes to an hour, and
 # STORE_OPS on each store that is not memory against package algo; hours.

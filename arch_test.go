@@ -79,7 +79,10 @@ var layers = map[string]struct {
 	}, "wires everything; the only room that reads flags and the environment"},
 	"examples/stage":   {nil, "starts other programs"},
 	"examples/nginx":   {[]string{"examples/stage"}, "runs other programs"},
+	"examples/caddy":   {[]string{"examples/stage"}, "runs other programs"},
 	"examples/cluster": {[]string{"examples/stage"}, "runs other programs"},
+	"examples/haproxy": {[]string{"examples/stage"}, "runs other programs"},
+	"examples/pm2":     {[]string{"examples/stage"}, "runs other programs"},
 }
 
 // packages parses the imports of every Go file of the repository but those of

@@ -22,6 +22,7 @@ const (
 	people = "people"
 	resp   = "resp"
 	rpc    = "rpc"
+	web    = "web"
 	floors = "floors"
 )
 
@@ -30,7 +31,7 @@ var mostRounds = map[string]int{memory: 1, growth: 2, depth: 1, office: 1}
 
 // leastTime is how long benchmarks run at least whose servers' processor time is read
 // in hundredths of a second.
-var leastTime = map[string]time.Duration{resp: time.Second, rpc: time.Second}
+var leastTime = map[string]time.Duration{resp: time.Second, rpc: time.Second, web: 2 * time.Second}
 
 // row is one line of the table.
 type row struct {
@@ -101,6 +102,10 @@ var (
 	envoy  = []string{"envoy-redis"}         // envoyproxy/ratelimit
 	guber  = []string{"gubernator"}
 	server = []string{"floor"} // an empty service
+
+	// Limiters of Express applications, on Redis and in the process.
+	shared = []string{"rate-limiter-flexible-redis", "express-rate-limit-redis"}
+	inside = []string{"rate-limiter-flexible", "express-rate-limit"}
 
 	inMemory = []string{"memory"} // the same store without a journal
 )
@@ -464,5 +469,20 @@ var plan = []row{
 	},
 	{
 		group: rpc, work: "the same, CPU of the server", bench: "GRPCBatch", ours: "headgate", rivals: guber, beside: server, unit: "server-ns/op",
+	},
+	{
+		group: web, work: "Express, 64 in flight", bench: "Web", ours: "headgate", rivals: shared, beside: append([]string{"bare", "headgate-http", "headgate-redis"}, inside...),
+		goals: []goal{faster(1, "Web/rate-limiter-flexible-redis")},
+	},
+	{
+		group: web, work: "the same, CPU of the application", bench: "Web", ours: "headgate", rivals: shared, beside: append([]string{"bare", "headgate-http", "headgate-redis"}, inside...), unit: "server-ns/op",
+	},
+	{
+		group: web, work: "Express, added to a request by itself", bench: "WebAdded", ours: "headgate", rivals: shared, beside: append([]string{"headgate-http", "headgate-redis"}, inside...), unit: "added-ns/op",
+		goals: []goal{atMost(100_000, "added-ns/op")},
+	},
+	{
+		group: web, work: "the same, CPU of the application", bench: "WebAdded", ours: "headgate", rivals: shared, beside: append([]string{"headgate-http", "headgate-redis"}, inside...), unit: "added-cpu-ns/op",
+		goals: []goal{atMost(20_000, "added-cpu-ns/op")},
 	},
 }

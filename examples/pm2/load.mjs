@@ -1,0 +1,20 @@
+// Sends requests with loadtest: load.mjs '{"url": …, "maxRequests": …}'. Says "begun" after
+// the first ten answers, and at the end how many of which instance had which status; 0 is a
+// request that failed.
+import {loadTest} from 'loadtest'
+
+const answers = {}
+let n = 0
+await loadTest({
+  ...JSON.parse(process.argv[2]),
+  maxSeconds: 60,
+  timeout: 10_000,
+  quiet: true,
+  statusCallback(error, result) {
+    const answer = `${result?.statusCode ?? 0} ${result?.headers['x-instance'] ?? ''}`
+    answers[answer] = (answers[answer] ?? 0) + 1
+    if (++n === 10) console.log('begun')
+  }
+})
+console.log(JSON.stringify(answers))
+process.exit() // connections that loadtest keeps
