@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/internal/pause"
 )
 
 // ClientConfig says how a client's calls are limited. The zero value charges 1
@@ -87,7 +89,7 @@ func (c ClientConfig) validate() error {
 type Client struct {
 	config ClientConfig
 	plan   plan
-	pauses pauses
+	pauses pause.Keys[codes.Code]
 }
 
 // NewClient returns a Client that charges calls to lim. It panics if lim is nil
@@ -166,9 +168,9 @@ func (cl *Client) admit(c Call) (key string, held *state, err error) {
 	if err != nil {
 		return "", nil, cl.fault(c, fmt.Errorf("key: %w", err))
 	}
-	w := waiter{ctx: c.Context, most: cl.config.MaxWait}
+	w := pause.Patience{Most: cl.config.MaxWait}
 	if cl.config.MaxPause > 0 {
-		if err := cl.pauses.pass(key, &w); err != nil {
+		if err := cl.pass(c.Context, key, &w); err != nil {
 			return "", nil, err
 		}
 	}
@@ -180,14 +182,14 @@ func (cl *Client) admit(c Call) (key string, held *state, err error) {
 		states.Put(st)
 	}
 	if err == nil {
-		err = pause(c.Context, d.Delay)
+		err = sleep(c.Context, d.Delay)
 	}
 	return key, held, err
 }
 
 // decide charges a call, again and again as long as it may wait. The error is a
 // status.
-func (cl *Client) decide(c Call, w *waiter, st *state, key string) (headgate.Decision, error) {
+func (cl *Client) decide(c Call, w *pause.Patience, st *state, key string) (headgate.Decision, error) {
 	cost := cl.config.Cost(c)
 	for {
 		d, err := cl.plan.decide(c.Context, &st.batch, key, cost)
@@ -196,10 +198,10 @@ func (cl *Client) decide(c Call, w *waiter, st *state, key string) (headgate.Dec
 			return d, cl.undecided(c, err)
 		case d.Allowed:
 			return d, nil
-		case !d.Retryable || !w.covers(d.RetryAfter):
+		case !d.Retryable || !w.Covers(c.Context, d.RetryAfter):
 			return d, st.refusal(d, d.RetryAfter, "Not sent: the client's own limit refuses", "client")
 		}
-		if err := pause(c.Context, d.RetryAfter); err != nil {
+		if err := sleep(c.Context, d.RetryAfter); err != nil {
 			return d, err
 		}
 	}
@@ -227,26 +229,4 @@ func (cl *Client) undecided(c Call, err error) error {
 func (cl *Client) fault(c Call, err error) error {
 	cl.config.OnError(c, err)
 	return faultStatus(err)
-}
-
-// waiter is the patience of one call.
-type waiter struct {
-	ctx   context.Context
-	most  time.Duration
-	until time.Time // zero until the call has waited
-}
-
-// covers reports whether the call may wait for d.
-func (w *waiter) covers(d time.Duration) bool {
-	if w.most == 0 {
-		return false
-	}
-	now := time.Now()
-	if w.until.IsZero() {
-		w.until = now.Add(w.most)
-		if deadline, ok := w.ctx.Deadline(); ok && deadline.Before(w.until) {
-			w.until = deadline
-		}
-	}
-	return w.until.Sub(now) >= d
 }

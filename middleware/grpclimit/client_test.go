@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -447,27 +446,6 @@ func TestClientHeedsServer(t *testing.T) {
 		}
 		if takes.Load() != 2 || !slices.Equal(got, []codes.Code{0, 8, 8, 8, 8}) {
 			t.Errorf("%d calls reached the server: got %v", takes.Load(), got)
-		}
-	})
-}
-
-func TestPausesAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var p pauses
-		for i := range maxPauses + 100 {
-			p.stop(strconv.Itoa(i), time.Minute, codes.Unavailable)
-		}
-		if len(p.of) != maxPauses {
-			t.Errorf("%d keys, want %d", len(p.of), maxPauses)
-		}
-		last := strconv.Itoa(maxPauses + 99)
-		p.stop(last, time.Second, codes.Unavailable)
-		if left, _ := p.left(last); left != time.Minute {
-			t.Errorf("a shorter stop: %v are left of a minute", left)
-		}
-		<-time.After(time.Minute)
-		if left, _ := p.left(last); left > 0 || len(p.of) != maxPauses-1 {
-			t.Errorf("after a minute: %v are left, %d keys", left, len(p.of))
 		}
 	})
 }

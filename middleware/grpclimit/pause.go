@@ -1,8 +1,8 @@
 package grpclimit
 
 import (
+	"context"
 	"strconv"
-	"sync"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -10,75 +10,26 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/headgate/headgate/internal/pause"
 )
 
-// maxPauses bounds the keys that are stopped.
-const maxPauses = 10_000
-
-// pauses are the keys that servers have stopped. The zero value is ready.
-type pauses struct {
-	mu sync.Mutex
-	of map[string]stop
-}
-
-// stop is until when, and with which code.
-type stop struct {
-	until time.Time
-	code  codes.Code
-}
-
 // pass waits until key is not stopped. The error is a status.
-func (p *pauses) pass(key string, w *waiter) error {
+func (cl *Client) pass(ctx context.Context, key string, w *pause.Patience) error {
 	for {
-		left, code := p.left(key)
+		left, code := cl.pauses.Left(key)
 		if left <= 0 {
 			return nil
 		}
-		if !w.covers(left) {
+		if !w.Covers(ctx, left) {
 			return withDetails(code, "Not sent: the server asked to wait",
 				&errdetails.RetryInfo{RetryDelay: durationpb.New(left)},
 				info("paused", map[string]string{"origin": "client", "retry_after_ms": strconv.FormatInt(milliseconds(left), 10)}))
 		}
-		if err := pause(w.ctx, left); err != nil {
+		if err := sleep(ctx, left); err != nil {
 			return err
 		}
 	}
-}
-
-// left returns for how long key is stopped still.
-func (p *pauses) left(key string) (time.Duration, codes.Code) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s, ok := p.of[key]
-	if !ok {
-		return 0, codes.OK
-	}
-	left := time.Until(s.until)
-	if left <= 0 {
-		delete(p.of, key)
-	}
-	return left, s.code
-}
-
-// stop stops key for d, or for as long as it is stopped already.
-func (p *pauses) stop(key string, d time.Duration, code codes.Code) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	until := time.Now().Add(d)
-	old, ok := p.of[key]
-	if ok && old.until.After(until) {
-		return
-	}
-	if !ok && len(p.of) >= maxPauses {
-		for other := range p.of {
-			delete(p.of, other)
-			break
-		}
-	}
-	if p.of == nil {
-		p.of = map[string]stop{}
-	}
-	p.of[key] = stop{until, code}
 }
 
 // heed stops the calls of key if the server asks for it.
@@ -102,6 +53,6 @@ func (cl *Client) heed(key string, err error, trailer metadata.MD) {
 		}
 	}
 	if wait = min(wait, cl.config.MaxPause); wait > 0 {
-		cl.pauses.stop(key, wait, st.Code())
+		cl.pauses.Stop(key, wait, st.Code())
 	}
 }

@@ -229,7 +229,7 @@ func (s *Server) admit(c Call, p plan, key string, md metadata.MD) (held *state,
 		states.Put(st)
 	}
 	if err == nil {
-		err = pause(c.Context, d.Delay)
+		err = sleep(c.Context, d.Delay)
 	}
 	return held, err
 }

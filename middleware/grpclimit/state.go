@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/internal/pause"
 	"github.com/headgate/headgate/internal/ratefield"
 )
 
@@ -105,21 +106,11 @@ func (s *state) set(md metadata.MD, name, value string) {
 	s.setter.SetString(http.Header(md), name, value)
 }
 
-// pause waits for d. The error is the status of a call whose context ends first,
+// sleep waits for d. The error is the status of a call whose context ends first,
 // or is known to; then it waits no longer.
-func pause(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return nil
+func sleep(ctx context.Context, d time.Duration) error {
+	if err := pause.Sleep(ctx, d); err != nil {
+		return status.FromContextError(err).Err()
 	}
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
-		return status.FromContextError(context.DeadlineExceeded).Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return status.FromContextError(ctx.Err()).Err()
-	case <-t.C:
-		return nil
-	}
+	return nil
 }

@@ -67,7 +67,7 @@ func (w *serverStream) charge(m any) error {
 	err = s.answer(c, st, d, err, md)
 	states.Put(st)
 	if err == nil {
-		return pause(c.Context, d.Delay)
+		return sleep(c.Context, d.Delay)
 	}
 	w.told.Do(func() {}) // what was true when the stream opened is no more
 	w.SetTrailer(md)

@@ -25,7 +25,19 @@
 // A limiter with a concurrency limit holds a slot until the handler returns or
 // panics. Give the limit a TTL longer than the slowest handler: after it the
 // slot frees itself. A leaky bucket's delay is waited for before the handler
-// runs; a client that leaves meanwhile has spent its token.
+// runs; a request that ends meanwhile has spent its token, and is answered with
+// 503.
+//
+// # Outgoing requests
+//
+// [Transport] keeps a program within what it may ask of others: requests wait for
+// its limiter, or fail before anything is sent, and servers that say when to come
+// back are heeded.
+//
+//	lim, err := headgate.New(store, headgate.PerSecond(10).WithName("partner"))
+//	client := &http.Client{Transport: httplimit.NewTransport(lim, nil, httplimit.TransportConfig{
+//		MaxWait: 10 * time.Second, MaxPause: time.Minute, Retries: 2,
+//	})}
 //
 // # Coming from rateguard
 //

@@ -1,10 +1,12 @@
 package httplimit_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"time"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/middleware/httplimit"
@@ -69,4 +71,37 @@ func Example_plans() {
 	// Output:
 	// alice "rate";q=1000;w=3600
 	// bob "rate";q=100;w=3600
+}
+
+// A client that may ask a partner twice an hour, together with all processes over the
+// same store.
+func ExampleNewTransport() {
+	partner := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
+	defer partner.Close()
+
+	lim, err := headgate.New(memstore.New(memstore.Config{}), headgate.PerHour(2).WithName("partner"))
+	if err != nil {
+		panic(err)
+	}
+	client := &http.Client{Transport: httplimit.NewTransport(lim, nil, httplimit.TransportConfig{
+		MaxWait:  10 * time.Second,
+		MaxPause: time.Minute,
+		Retries:  2,
+	})}
+	for range 3 {
+		resp, err := client.Get(partner.URL)
+		if e, ok := errors.AsType[*httplimit.LimitedError](err); ok {
+			fmt.Println("not sent:", e.Decision.Reason, e.RetryAfter.Round(time.Minute))
+			continue
+		}
+		if err != nil {
+			panic(err)
+		}
+		resp.Body.Close()
+		fmt.Println(resp.Status)
+	}
+	// Output:
+	// 200 OK
+	// 200 OK
+	// not sent: rate_limited 30m0s
 }

@@ -12,7 +12,9 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/internal/clientip"
+	"github.com/headgate/headgate/internal/pause"
 	"github.com/headgate/headgate/internal/ratefield"
+	"github.com/headgate/headgate/internal/refusal"
 )
 
 // Config says how requests are limited. The zero value charges 1 to the
@@ -132,7 +134,6 @@ func New(lim *headgate.Limiter, c Config) func(http.Handler) http.Handler {
 		panic("httplimit: Config." + err.Error())
 	}
 	m := &middleware{Config: c.withDefaults(), plans: map[string]plan{"": newPlan(lim)}}
-	m.message = quote(m.Message)
 	m.styles = ratefield.Styles(m.Headers) & ratefield.AllStyles
 	for name, lim := range c.Plans {
 		m.plans[name] = newPlan(lim)
@@ -144,9 +145,8 @@ func New(lim *headgate.Limiter, c Config) func(http.Handler) http.Handler {
 
 type middleware struct {
 	Config
-	plans   map[string]plan
-	message []byte // Message as a JSON string
-	styles  ratefield.Styles
+	plans  map[string]plan
+	styles ratefield.Styles
 }
 
 type plan struct {
@@ -199,7 +199,7 @@ func (m *middleware) serve(w http.ResponseWriter, r *http.Request, next http.Han
 	d, err := p.Decide(r.Context(), &s.batch, key, m.Cost(r))
 	passed := m.answer(w, r, s, d, err)
 	states.Put(s)
-	if passed && pause(r.Context(), d.Delay) {
+	if passed && waited(w, r, d.Delay) {
 		next.ServeHTTP(w, r)
 	}
 }
@@ -218,7 +218,7 @@ func (m *middleware) serveHolding(w http.ResponseWriter, r *http.Request, next h
 			}
 		}()
 	}
-	if m.answer(w, r, s, d, err) && pause(r.Context(), d.Delay) {
+	if m.answer(w, r, s, d, err) && waited(w, r, d.Delay) {
 		next.ServeHTTP(w, r)
 	}
 }
@@ -255,17 +255,12 @@ func (m *middleware) retryAfter(wait time.Duration) int64 {
 	return ratefield.RetryAfter(wait, m.RetryJitter, random)
 }
 
-// pause reports false if ctx ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
+// waited waits for d. It reports false, and has answered, if the request ends first, or
+// is known to.
+func waited(w http.ResponseWriter, r *http.Request, d time.Duration) bool {
+	if pause.Sleep(r.Context(), d) == nil {
 		return true
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
+	writeProblem(w, refusal.ReducedCapacity, "The request was ended while it waited")
+	return false
 }

@@ -1,0 +1,120 @@
+package ginlimit
+
+import (
+	"net/http"
+	"sync"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/middleware/httplimit"
+)
+
+// Config says how requests are limited. The zero value charges 1 to the client's
+// address and believes proxies on loopback only. The fields are those of
+// httplimit.Config. Its functions must be safe for concurrent use, and must not keep the
+// context.
+type Config struct {
+	// Key names whose budget a request uses; nil means httplimit.ByIP with proxies on
+	// 127.0.0.0/8 and ::1. An error or an empty key is answered with 400 if it is a
+	// *headgate.Error with code InvalidRequest, else with 500.
+	Key func(*gin.Context) (string, error)
+	// Cost is the number of tokens a request takes; nil means 1. 0 checks and charges
+	// nothing, what is not within 0 and headgate.MaxInt is answered with 400.
+	Cost func(*gin.Context) int64
+	// Skip lets the requests for which it is true pass uncharged; nil skips none.
+	Skip func(*gin.Context) bool
+
+	// Plan chooses another limiter out of Plans; nil or "" means the one given to New,
+	// any other name that is not in Plans is answered with 500. Limits of one name share
+	// what a client has used: give the limits of all plans the same names, or a change of
+	// plan is a fresh budget.
+	Plan  func(*gin.Context) string
+	Plans map[string]*headgate.Limiter
+
+	// Message is the detail of answers with status 429; "" means "Too many requests".
+	Message string
+	// OnLimited answers a refused request instead of the problem+json body; nil means
+	// that one. The fields that httplimit.Config says are set already; the usual status
+	// is httplimit.Status(d.Reason). The request is aborted afterwards.
+	OnLimited func(c *gin.Context, d headgate.Decision)
+
+	// Headers is the set of conventions for the rate limit fields; 0 means
+	// httplimit.HeadersIETF. Retry-After and Headgate-* are sent with all of them.
+	Headers httplimit.Headers
+	// RetryJitter spreads Retry-After upward by as many percent, 0 to 100; 0 means not at
+	// all.
+	RetryJitter int
+
+	// FailOpen lets requests pass that the limiter could not decide. Otherwise they are
+	// answered with 503.
+	FailOpen bool
+	// OnError is told of every request that could not be decided, and of slots that could
+	// not be released; nil means nobody is. When the client has gone, the error may wrap
+	// context.Canceled.
+	OnError func(*gin.Context, error)
+}
+
+// call is httplimit's middleware for one request at a time: its functions find the
+// context here, so that the request need not carry it.
+type call struct {
+	c       *gin.Context
+	passed  bool
+	handler http.Handler
+}
+
+// New returns middleware that charges requests to lim before it lets them through to the
+// handlers further down. It panics where httplimit.New does: if lim is nil or the Config
+// is at fault.
+func New(lim *headgate.Limiter, c Config) gin.HandlerFunc {
+	build := func() *call {
+		k := &call{}
+		k.handler = httplimit.New(lim, c.of(k))(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			k.passed = true
+			k.c.Next()
+		}))
+		return k
+	}
+	calls := &sync.Pool{New: func() any { return build() }}
+	calls.Put(build()) // it panics now or never
+	return func(c *gin.Context) {
+		k := calls.Get().(*call)
+		k.c, k.passed = c, false
+		k.handler.ServeHTTP(c.Writer, c.Request)
+		if !k.passed {
+			c.Abort()
+		}
+		k.c = nil
+		calls.Put(k) // not after a panic, which costs nothing but itself
+	}
+}
+
+// of returns c with functions that ask about the request of k.
+func (c Config) of(k *call) httplimit.Config {
+	h := httplimit.Config{Plans: c.Plans, Message: c.Message, Headers: c.Headers, RetryJitter: c.RetryJitter, FailOpen: c.FailOpen}
+	if c.Key != nil {
+		h.Key = func(*http.Request) (string, error) { return c.Key(k.c) }
+	}
+	if c.Cost != nil {
+		h.Cost = func(*http.Request) int64 { return c.Cost(k.c) }
+	}
+	if c.Skip != nil {
+		h.Skip = func(*http.Request) bool { return c.Skip(k.c) }
+	}
+	if c.Plan != nil {
+		h.Plan = func(*http.Request) string { return c.Plan(k.c) }
+	}
+	if c.OnLimited != nil {
+		h.OnLimited = func(_ http.ResponseWriter, _ *http.Request, d headgate.Decision) { c.OnLimited(k.c, d) }
+	}
+	if c.OnError != nil {
+		h.OnError = func(_ *http.Request, err error) { c.OnError(k.c, err) }
+	}
+	return h
+}
+
+// ByRequest makes a key of a request, such as httplimit.ByIP and httplimit.ByHeader
+// return, one of a context.
+func ByRequest(key func(*http.Request) (string, error)) func(*gin.Context) (string, error) {
+	return func(c *gin.Context) (string, error) { return key(c.Request) }
+}
