@@ -4,7 +4,7 @@ import {createServer} from 'node:http'
 import {WebSocketServer} from 'ws'
 
 const server = createServer((req, res) => {
-  if (req.url === '/events') {
+  if (req.url === '/streams/events') {
     res.writeHead(200, {'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store'})
     let n = 0
     const send = () => res.write(`data: tick ${++n}\n\n`)
@@ -18,7 +18,7 @@ const server = createServer((req, res) => {
   res.end(JSON.stringify({path: req.url, client: req.headers['x-forwarded-for']}))
 })
 
-const sockets = new WebSocketServer({server, path: '/socket'})
+const sockets = new WebSocketServer({server, path: '/streams/socket'})
 sockets.on('connection', (socket) => socket.on('message', (data) => socket.send(`echo ${data}`)))
 
 server.listen(0, '127.0.0.1', () => console.log(server.address().port))

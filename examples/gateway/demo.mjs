@@ -60,10 +60,10 @@ run(async (stage) => {
   console.log(`  to a browser:  ${/<p>(.*?)<\/p>/.exec(html)?.[1]}`)
   check(passed === 10 && calls.at(-1).status === 429, '10 may pass')
 
-  const stream = await fetch(`${site}/events`)
+  const stream = await fetch(`${site}/streams/events`)
   const ticks = await events(stream, 3)
-  console.log(`GET /events: ${stream.headers.get('Content-Type')}, ${ticks.join(', ')} as they come`)
-  const url = `ws://${proxy}/socket`
+  console.log(`GET /streams/events: ${stream.headers.get('Content-Type')}, ${ticks.join(', ')} as they come`)
+  const url = `ws://${proxy}/streams/socket`
   const [first, second] = [await connectNext(url), await connectNext(url)]
   first.socket.send('hello')
   const [said] = await once(first.socket, 'message')
