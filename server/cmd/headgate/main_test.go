@@ -155,7 +155,7 @@ func TestSettingsPrecedence(t *testing.T) {
 		t.Errorf("flag over environment: %s", got)
 	}
 	t.Setenv("HEADGATE_HTTP", "")
-	if got := read(); got != "nothing to serve: --http, --grpc and --resp are empty" {
+	if got := read(); got != "nothing to serve: --http, --grpc, --resp and --proxy are empty" {
 		t.Errorf("empty in the environment: %s", got)
 	}
 	t.Setenv("HEADGATE_HTTP", "unix:x")

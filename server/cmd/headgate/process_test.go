@@ -47,7 +47,7 @@ func startVerb(t *testing.T, args ...string) *process {
 		t.Fatal(err)
 	}
 	p := &process{t: t, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}, Timeout: patience}}
-	p.cmd = exec.Command(name, append(args, "--data", filepath.Join(dir, "data"))...)
+	p.cmd = exec.Command(name, append([]string{args[0], "--data", filepath.Join(dir, "data")}, args[1:]...)...)
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,91 @@
+package proxy
+
+import (
+	"maps"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+
+	"github.com/headgate/headgate/internal/clientip"
+)
+
+// ours are the fields that only this proxy says to an upstream.
+func ours(name string) bool { return strings.HasPrefix(name, "Headgate-") }
+
+// proxies are the fields that only proxies say: where a request came from, and what it
+// was before they changed it.
+func proxies(name string) bool {
+	switch name {
+	case "X-Real-Ip", "X-Original-Url", "X-Original-Uri", "X-Original-Method", "X-Original-Host", "X-Rewrite-Url", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-")
+}
+
+// plain is a name of a field as an application knows it that cannot tell underscores from
+// hyphens.
+func plain(name string) string {
+	if strings.IndexByte(name, '_') < 0 {
+		return name
+	}
+	return http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+}
+
+// rewrite makes the request to an upstream of that of the client. Where to is said later.
+func (x *exchange) rewrite(r *httputil.ProxyRequest) {
+	peer, err := clientip.ParsePeer(r.In.RemoteAddr)
+	trusted := err == nil && clientip.Within(peer, x.trusted)
+	h := r.Out.Header
+	for name := range h {
+		if p := plain(name); ours(p) || proxies(p) && (!trusted || p != name) {
+			delete(h, name)
+		}
+	}
+	cleanTrailer(r.In.Trailer)
+	from := peer.String()
+	if prior := r.In.Header["X-Forwarded-For"]; trusted && len(prior) > 0 {
+		from = strings.Join(prior, ", ") + ", " + from
+	}
+	scheme := "http"
+	if r.In.TLS != nil {
+		scheme = "https"
+	}
+	h["X-Forwarded-For"] = []string{from}
+	h["X-Forwarded-Host"] = []string{said(r.In.Header["X-Forwarded-Host"], trusted, r.In.Host)}
+	h["X-Forwarded-Proto"] = []string{said(r.In.Header["X-Forwarded-Proto"], trusted, scheme)}
+	if x.pool.Host != "" {
+		r.Out.Host = x.pool.Host
+	}
+	if x.body != nil {
+		r.Out.Body, r.Out.Trailer = x.body, r.In.Trailer // whose values come with the end of the body
+	}
+}
+
+// cleanTrailer removes what has no place behind a body.
+func cleanTrailer(h http.Header) {
+	for name := range h {
+		if p := plain(name); ours(p) || proxies(p) {
+			delete(h, name)
+		}
+	}
+}
+
+// said is what a trusted proxy says once, else what we know.
+func said(lines []string, trusted bool, known string) string {
+	if trusted && len(lines) == 1 && lines[0] != "" {
+		return lines[0]
+	}
+	return known
+}
+
+// strip removes from an upstream's answer what only we say, and what was said before.
+func strip(answer, before http.Header) {
+	for name := range answer {
+		if _, said := before[name]; said || ours(plain(name)) {
+			delete(answer, name)
+		}
+	}
+}
+
+// restore says again what was said before: it is gone after an interim answer.
+func restore(h, before http.Header) { maps.Copy(h, before) }
