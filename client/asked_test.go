@@ -33,14 +33,14 @@ func TestAsked(t *testing.T) {
 	c, f := start(t)
 	r := &gate.Request{
 		Application: "a", Operation: "o", Subject: "s", Plan: "p", Cost: 0, CostSaid: true, Costs: map[string]int64{"tokens": 3},
-		Method: "POST", Path: "/x?y", Host: "h", IP: netip.MustParseAddr("203.0.113.9"), Headers: http.Header{"X-A": {"1", "2"}},
+		Method: "POST", Path: "/x?y", Host: "h", IP: netip.MustParseAddr("203.0.113.9"), Headers: http.Header{"X-A": {"1", "2"}}, Stranger: true,
 		Attributes: map[string]string{"org": "acme"}, IdempotencyKey: "k", MaxWait: 1500 * time.Microsecond, MaxWaitSaid: true,
 		NoWait: true, WaitCap: 1500 * time.Microsecond, Descriptor: []gate.Entry{{Key: "k", Value: "v"}},
 	}
 	want := &headgatev1.TakeRequest{
 		Application: "a", Operation: "o", Subject: "s", Plan: "p", Cost: new(int64(0)), Costs: map[string]int64{"tokens": 3},
 		Request: &headgatev1.HttpRequest{
-			Method: "POST", Path: "/x?y", Host: "h", Ip: "203.0.113.9", Headers: []*headgatev1.Header{{Name: "X-A", Values: []string{"1", "2"}}},
+			Method: "POST", Path: "/x?y", Host: "h", Ip: "203.0.113.9", Stranger: true, Headers: []*headgatev1.Header{{Name: "X-A", Values: []string{"1", "2"}}},
 		},
 		Attributes: map[string]string{"org": "acme"}, IdempotencyKey: "k", MaxWaitMs: new(int64(1)), NoWait: true, WaitCapMs: 2, NoRelease: true,
 		Descriptor_: []*headgatev1.DescriptorEntry{{Key: "k", Value: "v"}},

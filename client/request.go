@@ -47,7 +47,7 @@ func (a *asked) fill(r *gate.Request) error {
 	}
 	h := &a.request
 	t.Request = h
-	h.Method, h.Path, h.Host = r.Method, r.Path, r.Host
+	h.Method, h.Path, h.Host, h.Stranger = r.Method, r.Path, r.Host, r.Stranger
 	if r.IP.IsValid() {
 		h.Ip = r.IP.String()
 	}

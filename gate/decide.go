@@ -254,6 +254,9 @@ func checkOwner(field, s string) error {
 
 func (q *question) identify(id *policy.Identity, d *Decision) bool {
 	r := q.request
+	if r.Stranger && !id.KnownOnly && (id.Kind == policy.ByHeader || id.Kind == policy.ByCookie) {
+		return false // or every request would bring a budget of its own
+	}
 	var name string
 	switch id.Kind {
 	case policy.ByIP:
@@ -319,7 +322,13 @@ func (q *question) findPlan(d *Decision) error {
 		if name == "" && q.rule.planExpr != nil {
 			var err error
 			field, from = "plan expression", PlanOfRule
-			if name, err = q.rule.planExpr.String(q.ask(d)); err != nil {
+			in := q.ask(d)
+			if q.request.Stranger {
+				in.Headers = nil
+			}
+			name, err = q.rule.planExpr.String(in)
+			in.Headers = q.request.Headers
+			if err != nil {
 				return missing(err)
 			}
 		}

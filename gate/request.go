@@ -34,6 +34,10 @@ type Request struct {
 	Method, Path, Host string
 	IP                 netip.Addr
 	Headers            http.Header
+	// Stranger says that the client itself has sent Headers, and no proxy that the
+	// policy trusts: who is limited is not found by a header or cookie that is not
+	// known_only, and a rule's plan expression sees no headers.
+	Stranger bool
 	// Attributes are further facts that policies may ask for.
 	Attributes map[string]string
 	// Descriptor is what an Envoy asks with: 1 to policy.MaxEntries entries, by which the

@@ -1,32 +1,24 @@
 package httpgate
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/inlet"
 	"github.com/headgate/headgate/gate/policy"
-	"github.com/headgate/headgate/internal/clientip"
 	"github.com/headgate/headgate/internal/ratefield"
 )
 
 // Engine decides: a [gate.Gate] in this process, or a Client of package client, which
 // asks a server. One that has the method TrustedProxies of a gate is asked for the
 // proxies of its policy.
-type Engine interface {
-	// Take decides a request; see [gate.Gate.Take].
-	Take(ctx context.Context, r *gate.Request, d *gate.Decision) error
-	// Renew and Release are for slots of concurrency limits; see [gate.Gate.Renew].
-	Renew(ctx context.Context, c *gate.Claim, d *gate.Decision) error
-	Release(ctx context.Context, c *gate.Claim, d *gate.Decision) error
-}
+type Engine = inlet.Engine
 
 // DefaultWaitCap is how long a request waits at most, whatever its rule says.
-const DefaultWaitCap = 10 * time.Second
+const DefaultWaitCap = inlet.DefaultWaitCap
 
 // Config says how requests are put to an engine. The zero value asks about application
 // "default" and leaves all else to its policy. Functions must be safe for concurrent
@@ -100,18 +92,11 @@ func (c Config) validate() error {
 	if c.Headers != nil && *c.Headers&^policy.HeaderStyles(ratefield.AllStyles) != 0 {
 		return fmt.Errorf("headers %#x: not a set of the conventions", uint8(*c.Headers))
 	}
-	if c.WaitCap < 0 && c.WaitCap != -1 {
-		return fmt.Errorf("wait cap %v: must be positive, 0 for %v or -1 for no bound", c.WaitCap, DefaultWaitCap)
-	}
-	for _, p := range c.TrustedProxies {
-		if !p.IsValid() {
-			return fmt.Errorf("trusted proxies: %v is no prefix", p)
-		}
-	}
-	return nil
+	_, err := inlet.WaitCap(c.WaitCap)
+	return err
 }
 
-func (c Config) withDefaults(e Engine) Config {
+func (c Config) withDefaults() Config {
 	if c.Application == "" {
 		c.Application = "default"
 	}
@@ -124,22 +109,8 @@ func (c Config) withDefaults(e Engine) Config {
 	if c.Decided == nil {
 		c.Decided = func(*gate.Decision, time.Duration) {}
 	}
-	switch c.WaitCap {
-	case 0:
-		c.WaitCap = DefaultWaitCap
-	case -1:
-		c.WaitCap = 0
-	}
-	c.TrustedProxies = slices.Clone(c.TrustedProxies)
-	if _, ok := e.(proxied); !ok && c.TrustedProxies == nil {
-		c.TrustedProxies = clientip.Loopback()
-	}
+	c.WaitCap, _ = inlet.WaitCap(c.WaitCap) // validate has seen it
 	return c
-}
-
-// proxied is an engine that knows the proxies of its policy.
-type proxied interface {
-	TrustedProxies(application string) ([]netip.Prefix, bool)
 }
 
 // New returns middleware that lets e decide each request before it reaches the handler.
@@ -151,10 +122,12 @@ func New(e Engine, c Config) func(http.Handler) http.Handler {
 	if err := c.validate(); err != nil {
 		panic("httpgate: Config: " + err.Error())
 	}
-	m := &middleware{Config: c.withDefaults(e), engine: e}
-	if c.TrustedProxies == nil {
-		m.proxied, _ = e.(proxied)
+	c = c.withDefaults()
+	proxies, err := inlet.NewProxies(e, c.Application, c.TrustedProxies)
+	if err != nil {
+		panic("httpgate: Config: " + err.Error())
 	}
+	m := &middleware{Config: c, engine: e, proxies: proxies}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.serve(w, r, next) })
 	}

@@ -13,9 +13,9 @@
 // header fields there, Authorization and Cookie too: use TLS. The functions of package
 // httplimit that find a key, such as ByHeader, fit Config.Key.
 //
-// X-Forwarded-For and X-Real-IP are believed from trusted proxies only. Other fields are
-// shown to the policy whoever sent them: where its identity or a plan is taken from a
-// field that a proxy sets, let nobody but that proxy reach this port.
+// X-Forwarded-For and X-Real-IP are believed from trusted proxies only, and so are header
+// fields and cookies that tell who is limited, unless they are known_only, or by which
+// plan. To other parts of a policy all fields are shown, whoever sent them.
 //
 // # Answers
 //

@@ -18,6 +18,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/inlet"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -157,7 +158,7 @@ func TestLostSlot(t *testing.T) {
 			<-time.After(time.Hour)
 		}))
 		serve(h, request("/slots"))
-		if renewals != 1 || len(told) != 1 || !errors.Is(told[0], errLost) {
+		if renewals != 1 || len(told) != 1 || !errors.Is(told[0], inlet.ErrLost) {
 			t.Errorf("%d renewals, told %v", renewals, told)
 		}
 	})
@@ -188,7 +189,7 @@ applications:
 			}
 		}))
 		serve(h, request("/two"))
-		if len(told) != 1 || !errors.Is(told[0], errLost) || used(t, g, "/two") != 0 {
+		if len(told) != 1 || !errors.Is(told[0], inlet.ErrLost) || used(t, g, "/two") != 0 {
 			t.Errorf("told %v, %d are held", told, used(t, g, "/two"))
 		}
 	})
@@ -466,24 +467,5 @@ func TestClientLeavesTheLine(t *testing.T) {
 				t.Errorf("%s: %d ran, %d are held, %d decisions", target, ran, used(t, g, target), decided)
 			}
 		})
-	}
-}
-
-// TestShortest: renewals follow the shortest TTL of what is held.
-func TestShortest(t *testing.T) {
-	var d gate.Decision
-	limit := func(l headgate.Limit, cost int64) gate.AnsweredLimit {
-		return gate.AnsweredLimit{State: gate.LimitState{ID: l.Name, Cost: cost}, Numbers: l}
-	}
-	d.Receive(&gate.Answer{Limits: []gate.AnsweredLimit{
-		limit(headgate.InFlight(3, time.Hour).WithName("a"), 1), limit(headgate.InFlight(3, time.Minute).WithName("b"), 1),
-		limit(headgate.InFlight(3, time.Second).WithName("c"), 0), limit(headgate.PerSecond(1).WithName("d"), 1),
-	}})
-	if got := shortest(&d); got != time.Minute {
-		t.Errorf("got %v, want 1m: of what is free nothing is held", got)
-	}
-	d.Receive(&gate.Answer{Limits: []gate.AnsweredLimit{limit(headgate.PerSecond(1).WithName("d"), 1)}})
-	if got := shortest(&d); got != 0 {
-		t.Errorf("got %v without slots", got)
 	}
 }

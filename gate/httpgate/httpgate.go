@@ -3,13 +3,13 @@ package httpgate
 import (
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/inlet"
 	"github.com/headgate/headgate/internal/clientip"
 	"github.com/headgate/headgate/internal/pause"
 )
@@ -17,7 +17,7 @@ import (
 type middleware struct {
 	Config
 	engine  Engine
-	proxied proxied // nil where Config.TrustedProxies says it
+	proxies inlet.Proxies
 }
 
 // call is what one decision needs and the next can use again.
@@ -111,15 +111,11 @@ func (m *middleware) tell(w http.ResponseWriter, c *call) {
 func (m *middleware) read(r *http.Request, q *gate.Request) error {
 	q.Application, q.Releases, q.WaitCap = m.Application, true, m.WaitCap
 	q.Method, q.Path, q.Host, q.Headers = r.Method, target(r), r.Host, r.Header
-	trusted := m.TrustedProxies
-	if m.proxied != nil {
-		var ok bool
-		if trusted, ok = m.proxied.TrustedProxies(m.Application); !ok {
-			return &headgate.Error{Code: headgate.NotFound, Field: "application", Err: fmt.Errorf("%.64q is not in the policy", m.Application)}
-		}
+	peer, err := clientip.ParsePeer(r.RemoteAddr)
+	if err != nil {
+		return err
 	}
-	var err error
-	if q.IP, err = address(r, trusted); err != nil {
+	if err := m.proxies.Find(q, peer); err != nil {
 		return err
 	}
 	if m.Key != nil {
@@ -143,19 +139,6 @@ func (m *middleware) read(r *http.Request, q *gate.Request) error {
 		q.Plan = m.Plan(r)
 	}
 	return nil
-}
-
-// address is the client's.
-func address(r *http.Request, trusted []netip.Prefix) (netip.Addr, error) {
-	peer, err := clientip.ParsePeer(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	ip, err := clientip.Find(peer, r.Header, trusted)
-	if err != nil {
-		return netip.Addr{}, &headgate.Error{Code: headgate.InvalidRequest, Field: "request.ip", Err: err}
-	}
-	return ip, nil
 }
 
 // target is the path and query as the client wrote them, which says more than what

@@ -47,7 +47,7 @@ applications:
   strict:
     on_no_match: deny
     headers: [x-delta]
-    trusted_proxies: [203.0.113.0/24]
+    trusted_proxies: [203.0.113.0/24, 10.0.0.0/8]
     identity: [{header: x-api-key}]
     rules: [{name: one, match: {path: /one}, limits: [{name: burst, rate: 1/h}]}]
 `
@@ -68,13 +68,18 @@ func inMemory(t testing.TB) *gate.Gate {
 
 var teapot = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
 
-// request is from 203.0.113.9 with fields of the form "Name: value".
+// request is from 203.0.113.9 with fields of the form "Name: value"; through a trusted
+// proxy where they say who asks.
 func request(target string, fields ...string) *http.Request {
 	r := httptest.NewRequest("GET", target, nil)
 	r.RemoteAddr = "203.0.113.9:4711"
 	for _, f := range fields {
 		name, value, _ := strings.Cut(f, ": ")
 		r.Header.Add(name, value)
+		if name == "X-Api-Key" {
+			r.RemoteAddr = "10.0.0.1:4711"
+			r.Header.Set("X-Forwarded-For", "203.0.113.9")
+		}
 	}
 	return r
 }
@@ -317,18 +322,18 @@ func TestClientAddress(t *testing.T) {
 		trusted []netip.Prefix
 		peer    string
 		fields  []string
-		want    string // the address, or the status
+		want    string // the address and whether it is a stranger's, or the status
 	}{
-		{"stranger", false, nil, "203.0.113.9:1", nil, "203.0.113.9"},
-		{"stranger who forwards", false, nil, "203.0.113.9:1", []string{"X-Forwarded-For: 10.0.0.1"}, "203.0.113.9"},
-		{"stranger who names himself", false, nil, "203.0.113.9:1", []string{"X-Real-IP: 198.51.100.7"}, "203.0.113.9"},
+		{"stranger", false, nil, "203.0.113.9:1", nil, "203.0.113.9 stranger"},
+		{"stranger who forwards", false, nil, "203.0.113.9:1", []string{"X-Forwarded-For: 10.0.0.1"}, "203.0.113.9 stranger"},
+		{"stranger who names himself", false, nil, "203.0.113.9:1", []string{"X-Real-IP: 198.51.100.7"}, "203.0.113.9 stranger"},
 		{"proxy of the policy", false, nil, "10.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "198.51.100.7"},
 		{"client's invention to the left", false, nil, "10.0.0.1:1", []string{"X-Forwarded-For: 1.1.1.1, 198.51.100.7, 10.0.0.2"}, "198.51.100.7"},
-		{"loopback is no proxy of the policy", false, nil, "127.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "127.0.0.1"},
+		{"loopback is no proxy of the policy", false, nil, "127.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "127.0.0.1 stranger"},
 		{"Config's beat the policy's", false, loopback, "127.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "198.51.100.7"},
-		{"nobody is believed", false, prefixes(), "10.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "10.0.0.1"},
+		{"nobody is believed", false, prefixes(), "10.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "10.0.0.1 stranger"},
 		{"engine without policy: loopback", true, nil, "127.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "198.51.100.7"},
-		{"engine without policy: others", true, nil, "10.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "10.0.0.1"},
+		{"engine without policy: others", true, nil, "10.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.7"}, "10.0.0.1 stranger"},
 		{"malformed", false, nil, "10.0.0.1:1", []string{"X-Forwarded-For: unknown"}, "400 request.ip"},
 		{"contradiction", false, nil, "10.0.0.1:1", []string{"X-Forwarded-For: 1.1.1.1", "X-Real-IP: 198.51.100.7"}, "400 request.ip"},
 		{"malformed peer", false, nil, "pipe", nil, "500"},
@@ -338,6 +343,9 @@ func TestClientAddress(t *testing.T) {
 			g := inMemory(t)
 			var e Engine = engine{Gate: g, take: func(ctx context.Context, q *gate.Request, d *gate.Decision) error {
 				got = q.IP.String()
+				if q.Stranger {
+					got += " stranger"
+				}
 				return g.Take(ctx, q, d)
 			}}
 			if tt.client {
@@ -374,7 +382,7 @@ func TestFaults(t *testing.T) {
 	}{
 		{"no subject", "/one", Config{Application: "strict"}, nil, 400, "subject"},
 		{"line break in the key", "/api/x", Config{Key: key("a\r\nSet-Cookie: x", nil)}, nil, 400, "subject"},
-		{"line break in the key's field", "/api/x", Config{}, func(r *http.Request) { r.Header["X-Api-Key"] = []string{"a\nb"} }, 400, "subject"},
+		{"line break in the key's field", "/api/x", Config{}, func(r *http.Request) { r.RemoteAddr, r.Header["X-Api-Key"] = "10.0.0.1:1", []string{"a\nb"} }, 400, "subject"},
 		{"long key", "/api/x", Config{Key: key(strings.Repeat("k", 513), nil)}, nil, 400, "subject"},
 		{"empty key", "/api/x", Config{Key: key("", nil)}, nil, 400, "subject"},
 		{"key says what is missing", "/api/x", Config{Key: key("", &headgate.Error{Code: headgate.InvalidRequest, Field: "request.headers.X", Err: errors.New("is missing")})}, nil, 400, "request.headers.X"},

@@ -78,9 +78,9 @@ func (o *outgoing) Acquire(r *http.Request, key string, cost int64) (headgate.De
 	if !c.d.HasTicket() {
 		return c.d.Decision, nil, nil
 	}
-	s := o.keeper.keep(r, c)
+	s := o.keeper.keep(r, &c.d)
 	return c.d.Decision, func() error {
-		s.release() // it tells OnError itself
+		s.Release() // it tells OnError itself
 		return nil
 	}, nil
 }

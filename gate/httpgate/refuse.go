@@ -4,13 +4,12 @@ import (
 	"errors"
 	"html"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/inlet"
 	"github.com/headgate/headgate/internal/refusal"
 )
 
@@ -38,26 +37,23 @@ func (m *middleware) refuse(w http.ResponseWriter, r *http.Request, c *call) {
 // undecided answers a request that the engine could not decide, and reports whether it
 // passes in spite of that.
 func (m *middleware) undecided(w http.ResponseWriter, r *http.Request, c *call, err error) bool {
-	code := headgate.CodeOf(err)
+	fault := inlet.FaultOf(err, &c.req)
 	switch {
 	case r.Context().Err() != nil:
 		m.gone(w, r, c, err)
 		return false
-	case code == headgate.NotFound:
-		m.fault(w, r, c, err, true)
-		return false
-	case code == headgate.InvalidRequest, code == headgate.Unknown && !wellFormed(&c.req):
-		m.fault(w, r, c, err, ours(err, &c.req))
+	case fault == inlet.OfClient, fault == inlet.OfProgram:
+		m.fault(w, r, c, err, fault == inlet.OfProgram)
 		return false
 	}
 	m.OnError(r, err)
 	yield(w)
-	if m.FailOpen && (code == headgate.Unavailable || code == headgate.Closed) {
+	if m.FailOpen && fault == inlet.OfAway {
 		w.Header().Set("Headgate-Degraded", "open")
 		return true
 	}
 	reason := headgate.StoreUnavailable
-	if code == headgate.Overloaded {
+	if headgate.CodeOf(err) == headgate.Overloaded {
 		reason = headgate.OverloadedReason
 	}
 	w.Header().Set("Headgate-Degraded", "closed")
@@ -67,25 +63,6 @@ func (m *middleware) undecided(w http.ResponseWriter, r *http.Request, c *call, 
 }
 
 const unchecked = "the limits of this request could not be checked"
-
-// wellFormed reports whether all that the client says is UTF-8: nothing else crosses a
-// wire, and engines behind one fail.
-func wellFormed(q *gate.Request) bool {
-	for name, values := range q.Headers {
-		if !utf8.ValidString(name) || slices.ContainsFunc(values, func(v string) bool { return !utf8.ValidString(v) }) {
-			return false
-		}
-	}
-	return utf8.ValidString(q.Method) && utf8.ValidString(q.Path) && utf8.ValidString(q.Host) && utf8.ValidString(q.Subject)
-}
-
-// ours reports whether an invalid request is the fault of the policy or of Config,
-// whatever the client sent: limits count units that nobody says or that no limit counts,
-// the plan that Config.Plan said is unknown, or the application is at fault.
-func ours(err error, q *gate.Request) bool {
-	e, ok := errors.AsType[*headgate.Error](err)
-	return ok && (e.Field == "application" || e.Field == "costs" || e.Field == "plan" && q.Plan != "")
-}
 
 // fault answers a request that is at fault with 400, and one for which the program is
 // with 500. Causes are told to OnError, not to the client.

@@ -56,7 +56,7 @@ func Find(peer netip.Addr, header http.Header, trusted []netip.Prefix) (netip.Ad
 		return netip.Addr{}, errors.New("client address: the peer has none")
 	}
 	peer = peer.Unmap().WithZone("")
-	if !within(peer, trusted) {
+	if !Within(peer, trusted) {
 		return peer, nil
 	}
 	client, err := forwardedFor(header["X-Forwarded-For"], trusted)
@@ -71,7 +71,7 @@ func Find(peer netip.Addr, header http.Header, trusted []netip.Prefix) (netip.Ad
 		return peer, nil
 	case !client.IsValid():
 		return named, nil
-	case named.IsValid() && named != client && !within(named, trusted):
+	case named.IsValid() && named != client && !Within(named, trusted):
 		return netip.Addr{}, errContradiction
 	}
 	return client, nil
@@ -113,7 +113,7 @@ func forwardedFor(lines []string, trusted []netip.Prefix) (netip.Addr, error) {
 			if err != nil {
 				return netip.Addr{}, err
 			}
-			if !within(addr, trusted) {
+			if !Within(addr, trusted) {
 				return addr, nil
 			}
 			client = addr
@@ -162,7 +162,10 @@ func AppendKey(dst []byte, addr netip.Addr) []byte {
 	}
 }
 
-func within(addr netip.Addr, prefixes []netip.Prefix) bool {
+// Within reports whether an address, of whatever zone and whether IPv4 is mapped or not, is
+// in one of the prefixes.
+func Within(addr netip.Addr, prefixes []netip.Prefix) bool {
+	addr = addr.Unmap().WithZone("")
 	for _, p := range prefixes {
 		if p.Contains(addr) {
 			return true

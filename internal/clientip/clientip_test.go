@@ -221,7 +221,7 @@ func FuzzFind(f *testing.F) {
 		h := http.Header{"X-Forwarded-For": {forwarded}, "X-Real-Ip": {realIP}}
 		got, err := Find(peer, h, trusted)
 		if err != nil {
-			if !within(peer, trusted) {
+			if !Within(peer, trusted) {
 				t.Fatalf("headers of the stranger %v were read: %v", peer, err)
 			}
 			return
@@ -229,13 +229,13 @@ func FuzzFind(f *testing.F) {
 		if !got.IsValid() || got.Is4In6() || got.Zone() != "" {
 			t.Fatalf("%v is not in its plain form", got)
 		}
-		if !within(peer, trusted) && got != peer {
+		if !Within(peer, trusted) && got != peer {
 			t.Fatalf("the stranger %v passes for %v", peer, got)
 		}
 		if key := AppendKey(nil, got); len(key) == 0 || len(key) > len("2001:0db8:0001:0002::/64") {
 			t.Fatalf("key %q of %v", key, got)
 		}
-		if within(got, trusted) {
+		if Within(got, trusted) {
 			return
 		}
 		// What the client writes to the left of its own address is without effect.

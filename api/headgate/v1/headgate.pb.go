@@ -864,7 +864,11 @@ type HttpRequest struct {
 	// headers are in any order; two spellings of one name are an error.
 	Headers []*Header `protobuf:"bytes,4,rep,name=headers,proto3" json:"headers,omitempty"`
 	// ip is the client's IPv4 or IPv6 address, without port or zone.
-	Ip            string `protobuf:"bytes,5,opt,name=ip,proto3" json:"ip,omitempty"`
+	Ip string `protobuf:"bytes,5,opt,name=ip,proto3" json:"ip,omitempty"`
+	// stranger says that the client itself has sent the headers, and no proxy that
+	// the policy trusts: no header or cookie tells who is limited then unless it is
+	// known_only, nor headers the plan.
+	Stranger      bool `protobuf:"varint,6,opt,name=stranger,proto3" json:"stranger,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -932,6 +936,13 @@ func (x *HttpRequest) GetIp() string {
 		return x.Ip
 	}
 	return ""
+}
+
+func (x *HttpRequest) GetStranger() bool {
+	if x != nil {
+		return x.Stranger
+	}
+	return false
 }
 
 // Header is one header field with its lines.
@@ -2718,13 +2729,14 @@ const file_headgate_v1_headgate_proto_rawDesc = "" +
 	"\f_max_wait_ms\"9\n" +
 	"\x0fDescriptorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\x8c\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xa8\x01\n" +
 	"\vHttpRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
 	"\x04host\x18\x03 \x01(\tR\x04host\x12-\n" +
 	"\aheaders\x18\x04 \x03(\v2\x13.headgate.v1.HeaderR\aheaders\x12\x0e\n" +
-	"\x02ip\x18\x05 \x01(\tR\x02ip\"4\n" +
+	"\x02ip\x18\x05 \x01(\tR\x02ip\x12\x1a\n" +
+	"\bstranger\x18\x06 \x01(\bR\bstranger\"4\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06values\x18\x02 \x03(\tR\x06values\"Z\n" +

@@ -226,7 +226,7 @@ func (f *door) read(r *http.Request, q *gate.Request) *problem.Problem {
 	if err != nil {
 		return problem.BadRequest("", err.Error())
 	}
-	if !within(peer, trusted) {
+	if !clientip.Within(peer, trusted) {
 		return problem.BadRequest("", fmt.Sprintf("%v is not among the trusted_proxies of application %s: what it says of a client is not believed", peer, q.Application))
 	}
 	var field string
@@ -252,15 +252,6 @@ func (f *door) read(r *http.Request, q *gate.Request) *problem.Problem {
 
 func blank(lines []string) bool {
 	return !slices.ContainsFunc(lines, func(line string) bool { return line != "" })
-}
-
-func within(addr netip.Addr, prefixes []netip.Prefix) bool {
-	for _, p := range prefixes {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return false
 }
 
 // host reads for which host the request is. nginx, which sends X-Original-URI,

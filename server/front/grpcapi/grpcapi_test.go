@@ -70,13 +70,13 @@ func TestAsked(t *testing.T) {
 		Attributes: map[string]string{"org": "acme"}, IdempotencyKey: "k", MaxWaitMs: new(int64(250)), NoWait: true, WaitCapMs: 20,
 		Descriptor_: []*headgatev1.DescriptorEntry{{Key: "k", Value: "v"}, {Key: "k2"}},
 		Request: &headgatev1.HttpRequest{
-			Method: "POST", Path: "/x?y", Host: "h", Ip: "::ffff:203.0.113.9",
+			Method: "POST", Path: "/x?y", Host: "h", Ip: "::ffff:203.0.113.9", Stranger: true,
 			Headers: []*headgatev1.Header{{Name: "x-a", Values: []string{"1", "2"}}, {Name: "X-B", Values: []string{""}}},
 		},
 	}
 	want := gate.Request{
 		Application: "a", Operation: "o", Subject: "s", Cost: 5, CostSaid: true, Costs: take.Costs, Plan: "p",
-		Attributes: take.Attributes, IdempotencyKey: "k", MaxWait: 250 * time.Millisecond, MaxWaitSaid: true, NoWait: true, WaitCap: 20 * time.Millisecond,
+		Attributes: take.Attributes, IdempotencyKey: "k", MaxWait: 250 * time.Millisecond, MaxWaitSaid: true, NoWait: true, WaitCap: 20 * time.Millisecond, Stranger: true,
 		Descriptor: []gate.Entry{{Key: "k", Value: "v"}, {Key: "k2"}},
 		Method:     "POST", Path: "/x?y", Host: "h", IP: netip.MustParseAddr("203.0.113.9"),
 		Headers: http.Header{"X-A": {"1", "2"}, "X-B": {""}}, Releases: true,

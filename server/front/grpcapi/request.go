@@ -79,7 +79,7 @@ func (a *ask) read(in *headgatev1.TakeRequest) error {
 // request reads the description of the HTTP request that is to be decided on.
 func (a *ask) request(in *headgatev1.HttpRequest) error {
 	r := &a.req
-	r.Method, r.Path, r.Host = in.Method, in.Path, in.Host
+	r.Method, r.Path, r.Host, r.Stranger = in.Method, in.Path, in.Host, in.Stranger
 	var err error
 	if r.IP, err = front.Address("request.ip", in.Ip); err != nil {
 		return err
