@@ -1,0 +1,4 @@
+export {Headgate} from './client.js'
+export {HeadgateError} from './errors.js'
+export {ipKeyGenerator} from './key.js'
+export {rateLimit} from './middleware.js'
