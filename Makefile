@@ -5,7 +5,7 @@
 MODULES := . api client gate middleware/echolimit middleware/ginlimit middleware/grpclimit middleware/wraptest store/dynamostore store/lintest store/pgstore store/redisstore store/sqlitestore server
 GO      ?= go
 
-.PHONY: proto run build test test-go test-bench test-examples test-valkey check fmt tidy lin sim bench bench-doors bench-web bench-stores model fuzz flood hostile outage crash doors-differential deps clean
+.PHONY: proto run build test test-go test-bench test-node test-examples test-valkey check fmt tidy lin sim bench bench-doors bench-web bench-stores model fuzz flood hostile outage crash doors-differential deps clean
 
 run: build
 	bin/headgate serve $(ARGS)
@@ -13,7 +13,7 @@ run: build
 build:
 	$(GO) build -trimpath -ldflags='-s -w' -o bin/headgate ./server/cmd/headgate
 
-test: deps check test-go test-bench test-examples
+test: deps check test-go test-bench test-node test-examples
 
 deps:
 	scripts/test-deps.sh
@@ -22,6 +22,10 @@ deps:
 # examples have a run of their own: they drive a plain binary under load.
 test-go:
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m $$($(GO) list github.com/headgate/headgate/... | grep -v /examples/)
+
+# The npm package, against the plain binary.
+test-node: build
+	cd clients/node && HEADGATE_BIN=$(CURDIR)/bin/headgate npm test
 
 test-examples: build
 	HEADGATE_BIN=$(CURDIR)/bin/headgate $(GO) test -count=1 ./examples/...

@@ -85,12 +85,15 @@ var layers = map[string]struct {
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/fsnotify/fsnotify", "github.com/goccy/go-yaml", "github.com/rogpeppe/go-internal/diff",
 		"github.com/schollz/progressbar", "golang.org/x/term",
 	}, "wires everything; the only room that reads flags and the environment"},
-	"examples/stage":   {nil, "starts other programs"},
-	"examples/nginx":   {[]string{"examples/stage"}, "runs other programs"},
-	"examples/caddy":   {[]string{"examples/stage"}, "runs other programs"},
-	"examples/cluster": {[]string{"examples/stage"}, "runs other programs"},
-	"examples/haproxy": {[]string{"examples/stage"}, "runs other programs"},
-	"examples/pm2":     {[]string{"examples/stage"}, "runs other programs"},
+	"examples/stage":                       {nil, "starts other programs, and asks them"},
+	"examples/stage/stagetest":             {[]string{"examples/stage"}, "runs examples in tests"},
+	"examples/stage/webproxy":              {[]string{"examples/stage"}, "the examples of proxies that ask about every request"},
+	"examples/stage/webproxy/webproxytest": {[]string{"examples/stage", "examples/stage/stagetest", "examples/stage/webproxy"}, "the suite for those"},
+	"examples/nginx":                       {[]string{"examples/stage"}, "runs other programs"},
+	"examples/caddy":                       {[]string{"examples/stage/webproxy"}, "runs other programs"},
+	"examples/cluster":                     {[]string{"examples/stage"}, "runs other programs"},
+	"examples/haproxy":                     {[]string{"examples/stage/webproxy"}, "runs other programs"},
+	"examples/pm2":                         {[]string{"examples/stage"}, "runs other programs"},
 }
 
 // packages parses the imports of every Go file of the repository but those of

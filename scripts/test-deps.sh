@@ -20,6 +20,7 @@ need redis-benchmark redis-tools # server/front/resp
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql" # store/pgstore
 need node nodejs      # store/dynamostore: dynalite; server/cmd/headgate: ioredis; clients/node
 need npm npm          # store/dynamostore
+need openssl openssl  # clients/node
 [ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 
 # What tests need of npm, by its lockfile, where that is newer than what is installed.

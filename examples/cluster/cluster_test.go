@@ -2,10 +2,9 @@ package main
 
 import (
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
+
+	"github.com/headgate/headgate/examples/stage/stagetest"
 )
 
 // TestMain lets the example start this binary as its instances.
@@ -18,22 +17,5 @@ func TestMain(m *testing.M) {
 
 // TestCluster is the example itself.
 func TestCluster(t *testing.T) {
-	bin := os.Getenv("HEADGATE_BIN")
-	if bin == "" {
-		bin = filepath.Join(t.TempDir(), "headgate")
-		if out, err := exec.Command("go", "build", "-o", bin, "github.com/headgate/headgate/server/cmd/headgate").CombinedOutput(); err != nil {
-			t.Fatalf("go build: %v\n%s", err, out)
-		}
-	}
-	var out strings.Builder
-	err := run(t.Context(), &out, bin)
-	t.Log("\n" + out.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"instance-1", "instance-2", "instance-3", "429 banned", "503 store_unavailable", "Redis goes on"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("the output does not show %q", want)
-		}
-	}
+	stagetest.Run(t, stagetest.Headgate(t), run, "instance-1", "instance-2", "instance-3", "429 banned", "503 store_unavailable", "Redis goes on")
 }

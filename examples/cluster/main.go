@@ -9,16 +9,15 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/signal"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/headgate/headgate/examples/stage"
 )
 
 func main() {
@@ -29,18 +28,7 @@ func main() {
 		}
 		os.Exit(0)
 	}
-	headgate := flag.String("headgate", "bin/headgate", "the headgate to run")
-	flag.Parse()
-	if flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "usage: cluster [-headgate FILE]")
-		os.Exit(64)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Stdout, *headgate); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	stage.Main("cluster [-headgate FILE]", run)
 }
 
 // What policy.yaml says of the API: so many pass at once, and so many refusals
@@ -59,7 +47,7 @@ func run(ctx context.Context, w io.Writer, headgate string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.stop()) }()
+	defer func() { err = errors.Join(err, s.Stop()) }()
 	for _, step := range []func(context.Context, io.Writer) error{s.shareLimit, s.shareBan, s.losesRedis} {
 		if err := step(ctx, w); err != nil {
 			return err
@@ -170,31 +158,17 @@ func (s *stack) meet(ctx context.Context) error {
 	want := fmt.Sprintf("\nheadgate_nodes %d\n", instances)
 	for _, node := range s.nodes {
 		for {
-			metrics, err := s.body(ctx, node+"/metrics")
+			metrics, err := stage.Ask(ctx, http.DefaultTransport, "GET", node+"/metrics", "", nil)
 			if err != nil {
 				return err
 			}
-			if strings.Contains(metrics, want) {
+			if strings.Contains(metrics.Body, want) {
 				break
 			}
 			<-tick.C
 		}
 	}
 	return nil
-}
-
-func (s *stack) body(ctx context.Context, url string) (string, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return "", err
-	}
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return "", err
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	return string(b), err
 }
 
 // tally counts answers, by instance and in all.
@@ -210,32 +184,18 @@ type counts struct{ passed, refused int }
 // ask sends n requests, several at once.
 func (s *stack) ask(ctx context.Context, path, key string, n int) (*tally, error) {
 	t := &tally{by: map[string]*counts{}}
-	work := make(chan struct{}, n)
-	for range n {
-		work <- struct{}{}
-	}
-	close(work)
-	var all sync.WaitGroup
-	var first error
-	for range callers {
-		all.Go(func() {
-			for range work {
-				a, err := s.get(ctx, path, key)
-				t.mu.Lock()
-				if err != nil {
-					first = errors.Join(first, err)
-				} else {
-					t.add(a)
-				}
-				t.mu.Unlock()
-			}
-		})
-	}
-	all.Wait()
-	return t, first
+	return t, stage.Each(n, callers, func(int) error {
+		a, err := s.get(ctx, path, key)
+		if err == nil {
+			t.add(a)
+		}
+		return err
+	})
 }
 
 func (t *tally) add(a answer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	c := t.by[a.instance]
 	if c == nil {
 		c = new(counts)

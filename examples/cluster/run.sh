@@ -3,32 +3,6 @@
 #   examples/cluster/run.sh
 # HEADGATE_BIN names a headgate to use instead of building one.
 set -eu
-case ${HEADGATE_BIN:-/} in
-/*) ;;
-*) HEADGATE_BIN=$PWD/$HEADGATE_BIN ;;
-esac
-cd "$(dirname "$0")/../.."
-PATH=$PATH:/usr/sbin:/usr/local/go/bin # where nginx and Go are, and a plain user's PATH often is not
-
-missing=
-command -v nginx >/dev/null || missing="$missing nginx-light"
-command -v redis-server >/dev/null || missing="$missing redis-server"
-if [ -n "$missing" ]; then
-	if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-		echo "missing:$missing. As root: apt-get update && apt-get install -y --no-install-recommends$missing" >&2
-		exit 1
-	fi
-	apt-get update
-	# shellcheck disable=SC2086 # a list of words
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing
-fi
-if ! command -v go >/dev/null; then
-	echo "missing: Go 1.26 (https://go.dev/dl)" >&2
-	exit 1
-fi
-
-if [ -z "${HEADGATE_BIN:-}" ]; then
-	HEADGATE_BIN=bin/headgate
-	go build -o "$HEADGATE_BIN" ./server/cmd/headgate
-fi
-exec go run ./examples/cluster -headgate "$HEADGATE_BIN" "$@"
+. "$(dirname "$0")/../stage/run.sh"
+need nginx:nginx-light redis-server
+run_go cluster "$@"

@@ -3,23 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
-	_ "embed"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/headgate/headgate/examples/stage"
 )
-
-//go:embed count.lua
-var countLua []byte
 
 // connections is how many connections each client keeps busy.
 const connections = 16
@@ -44,7 +37,11 @@ func (b bucket) allows(d time.Duration) int {
 }
 
 // bucketOf reads the numbers of a limit from the policy file.
-func bucketOf(policy []byte, limit string) (bucket, error) {
+func bucketOf(limit string) (bucket, error) {
+	policy, err := files.ReadFile("policy.yaml")
+	if err != nil {
+		return bucket{}, err
+	}
 	m := regexp.MustCompile(`\{name: ` + limit + `, rate: (\d+)/s, burst: (\d+)\}`).FindSubmatch(policy)
 	if m == nil {
 		return bucket{}, fmt.Errorf("policy.yaml: no limit of the form {name: %s, rate: N/s, burst: M}", limit)
@@ -74,32 +71,26 @@ type outcome struct {
 // drive lets every client send as many requests as it can for d, all at once.
 // They must not have sent any before.
 func (s *stack) drive(ctx context.Context, d time.Duration) ([]outcome, error) {
-	script := filepath.Join(s.dir, "count.lua")
-	if err := os.WriteFile(script, countLua, 0o644); err != nil {
-		return nil, err
-	}
 	outcomes := make([]outcome, len(clients))
-	errs := make([]error, len(clients))
-	var running sync.WaitGroup
-	for i, c := range clients {
-		running.Go(func() { outcomes[i], errs[i] = s.driveOne(ctx, c, script, d) })
-	}
-	running.Wait()
-	return outcomes, errors.Join(errs...)
+	err := stage.Each(len(clients), len(clients), func(i int) (err error) {
+		outcomes[i], err = s.driveOne(ctx, clients[i], d)
+		return err
+	})
+	return outcomes, err
 }
 
-func (s *stack) driveOne(ctx context.Context, c client, script string, d time.Duration) (outcome, error) {
+func (s *stack) driveOne(ctx context.Context, c client, d time.Duration) (outcome, error) {
 	o := outcome{client: c}
 	var err error
-	if o.bucket, err = bucketOf(policyFile, c.limit); err != nil {
+	if o.bucket, err = bucketOf(c.limit); err != nil {
 		return o, err
 	}
 	args := []string{"--threads", "1", "--connections", strconv.Itoa(connections), "--timeout", "10s",
-		"--duration", strconv.Itoa(int(d/time.Second)) + "s", "--script", script}
+		"--duration", strconv.Itoa(int(d/time.Second)) + "s", "--script", filepath.Join(s.Dir, "count.lua")}
 	if c.key != "" {
 		args = append(args, "--header", "X-Api-Key: "+c.key)
 	}
-	wrk, err := stage.Find("wrk", "nginx-light wrk")
+	wrk, err := stage.Find("wrk", packages)
 	if err != nil {
 		return o, err
 	}

@@ -14,27 +14,19 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/signal"
-	"strings"
-	"syscall"
 	"time"
+
+	"github.com/headgate/headgate/examples/stage"
 )
 
 func main() {
-	headgate := flag.String("headgate", "bin/headgate", "the headgate to run")
 	duration := flag.Duration("duration", 5*time.Second, "how long to send requests, in whole seconds")
-	flag.Parse()
-	if flag.NArg() > 0 || *duration < time.Second || *duration%time.Second != 0 {
-		fmt.Fprintln(os.Stderr, "usage: nginx [-headgate FILE] [-duration 5s], whole seconds")
-		os.Exit(64)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Stdout, *headgate, *duration); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	stage.Main("nginx [-headgate FILE] [-duration 5s], whole seconds", func(ctx context.Context, w io.Writer, headgate string) error {
+		if *duration < time.Second || *duration%time.Second != 0 {
+			return stage.ErrUsage
+		}
+		return run(ctx, w, headgate, *duration)
+	})
 }
 
 func run(ctx context.Context, w io.Writer, headgate string, d time.Duration) (err error) {
@@ -42,7 +34,7 @@ func run(ctx context.Context, w io.Writer, headgate string, d time.Duration) (er
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.stop()) }()
+	defer func() { err = errors.Join(err, s.Stop()) }()
 
 	fmt.Fprintf(w, "%d clients at once, %d connections each, for %v, through nginx:\n\n", len(clients), connections, d)
 	outcomes, err := s.drive(ctx, d)
@@ -73,31 +65,16 @@ func run(ctx context.Context, w io.Writer, headgate string, d time.Duration) (er
 
 // show asks for a path and prints the answer, which must have the status want.
 func (s *stack) show(ctx context.Context, w io.Writer, path string, want int) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+path, nil)
+	a, err := stage.Ask(ctx, http.DefaultTransport, "GET", s.url+path, "", nil)
 	if err != nil {
 		return err
 	}
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return err
+	fmt.Fprintf(w, "  GET %-12s %s\n", path, a.Status)
+	if a.StatusCode != want {
+		return fmt.Errorf("GET %s: %s, want %d", path, a.Status, want)
 	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		return err
+	if want != http.StatusOK {
+		a.Print(w, "Retry-After", "RateLimit", "RateLimit-Policy", "Headgate-Reason")
 	}
-	fmt.Fprintf(w, "  GET %-12s %s\n", path, res.Status)
-	if res.StatusCode != want {
-		return fmt.Errorf("GET %s: %s, want %d", path, res.Status, want)
-	}
-	if want == http.StatusOK {
-		return nil
-	}
-	for _, field := range []string{"Retry-After", "RateLimit", "RateLimit-Policy", "Headgate-Reason"} {
-		if v := res.Header.Get(field); v != "" {
-			fmt.Fprintf(w, "    %s: %s\n", field, v)
-		}
-	}
-	fmt.Fprintf(w, "    %s\n", strings.TrimSpace(string(body)))
 	return nil
 }

@@ -1,33 +1,20 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-)
 
-// headgate returns the daemon to test: HEADGATE_BIN, or one built now.
-func headgate(t *testing.T) string {
-	t.Helper()
-	if bin := os.Getenv("HEADGATE_BIN"); bin != "" {
-		return bin
-	}
-	bin := filepath.Join(t.TempDir(), "headgate")
-	if out, err := exec.Command("go", "build", "-o", bin, "github.com/headgate/headgate/server/cmd/headgate").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return bin
-}
+	"github.com/headgate/headgate/examples/stage"
+	"github.com/headgate/headgate/examples/stage/stagetest"
+)
 
 func start(t *testing.T, bin string) *stack {
 	t.Helper()
@@ -36,69 +23,46 @@ func start(t *testing.T, bin string) *stack {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.stop(); err != nil {
+		if err := s.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
 	return s
 }
 
-// answer is what a client got.
-type answer struct {
-	status int
-	header http.Header
-	body   string
-}
-
 // ask sends one request from a loopback address, so that each test is a client
-// of its own. header holds lines "Name: value".
-func (s *stack) ask(t *testing.T, from, method, path, body string, header ...string) answer {
+// of its own.
+func (s *stack) ask(t *testing.T, from, method, path, body string, header ...string) stage.Answer {
 	t.Helper()
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-	transport := &http.Transport{DialContext: dialer.DialContext, ResponseHeaderTimeout: 10 * time.Second}
-	defer transport.CloseIdleConnections()
-	r, err := http.NewRequestWithContext(t.Context(), method, s.url+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range header {
-		name, value, _ := strings.Cut(line, ": ")
-		r.Header.Add(name, value)
-	}
-	res, err := transport.RoundTrip(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return answer{res.StatusCode, res.Header, string(b)}
+	return stagetest.Ask(t, from, method, s.url+path, body, header...)
 }
 
 // useUp logs in three times, which is all that the policy allows for 6 minutes.
 func (s *stack) useUp(t *testing.T, from string, header ...string) {
 	t.Helper()
 	for i := range 3 {
-		if a := s.ask(t, from, "POST", "/login", "name=x", header...); a.status != http.StatusOK {
-			t.Fatalf("login %d from %s: %d %q, want 200", i+1, from, a.status, a.body)
+		if a := s.ask(t, from, "POST", "/login", "name=x", header...); a.StatusCode != http.StatusOK {
+			t.Fatalf("login %d from %s: %d %q, want 200", i+1, from, a.StatusCode, a.Body)
 		}
 	}
 }
 
-func (s *stack) mustRefuse(t *testing.T, from, method, path, body string, header ...string) answer {
+func (s *stack) mustRefuse(t *testing.T, from, method, path, body string, header ...string) stage.Answer {
 	t.Helper()
 	a := s.ask(t, from, method, path, body, header...)
-	if a.status != http.StatusTooManyRequests {
-		t.Errorf("%s %s from %s with %.60q: %d %q, want 429", method, path, from, header, a.status, a.body)
+	if a.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("%s %s from %s with %.60q: %d %q, want 429", method, path, from, header, a.StatusCode, a.Body)
 	}
 	return a
 }
 
 func TestNginx(t *testing.T) {
-	bin := headgate(t)
-	t.Run("under load", func(t *testing.T) { testLoad(t, bin) })
+	bin := stagetest.Headgate(t)
+	t.Run("under load", func(t *testing.T) {
+		stagetest.Run(t, bin, func(ctx context.Context, w io.Writer, headgate string) error {
+			return run(ctx, w, headgate, 3*time.Second)
+		})
+	})
 	t.Run("Headgate is away", func(t *testing.T) { testAway(t, bin) })
 	t.Run("one by one", func(t *testing.T) {
 		s := start(t, bin)
@@ -109,16 +73,6 @@ func TestNginx(t *testing.T) {
 		t.Run("keys", s.testKeys)
 		t.Run("the site's own answers", s.testOwnAnswers)
 	})
-}
-
-// testLoad is the example itself.
-func testLoad(t *testing.T, bin string) {
-	var out strings.Builder
-	err := run(t.Context(), &out, bin, 3*time.Second)
-	t.Log("\n" + out.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestCheck feeds wrong outcomes to the check that judges the load.
@@ -147,7 +101,7 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, err := bucketOf(policyFile, "tries"); err == nil {
+	if _, err := bucketOf("tries"); err == nil {
 		t.Error("bucketOf: no error for a limit that is not per second")
 	}
 }
@@ -155,19 +109,19 @@ func TestCheck(t *testing.T) {
 func (s *stack) testRefusal(t *testing.T) {
 	const from = "127.0.1.1"
 	a := s.ask(t, from, "POST", "/login", "name=x")
-	if want := `"login/tries";r=2;t=720`; a.status != 200 || a.header.Get("RateLimit") != want {
-		t.Errorf("first login: %d, RateLimit %q, want 200 and %q", a.status, a.header.Get("RateLimit"), want)
+	if want := `"login/tries";r=2;t=720`; a.StatusCode != 200 || a.Header.Get("RateLimit") != want {
+		t.Errorf("first login: %d, RateLimit %q, want 200 and %q", a.StatusCode, a.Header.Get("RateLimit"), want)
 	}
-	if v, there := a.header["Retry-After"]; there {
+	if v, there := a.Header["Retry-After"]; there {
 		t.Errorf("first login: Retry-After %q, want none", v)
 	}
 	s.ask(t, from, "POST", "/login", "name=x")
 	s.ask(t, from, "POST", "/login", "name=x")
 
 	a = s.mustRefuse(t, from, "POST", "/login", "name=x")
-	wait, err := strconv.Atoi(a.header.Get("Retry-After"))
+	wait, err := strconv.Atoi(a.Header.Get("Retry-After"))
 	if err != nil || wait < 1 || wait > 360 {
-		t.Errorf("Retry-After %q, want 1 to 360", a.header.Get("Retry-After"))
+		t.Errorf("Retry-After %q, want 1 to 360", a.Header.Get("Retry-After"))
 	}
 	for field, want := range map[string]string{
 		"RateLimit":        fmt.Sprintf(`"login/tries";r=0;t=%d`, wait),
@@ -175,18 +129,18 @@ func (s *stack) testRefusal(t *testing.T) {
 		"Headgate-Reason":  "rate_limited",
 		"Content-Type":     "text/plain",
 	} {
-		if got := a.header[http.CanonicalHeaderKey(field)]; len(got) != 1 || got[0] != want {
+		if got := a.Header[http.CanonicalHeaderKey(field)]; len(got) != 1 || got[0] != want {
 			t.Errorf("%s %q, want once %q", field, got, want)
 		}
 	}
-	if want := fmt.Sprintf("Try again in %d s.", wait); !strings.Contains(a.body, want) {
-		t.Errorf("body %q, want %q in it", a.body, want)
+	if want := fmt.Sprintf("Try again in %d s.", wait); !strings.Contains(a.Body, want) {
+		t.Errorf("body %q, want %q in it", a.Body, want)
 	}
 	if n := s.site.visits("/login", "").n; n != 3 {
 		t.Errorf("%d logins reached the site, want 3", n)
 	}
-	if a := s.ask(t, "127.0.1.2", "POST", "/login", ""); a.status != 200 {
-		t.Errorf("login from another address: %d, want 200", a.status)
+	if a := s.ask(t, "127.0.1.2", "POST", "/login", ""); a.StatusCode != 200 {
+		t.Errorf("login from another address: %d, want 200", a.StatusCode)
 	}
 }
 
@@ -198,13 +152,13 @@ func (s *stack) testBodies(t *testing.T) {
 		{"PUT", big, "PUT /login, 200000 bytes\n"},
 		{"HEAD", "", ""},
 	} {
-		if a := s.ask(t, from, tt.method, "/login", tt.body); a.status != 200 || a.body != tt.want {
-			t.Errorf("%s: %d %q, want 200 %q", tt.method, a.status, a.body, tt.want)
+		if a := s.ask(t, from, tt.method, "/login", tt.body); a.StatusCode != 200 || a.Body != tt.want {
+			t.Errorf("%s: %d %q, want 200 %q", tt.method, a.StatusCode, a.Body, tt.want)
 		}
 	}
 	s.mustRefuse(t, from, "POST", "/login", big)
 	s.mustRefuse(t, from, "DELETE", "/login", "")
-	if a := s.mustRefuse(t, from, "HEAD", "/login", ""); a.header.Get("Retry-After") == "" {
+	if a := s.mustRefuse(t, from, "HEAD", "/login", ""); a.Header.Get("Retry-After") == "" {
 		t.Error("HEAD: no Retry-After")
 	}
 }
@@ -225,8 +179,8 @@ func (s *stack) testForged(t *testing.T) {
 		s.mustRefuse(t, from, "POST", "/login", "name=x", header...)
 	}
 	for _, path := range []string{"/_headgate/open", "/_headgate/closed", "/_headgate/"} {
-		if a := s.ask(t, from, "GET", path, ""); a.status != 404 {
-			t.Errorf("GET %s: %d, want 404", path, a.status)
+		if a := s.ask(t, from, "GET", path, ""); a.StatusCode != 404 {
+			t.Errorf("GET %s: %d, want 404", path, a.StatusCode)
 		}
 	}
 }
@@ -247,34 +201,14 @@ func (s *stack) testSpellings(t *testing.T) {
 		"GET " + long + " HTTP/1.1\r\nHost: x\r\nX-Api-Key: " + strings.Repeat("k", 7000),
 		"POST /login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0",
 	} {
-		if status := s.raw(t, from, head); status != 429 {
+		if status := stagetest.AskRaw(t, from, s.ports.Listen, head); status != 429 {
 			t.Errorf("%.60q: %d, want 429", head, status)
 		}
 	}
 	// Nobody can decide what Headgate cannot read: it is no reason to open.
-	if status := s.raw(t, from, "GET /login HTTP/1.1\r\nHost: x\r\nX-Api-Key: a\x01b"); status != 503 {
+	if status := stagetest.AskRaw(t, from, s.ports.Listen, "GET /login HTTP/1.1\r\nHost: x\r\nX-Api-Key: a\x01b"); status != 503 {
 		t.Errorf("a key with a control character: %d, want 503", status)
 	}
-}
-
-// raw sends a request that net/http would not, and returns the status.
-func (s *stack) raw(t *testing.T, from, head string) int {
-	t.Helper()
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-	c, err := dialer.DialContext(t.Context(), "tcp", s.ports.Listen)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if _, err := io.WriteString(c, head+"\r\n\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	res, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	return res.StatusCode
 }
 
 // testKeys: a known key is a subject of its own at every address, an unknown
@@ -293,25 +227,25 @@ func (s *stack) testOwnAnswers(t *testing.T) {
 	const from = "127.0.6.1"
 	for _, status := range []int{204, 302, 400, 401, 403, 404, 429, 500, 502, 503} {
 		a := s.ask(t, from, "GET", fmt.Sprintf("/status/%d", status), "")
-		if a.status != status {
-			t.Errorf("the site's own %d became %d", status, a.status)
+		if a.StatusCode != status {
+			t.Errorf("the site's own %d became %d", status, a.StatusCode)
 		}
-		if want := "the site's own answer\n"; status != 204 && a.body != want {
-			t.Errorf("the site's own %d has the body %q, want %q", status, a.body, want)
+		if want := "the site's own answer\n"; status != 204 && a.Body != want {
+			t.Errorf("the site's own %d has the body %q, want %q", status, a.Body, want)
 		}
-		if a.header.Get("RateLimit") == "" || a.header.Get("Retry-After") != "" {
-			t.Errorf("the site's own %d: RateLimit %q, Retry-After %q, want one and none", status, a.header.Get("RateLimit"), a.header.Get("Retry-After"))
+		if a.Header.Get("RateLimit") == "" || a.Header.Get("Retry-After") != "" {
+			t.Errorf("the site's own %d: RateLimit %q, Retry-After %q, want one and none", status, a.Header.Get("RateLimit"), a.Header.Get("Retry-After"))
 		}
 	}
-	if a := s.ask(t, from, "GET", "/private/x", ""); a.status != 403 {
-		t.Errorf("nginx's own 403 became %d", a.status)
+	if a := s.ask(t, from, "GET", "/private/x", ""); a.StatusCode != 403 {
+		t.Errorf("nginx's own 403 became %d", a.StatusCode)
 	}
-	buffers := filepath.Join(s.dir, "body") // where nginx may not write now
+	buffers := filepath.Join(s.Dir, "body") // where nginx may not write now
 	if err := os.Chmod(buffers, 0); err != nil {
 		t.Fatal(err)
 	}
-	if a := s.ask(t, from, "PUT", "/", strings.Repeat("x", 200_000)); a.status != 500 {
-		t.Errorf("nginx's own 500 became %d %q", a.status, a.body)
+	if a := s.ask(t, from, "PUT", "/", strings.Repeat("x", 200_000)); a.StatusCode != 500 {
+		t.Errorf("nginx's own 500 became %d %q", a.StatusCode, a.Body)
 	}
 	if err := os.Chmod(buffers, 0o700); err != nil {
 		t.Fatal(err)
@@ -323,49 +257,24 @@ func (s *stack) testOwnAnswers(t *testing.T) {
 func testAway(t *testing.T, bin string) {
 	s := start(t, bin)
 	const from = "127.0.7.1"
+	limits := func() { s.mustRefuse(t, from, "GET", "/login", "") }
 	s.useUp(t, from)
-	s.mustRefuse(t, from, "GET", "/login", "")
+	limits()
 
-	away := func(how string) {
-		if a := s.ask(t, from, "POST", "/login", "name=x"); a.status != 200 || a.body != "POST /login, 6 bytes\n" {
-			t.Errorf("%s: POST /login: %d %q, want the site's answer", how, a.status, a.body)
+	away := func(how string, _ int) {
+		if a := s.ask(t, from, "POST", "/login", "name=x"); a.StatusCode != 200 || a.Body != "POST /login, 6 bytes\n" {
+			t.Errorf("%s: POST /login: %d %q, want the site's answer", how, a.StatusCode, a.Body)
 		}
 		a := s.ask(t, from, "GET", "/api/orders", "", "X-Api-Key: key-alice")
-		if a.status != 503 || a.header.Get("Retry-After") != "5" || !strings.Contains(a.body, "Closed for a moment") {
-			t.Errorf("%s: GET /api/orders: %d, Retry-After %q, %q: want 503, 5 and the page that says so", how, a.status, a.header.Get("Retry-After"), a.body)
+		if a.StatusCode != 503 || a.Header.Get("Retry-After") != "5" || !strings.Contains(a.Body, "Closed for a moment") {
+			t.Errorf("%s: GET /api/orders: %d, Retry-After %q, %q: want 503, 5 and the page that says so", how, a.StatusCode, a.Header.Get("Retry-After"), a.Body)
 		}
-		if a := s.ask(t, from, "GET", "/status/403", ""); a.status != 403 {
-			t.Errorf("%s: the site's own 403 became %d", how, a.status)
+		if a := s.ask(t, from, "GET", "/status/403", ""); a.StatusCode != 403 {
+			t.Errorf("%s: the site's own 403 became %d", how, a.StatusCode)
 		}
 	}
 
-	if err := s.headgate.Pause(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.headgate.Resume() }) // or it could not be ended
-	away("hanging")
-	if err := s.headgate.Resume(); err != nil {
-		t.Fatal(err)
-	}
-	s.mustRefuse(t, from, "GET", "/login", "")
-
-	if err := s.headgate.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	away("stopped")
-
-	for _, status := range []int{500, 503} {
-		l, err := net.Listen("tcp", s.ports.Headgate)
-		if err != nil {
-			t.Fatal(err)
-		}
-		broken := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })}
-		go broken.Serve(l)
-		away(fmt.Sprintf("answering %d", status))
-		if err := broken.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	stagetest.Away(t, s.headgate, s.ports.Headgate, []int{500, 503}, limits, away)
 	if n := s.site.visits("/api/orders", "key-alice").n; n != 0 {
 		t.Errorf("%d requests passed the closed location", n)
 	}
@@ -373,7 +282,7 @@ func testAway(t *testing.T, bin string) {
 	if err := s.startHeadgate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.mustRefuse(t, from, "GET", "/login", "") // it has not forgotten
+	limits() // it has not forgotten
 }
 
 // TestREADME: what the README shows is what was tested.
@@ -387,8 +296,12 @@ func TestREADME(t *testing.T) {
 	if !found || !closed {
 		t.Fatal("README.md has no nginx snippet")
 	}
+	conf, err := files.ReadFile("nginx.conf.tmpl")
+	if err != nil {
+		t.Fatal(err)
+	}
 	tested := make(map[string]bool)
-	for line := range strings.Lines(nginxConf) {
+	for line := range strings.Lines(string(conf)) {
 		tested[strings.TrimSpace(line)] = true
 	}
 	for line := range strings.Lines(snippet) {

@@ -1,132 +1,64 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	_ "embed"
-	"errors"
+	"embed"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"text/template"
 	"time"
 
 	"github.com/headgate/headgate/examples/stage"
 )
 
-//go:embed nginx.conf.tmpl
-var nginxConf string
+//go:embed count.lua nginx.conf.tmpl policy.yaml
+var files embed.FS
 
-//go:embed policy.yaml
-var policyFile []byte
+const packages = "nginx-light wrk"
 
-// stack is the site, Headgate, and nginx before both, on free ports of the
-// loopback address, with all their files in one temporary directory.
+// stack is the site, Headgate, and nginx before both.
 type stack struct {
+	*stage.Stack
 	binary   string // headgate
-	dir      string
 	url      string // of nginx, without a slash at the end
 	site     *site
-	server   *http.Server
 	headgate *stage.Process
-	nginx    *stage.Process
 	ports    struct{ Listen, Headgate, Site string }
 }
 
 // startStack starts everything and waits until it answers.
 func startStack(ctx context.Context, headgate string) (_ *stack, err error) {
 	s := &stack{binary: headgate, site: &site{passed: make(map[string]visits)}}
+	if s.Stack, err = stage.NewStack(packages, files); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
-			s.stop() // what went wrong is in err
+			s.Stop() // what went wrong is in err
 		}
 	}()
-	if s.dir, err = os.MkdirTemp("", "headgate-nginx-"); err != nil {
+	if s.ports.Site, err = s.Serve(s.site); err != nil {
 		return nil, err
 	}
-	// nginx started by root works as another user, who must get at its
-	// directories for large bodies.
-	if err = os.Chmod(s.dir, 0o755); err != nil {
-		return nil, err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	s.ports.Site = l.Addr().String()
-	s.server = &http.Server{Handler: s.site, ReadHeaderTimeout: 10 * time.Second}
-	go s.server.Serve(l) // ends by Close in stop
 	free, err := stage.FreePorts(2)
 	if err != nil {
 		return nil, err
 	}
 	s.ports.Listen, s.ports.Headgate = free[0], free[1]
 	s.url = "http://" + s.ports.Listen
-	if err = s.writeFiles(); err != nil {
-		return nil, err
-	}
 	if err = s.startHeadgate(ctx); err != nil {
 		return nil, err
 	}
-	return s, s.startNginx(ctx)
-}
-
-func (s *stack) writeFiles() error {
-	t, err := template.New("nginx.conf").Parse(nginxConf)
-	if err != nil {
-		return err
-	}
-	var conf bytes.Buffer
-	if err := t.Execute(&conf, s.ports); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(s.dir, "nginx.conf"), conf.Bytes(), 0o644); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(s.dir, "policy.yaml"), policyFile, 0o644)
+	_, err = s.Nginx(ctx, s.ports.Listen, s.ports)
+	return s, err
 }
 
 func (s *stack) startHeadgate(ctx context.Context) (err error) {
-	s.headgate, err = stage.Start(filepath.Join(s.dir, "headgate.log"),
-		s.binary, "serve", "--policy", filepath.Join(s.dir, "policy.yaml"), "--http", s.ports.Headgate, "--grpc", "", "--resp", "",
-		"--data", filepath.Join(s.dir, "data"))
-	if err != nil {
-		return err
-	}
-	return s.headgate.WaitUntil(ctx, func() bool { return stage.OK("http://" + s.ports.Headgate + "/readyz") })
-}
-
-func (s *stack) startNginx(ctx context.Context) error {
-	binary, err := stage.Find("nginx", "nginx-light wrk")
-	if err != nil {
-		return err
-	}
-	s.nginx, err = stage.Start(filepath.Join(s.dir, "nginx.log"),
-		binary, "-e", "stderr", "-p", s.dir, "-c", filepath.Join(s.dir, "nginx.conf"))
-	if err != nil {
-		return err
-	}
-	return s.nginx.WaitUntil(ctx, func() bool { return stage.Listens(s.ports.Listen) })
-}
-
-// stop ends everything that was started and removes the directory.
-func (s *stack) stop() error {
-	var errs []error
-	for _, p := range []*stage.Process{s.nginx, s.headgate} {
-		if p != nil {
-			errs = append(errs, p.Stop())
-		}
-	}
-	if s.server != nil {
-		errs = append(errs, s.server.Close())
-	}
-	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
+	s.headgate, err = s.Headgate(ctx, s.binary, "headgate", s.ports.Headgate)
+	return err
 }
 
 // site is what nginx protects. It counts the requests that reach it.

@@ -70,7 +70,7 @@ func (s *stack) showBucket(ctx context.Context, w io.Writer) error {
 }
 
 func (b *bucket) isManaged() (bool, error) {
-	_, err := os.Stat(filepath.Join(b.dir, "pm2", "headgate", "tokens.json"))
+	_, err := os.Stat(filepath.Join(b.Dir, "pm2", "headgate", "tokens.json"))
 	return err == nil, nil
 }
 
@@ -117,7 +117,7 @@ func (b *bucket) serverPID(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	program := b.headgate + " serve --resp unix:" + filepath.Join(b.dir, "pm2", "headgate", "tokens.sock")
+	program := b.headgate + " serve --resp unix:" + filepath.Join(b.Dir, "pm2", "headgate", "tokens.sock")
 	for line := range strings.Lines(string(out)) {
 		pid, args, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if strings.HasPrefix(args, program) {
@@ -281,22 +281,13 @@ func sum(all []stats) (t stats) {
 // get asks one instance: each request has a connection of its own, or it would be
 // always the same.
 func (b *bucket) get(ctx context.Context, path string) ([]byte, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	r.Close = true
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close()
-	return io.ReadAll(res.Body)
+	a, err := stage.Ask(ctx, &http.Transport{DisableKeepAlives: true}, "GET", b.url+path, "", nil)
+	return []byte(a.Body), err
 }
 
 // mustLog fails unless an application has said something.
 func (b *bucket) mustLog(application, what string) error {
-	files, err := filepath.Glob(filepath.Join(b.dir, "pm2", "logs", application+"-error*.log"))
+	files, err := filepath.Glob(filepath.Join(b.Dir, "pm2", "logs", application+"-error*.log"))
 	if err != nil {
 		return err
 	}

@@ -12,25 +12,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
+
+	"github.com/headgate/headgate/examples/stage"
 )
 
 func main() {
-	headgate := flag.String("headgate", "bin/headgate", "the headgate to run")
 	packages := flag.String("packages", "examples/pm2", "the directory of this example, with its packages of npm")
-	flag.Parse()
-	if flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "usage: pm2 [-headgate FILE] [-packages DIR]")
-		os.Exit(64)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Stdout, *headgate, *packages); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	stage.Main("pm2 [-headgate FILE] [-packages DIR]", func(ctx context.Context, w io.Writer, headgate string) error {
+		return run(ctx, w, headgate, *packages)
+	})
 }
 
 // run shows both. Example is the directory of this example.

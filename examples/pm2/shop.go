@@ -32,7 +32,7 @@ func (s *stack) showShop(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	redis, front, shops := free[0], free[1], free[4:]
-	if err := s.startRedis(ctx, redis); err != nil {
+	if _, err := s.Redis(ctx, redis); err != nil {
 		return err
 	}
 	env := []string{"REDIS_URL=redis://" + redis, "HEADGATE_PORTS=" + ports(free[2:4]), "SHOP_PORTS=" + ports(shops)}
@@ -45,7 +45,7 @@ func (s *stack) showShop(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, s.logs())
 	}
-	if err := s.startNginx(ctx, front, shops); err != nil {
+	if _, err := s.Nginx(ctx, front, map[string]any{"Listen": front, "Shops": shops}); err != nil {
 		return err
 	}
 	sh := &shop{s, "http://" + front}
@@ -109,17 +109,11 @@ func (s *shop) ban(ctx context.Context, w io.Writer) error {
 func (s *shop) everywhere(ctx context.Context, key string) (map[string]string, error) {
 	answers := map[string]string{}
 	err := until(ctx, "every instance answers", func() (bool, error) {
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/api/orders", nil)
+		a, err := stage.Ask(ctx, http.DefaultTransport, "GET", s.url+"/api/orders", "", http.Header{"X-Api-Key": {key}})
 		if err != nil {
 			return false, err
 		}
-		r.Header.Set("X-Api-Key", key)
-		res, err := http.DefaultClient.Do(r)
-		if err != nil {
-			return false, err
-		}
-		res.Body.Close()
-		answers[res.Header.Get("X-Instance")] = fmt.Sprint(res.StatusCode, " ", res.Header.Get("Headgate-Reason"))
+		answers[a.Header.Get("X-Instance")] = fmt.Sprint(a.StatusCode, " ", a.Header.Get("Headgate-Reason"))
 		return len(answers) == shopInstances, nil
 	})
 	return answers, err

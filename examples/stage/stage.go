@@ -1,9 +1,10 @@
-// Package stage starts the programs that the examples run on.
+// Package stage is what the examples run on: programs beside them, and clients.
 package stage
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -41,6 +42,9 @@ func Find(program, packages string) (string, error) {
 
 // Process is a server that runs beside us.
 type Process struct {
+	// BySignal says that SIGTERM ends it without a status, and that this is well.
+	BySignal bool
+
 	cmd  *exec.Cmd
 	log  string
 	done chan struct{} // closed when it has ended
@@ -130,10 +134,11 @@ func (p *Process) failed(err error) error {
 	return fmt.Errorf("%s %w\n%s", filepath.Base(p.cmd.Path), err, bytes.TrimSpace(said))
 }
 
-// Stop ends the process and waits until it has ended. The error is how it ended
-// if it was not well. Stopping it again does nothing.
+// Stop ends the process, also a paused one, and waits until it has ended. The
+// error is how it ended if it was not well. Stopping it again does nothing.
 func (p *Process) Stop() error {
 	p.cmd.Process.Signal(syscall.SIGTERM) // fails where it has ended already
+	p.Resume()
 	select {
 	case <-p.done:
 	case <-time.After(patience):
@@ -141,8 +146,9 @@ func (p *Process) Stop() error {
 		<-p.done
 		return p.failed(fmt.Errorf("does not stop within %v", patience))
 	}
-	if p.err != nil {
-		return p.failed(fmt.Errorf("ended: %w", p.err))
+	how, ok := errors.AsType[*exec.ExitError](p.err)
+	if p.err == nil || p.BySignal && ok && how.Sys().(syscall.WaitStatus).Signal() == syscall.SIGTERM {
+		return nil
 	}
-	return nil
+	return p.failed(fmt.Errorf("ended: %w", p.err))
 }

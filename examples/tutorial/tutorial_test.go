@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/examples/stage"
+	"github.com/headgate/headgate/examples/stage/stagetest"
 )
 
 // page is what is run.
@@ -116,14 +117,8 @@ func (s *shell) do(text string) (string, error) {
 }
 
 func TestTutorial(t *testing.T) {
-	bin := os.Getenv("HEADGATE_BIN")
 	path := t.TempDir()
-	if bin == "" {
-		bin = filepath.Join(path, "headgate")
-		if out, err := exec.Command("go", "build", "-o", bin, "github.com/headgate/headgate/server/cmd/headgate").CombinedOutput(); err != nil {
-			t.Fatalf("go build: %v\n%s", err, out)
-		}
-	} else if err := os.Symlink(bin, filepath.Join(path, "headgate")); err != nil {
+	if err := os.Symlink(stagetest.Headgate(t), filepath.Join(path, "headgate")); err != nil {
 		t.Fatal(err)
 	}
 	ports, err := stage.FreePorts(1)

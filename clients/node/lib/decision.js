@@ -12,6 +12,7 @@ export class Decision {
     this.degraded = null
     this.error = null
     this.ticket = null
+    this.message = null
     this.details = null
   }
 }
@@ -44,6 +45,7 @@ export function fromServer(o) {
   d.retryable = isTrue(o.retryable)
   d.degraded = absent(o.degraded)
   d.ticket = absent(o.ticket)
+  d.message = absent(o.message)
   d.details = {
     id: o.decision_id,
     boundBy: absent(o.bound_by),

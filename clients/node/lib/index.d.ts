@@ -104,6 +104,8 @@ export interface Decision {
   error: HeadgateError | null
   /** What settle, renew and release take: of reservations, and of takes that hold slots. */
   ticket: string | null
+  /** What the policy's rule has to say to who is refused; null if nothing. */
+  message: string | null
   /** What else the server says; null for throttles in whole seconds over the Redis door, and without a server. */
   details: DecisionDetails | null
 }

@@ -34,7 +34,7 @@ export function sendProblem(res, decision, status) {
   const {type, title, status: usual, detail} = problemOf(decision)
   const again = decision.retryable ? `; try again in ${res.getHeader('Retry-After')} s` : ''
   const code = status ?? usual
-  send(res, code, 'application/problem+json', JSON.stringify({type, title, status: code, detail: detail + again}))
+  send(res, code, 'application/problem+json', JSON.stringify({type, title, status: code, detail: decision.message ?? detail + again}))
 }
 
 /** Answers with a message: a string as text, anything else as JSON. */

@@ -295,6 +295,14 @@ describe('by the policy', () => {
     assert.equal((await ask(`/v1/things?${'x'.repeat(9000)}`, {method: 'POST', ...by(id)})).body, 'path')
   })
 
+  test('what the rule has to say', async (t) => {
+    const ask = await limited(t, of('polite', {identifier}))
+    const id = fresh()
+    assert.equal((await ask('/', by(id))).body.info.message, null)
+    const refused = await ask('/', by(id))
+    assert.deepEqual([refused.status, refused.body.detail], [429, 'Slow "down"'])
+  })
+
   test('addresses, and who may not pass', async (t) => {
     const ask = await limited(t, of('send'), {trust: 'loopback'})
     const r = await ask('/', from('2001:db8:7::9'))

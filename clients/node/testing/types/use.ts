@@ -3,7 +3,7 @@ import {createServer} from 'node:http'
 import express, {type Request, type Response} from 'express'
 import {Redis} from 'ioredis'
 import {Headgate, HeadgateError, ipKeyGenerator, rateLimit, type Decision, type Stats} from 'headgate'
-import type {} from 'headgate/pm2'
+import {TokenClient, TokenManager, type BucketStatus} from 'headgate/pm2'
 
 const client = new Headgate({
   url: 'rediss://127.0.0.1:6380',
@@ -67,4 +67,11 @@ rateLimit({requestPerMinute: 60})
 const limiter = rateLimit({identifier: (req) => req.ip ?? 'none', message: {error: 'slow down'}})
 createServer((req, res) => limiter(req, res, () => res.end('hello')))
 await limiter.client.close()
-export {bound, code, remaining, stats}
+
+const manager = new TokenManager({capacity: 10, refillRate: 1, refillInterval: 3000, name: 'api', binary: '/usr/bin/headgate'})
+manager.start((err) => console.log(err?.message))
+const status: BucketStatus = manager.getStatus()
+const taken: boolean = await new TokenClient({timeout: 500, failOpen: false}).consume(2)
+// @ts-expect-error: a number
+new TokenManager({capacity: '10'})
+export {status, taken, bound, code, remaining, stats}
