@@ -11,6 +11,8 @@ require (
 	github.com/headgate/headgate/api v0.0.0
 	github.com/headgate/headgate/client v0.0.0
 	github.com/headgate/headgate/gate v0.0.0
+	github.com/headgate/headgate/middleware/grpcgate v0.0.0
+	github.com/headgate/headgate/middleware/grpclimit v0.0.0
 	github.com/headgate/headgate/store/dynamostore v0.0.0
 	github.com/headgate/headgate/store/pgstore v0.0.0
 	github.com/headgate/headgate/store/redisstore v0.0.0
@@ -105,6 +107,10 @@ replace github.com/headgate/headgate/api => ../api
 replace github.com/headgate/headgate/client => ../client
 
 replace github.com/headgate/headgate/gate => ../gate
+
+replace github.com/headgate/headgate/middleware/grpcgate => ../middleware/grpcgate
+
+replace github.com/headgate/headgate/middleware/grpclimit => ../middleware/grpclimit
 
 replace github.com/headgate/headgate/store/dynamostore => ../store/dynamostore
 

@@ -48,6 +48,7 @@ func TestSeries(t *testing.T) {
 			Shared:   &Shared{Breaker: 1, Nodes: 3, LeaseTokens: 640, Leases: 10, LeaseDecisions: 12},
 			Modes:    []Mode{{"a", "r", "shadow"}, {Mode: "enforce"}},
 			Records:  &Records{Up: true, UsageRows: 8, UsageFailures: 2, Unattributed: 9},
+			Doors:    []Connections{{Door: "http", Open: 3, Refused: 2}, {Door: "resp"}},
 			Ratios:   []Ratio{{"alice", "daily", 0.75}, {"b\xffb", "monthly", 1.5}},
 			Revision: 7, ReloadOK: true, ReloadAt: time.UnixMilli(1500),
 		}
@@ -94,6 +95,7 @@ func TestSeries(t *testing.T) {
 		`rate_limit_hits_total{reason="rate_limited",tier="p"} 1`, `rate_limit_hits_total{reason="store_unavailable",tier=""} 1`,
 		`quota_usage_ratio{quota_type="daily",user_id="alice"} 0.75`, `quota_usage_ratio{quota_type="monthly",user_id="b�b"} 1.5`,
 		`requests_queued{priority="normal"} 4`,
+		`headgate_connections{door="http"} 3`, `headgate_connections{door="resp"} 0`, `headgate_connections_refused_total{door="http"} 2`,
 		`headgate_breaker_state 1`, `headgate_nodes 3`, `headgate_lease_outstanding 640`, `headgate_leases 10`, `headgate_lease_decisions_total 12`,
 		`headgate_store_duration_seconds_count{op="apply",store="redis"} 2`, `headgate_store_duration_seconds_bucket{op="apply",store="redis",le="0.0005"} 1`,
 		`headgate_store_errors_total{kind="timeout",store="redis"} 1`,

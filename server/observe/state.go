@@ -33,10 +33,20 @@ type State struct {
 	// Ratios are the quotas of subjects of which most is used, one for each subject and
 	// kind.
 	Ratios []Ratio
+	// Doors are those that are open.
+	Doors []Connections
 	// Upstreams are those of the reverse proxy.
 	Upstreams []Upstream
 	// NoAliases switches the names off that dashboards of other systems know.
 	NoAliases bool
+}
+
+// Connections are those of a door: how many are open, and how many were refused because
+// there were too many.
+type Connections struct {
+	Door    string
+	Open    int
+	Refused uint64
 }
 
 // Records is what a node sees of the records.
@@ -87,6 +97,7 @@ type stateCollector struct {
 	keys, overflow, bytes, limit, up, plans, waiting, mode, revision, ok, at *prometheus.Desc
 	breaker, nodes, leaseTokens, leases, leaseDecisions                      *prometheus.Desc
 	recordsUp, usageRows, usageFailures, unattributed                        *prometheus.Desc
+	open, refused                                                            *prometheus.Desc
 }
 
 func newStateCollector(b Build, state func() State, a *aliases, u *upstreams) *stateCollector {
@@ -119,6 +130,9 @@ func newStateCollector(b Build, state func() State, a *aliases, u *upstreams) *s
 		usageFailures: desc("headgate_usage_report_failures", "Attempts to put usage on record that have failed since the last that has not."),
 		unattributed:  desc("headgate_usage_unattributed_total", "Decisions whose usage was counted for no subject, because too many rows waited."),
 
+		open:    prometheus.NewDesc("headgate_connections", "Connections that are open.", []string{"door"}, nil),
+		refused: prometheus.NewDesc("headgate_connections_refused_total", "Connections that were closed at once because there were too many.", []string{"door"}, nil),
+
 		at: desc("headgate_policy_last_reload_timestamp_seconds", "When the policy was last read."),
 	}
 }
@@ -129,7 +143,7 @@ func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	c.upstreams.describe(ch)
 	for _, d := range []*prometheus.Desc{
 		c.keys, c.overflow, c.bytes, c.limit, c.up, c.plans, c.waiting, c.mode, c.revision, c.ok, c.at, c.build.Desc(),
-		c.breaker, c.nodes, c.leaseTokens, c.leases, c.leaseDecisions, c.recordsUp, c.usageRows, c.usageFailures, c.unattributed,
+		c.breaker, c.nodes, c.leaseTokens, c.leases, c.leaseDecisions, c.recordsUp, c.usageRows, c.usageFailures, c.unattributed, c.open, c.refused,
 	} {
 		ch <- d
 	}
@@ -141,6 +155,10 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	c.aliases.collect(ch, &s)
 	c.upstreams.collect(ch, s.Upstreams)
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
+	for _, d := range s.Doors {
+		ch <- prometheus.MustNewConstMetric(c.open, prometheus.GaugeValue, float64(d.Open), d.Door)
+		ch <- prometheus.MustNewConstMetric(c.refused, prometheus.CounterValue, float64(d.Refused), d.Door)
+	}
 	if m := s.Memory; m != nil {
 		gauge(c.keys, float64(m.Keys))
 		gauge(c.overflow, float64(m.OverflowCells))

@@ -20,6 +20,7 @@ import (
 	"github.com/headgate/headgate/server/access"
 	"github.com/headgate/headgate/server/admin"
 	"github.com/headgate/headgate/server/follow"
+	"github.com/headgate/headgate/server/front"
 	"github.com/headgate/headgate/server/front/envoyrls"
 	"github.com/headgate/headgate/server/front/forwardauth"
 	"github.com/headgate/headgate/server/front/httpapi"
@@ -44,6 +45,7 @@ type house struct {
 	proxy   *proxy.Proxy            // nil where nothing is forwarded
 	certs   *certReloader           // nil where nobody speaks TLS
 	live    atomic.Pointer[live]    // what the configuration says at present
+	open    atomic.Pointer[[]door]  // nil before there are any
 	log     *slog.Logger
 
 	records  *records.DB // nil where there are none
@@ -93,6 +95,7 @@ func (h *house) state() observe.State {
 		Revision: st.Revision, ReloadOK: st.LastReloadOK, ReloadAt: st.LastReloadAt,
 	}
 	h.backend.observe(&s)
+	h.observeDoors(&s)
 	h.observeProxy(&s)
 	h.observeRecords(&s)
 	return s
@@ -147,7 +150,22 @@ func (h *house) doors() (list []door) {
 	if ls.proxy != nil {
 		list = append(list, h.proxyDoor(ls.proxy))
 	}
+	for i := range list {
+		if list[i].bounded == nil {
+			list[i].bounded = front.Bound(list[i].listener, 0)
+		}
+	}
+	h.open.Store(&list)
 	return list
+}
+
+// observeDoors adds what there is to see of connections.
+func (h *house) observeDoors(s *observe.State) {
+	if open := h.open.Load(); open != nil {
+		for _, d := range *open {
+			s.Doors = append(s.Doors, observe.Connections{Door: d.name, Open: d.bounded.Open(), Refused: d.bounded.Refused()})
+		}
+	}
 }
 
 // encrypted is a door with TLS where the configuration asks for it. What only this

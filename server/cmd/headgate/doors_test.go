@@ -188,6 +188,11 @@ func TestEveryDoor(t *testing.T) {
 			t.Errorf("metrics lack %s", line)
 		}
 	}
+	for _, line := range []string{`headgate_connections{door="resp"} 1`, `headgate_connections{door="grpc"} 2`, `headgate_connections_refused_total{door="http"} 0`} {
+		if !strings.Contains(metrics, line) {
+			t.Errorf("metrics lack %s", line)
+		}
+	}
 	s.stop(t) // with all these connections open
 }
 

@@ -105,8 +105,14 @@ type door struct {
 	name     string
 	listener net.Listener
 	tls      *tls.Config // nil for none, and where the server does it
-	bounds   bool        // the service bounds its connections by itself
+	bounded  bounded     // who bounds its connections: the service, or a front.Listener around this one, which nil is made to
 	service  service
+}
+
+// bounded knows how many connections there are, and how many were one too many.
+type bounded interface {
+	Open() int
+	Refused() uint64
 }
 
 // service answers what comes in at a listener.
@@ -164,8 +170,11 @@ func serveUntil(ctx context.Context, doors []door, drain time.Duration, log *slo
 	for _, d := range doors {
 		go func() {
 			l := d.listener
-			if !d.bounds {
+			switch b := d.bounded.(type) {
+			case nil:
 				l = front.Bound(l, 0)
+			case *front.Listener:
+				l = b
 			}
 			if d.tls != nil {
 				l = tls.NewListener(l, d.tls)

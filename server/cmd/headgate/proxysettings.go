@@ -81,7 +81,7 @@ func readForwarding(c *configFile, servers, application string) (f forwarding, e
 		if _, both := f.pools[fromFlag]; both || rest != "" {
 			return f, usageError{fmt.Errorf("--upstream beside proxy.upstream or upstreams.%s of the configuration: keep one", fromFlag)}
 		}
-		for _, server := range strings.Fields(servers) {
+		for server := range strings.FieldsSeq(servers) {
 			if err := proxy.CheckServer(server); err != nil {
 				return f, usageError{fmt.Errorf("--upstream: %w", err)}
 			}

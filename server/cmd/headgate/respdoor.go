@@ -53,7 +53,8 @@ func (h *house) respDoor(l net.Listener) door {
 			return h.guard.Login(ctx, records.Decide, peer, respName, token)
 		}
 	}
-	return h.encrypted(door{name: respName, listener: l, bounds: true, service: respService{resp.New(c)}})
+	server := resp.New(c)
+	return h.encrypted(door{name: respName, listener: l, bounded: server, service: respService{server}})
 }
 
 // noteReset puts on record that somebody resets a subject at the Redis door: nothing is

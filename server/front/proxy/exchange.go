@@ -23,6 +23,7 @@ var (
 	errIdle     = errors.New("nothing has passed for the idle time-out")
 	errStopping = errors.New("the server stops")
 	errTooLarge = errors.New("the request's body is too large")
+	errInterim  = errors.New("interim answers without an end")
 )
 
 // past is a deadline that is over.
@@ -40,12 +41,13 @@ type exchange struct {
 	cancel  context.CancelCauseFunc
 	began   time.Time
 
-	body   *body       // the client's, nil for none
-	header http.Header // of the answer, and what was set of it when the exchange began
-	before http.Header
-	server *server // that was picked last, nil for none
-	status int     // of the answer, 0 for none
-	took   time.Duration
+	body    *body       // the client's, nil for none
+	header  http.Header // of the answer, and what was set of it when the exchange began
+	before  http.Header
+	server  *server // that was picked last, nil for none
+	status  int     // of the answer, 0 for none
+	interim int     // answers before it
+	took    time.Duration
 
 	mu    sync.Mutex // guards what follows
 	timer *time.Timer
@@ -211,16 +213,37 @@ func (x *exchange) waiting(what *bool, is bool) bool {
 func (a *answer) WriteHeader(status int) {
 	x := a.x
 	restore(a.Header(), x.before)
-	if status >= http.StatusOK {
-		x.status = status
-		if x.unread() {
-			// Or net/http would first read what the upstream may still wait for. What is left
-			// at the end must not pass for another request.
-			_ = x.control.EnableFullDuplex() // every server can
-			a.Header().Set("Connection", "close")
-		}
+	if status < http.StatusOK {
+		a.writeInterim(status)
+		return
+	}
+	x.status = status
+	if x.unread() {
+		// Or net/http would first read what the upstream may still wait for. What is left
+		// at the end must not pass for another request.
+		_ = x.control.EnableFullDuplex() // every server can
+		a.Header().Set("Connection", "close")
 	}
 	a.ResponseWriter.WriteHeader(status)
+}
+
+// maxInterim is how many interim answers may come before one.
+const maxInterim = 1000
+
+// writeInterim sends an interim answer. The time-out goes on: it is that of the answer.
+func (a *answer) writeInterim(status int) {
+	x := a.x
+	if x.interim++; x.interim > maxInterim {
+		x.cancel(errInterim)
+		return
+	}
+	x.mu.Lock()
+	x.writing = true
+	x.mu.Unlock()
+	a.ResponseWriter.WriteHeader(status)
+	x.mu.Lock()
+	x.writing = false
+	x.mu.Unlock()
 }
 
 func (a *answer) Write(p []byte) (int, error) {
@@ -294,6 +317,9 @@ type body struct {
 
 func (b *body) touched() bool { return b.used.Load() }
 
+// faulty is whether b, which may be nil, is why a request failed.
+func (b *body) faulty() bool { return b != nil && (b.failed.Load() || b.large.Load()) }
+
 func (b *body) Read(p []byte) (int, error) {
 	b.used.Store(true)
 	if !b.x.waiting(&b.x.reading, true) {
@@ -352,7 +378,7 @@ func (x *exchange) problemOf(cause, err error) *problem.Problem {
 		return &problem.Problem{Name: "request_timeout", Status: http.StatusRequestTimeout, Detail: "the body of the request did not come in time"}
 	case cause == errTimeout, undialed && dialed.Timeout():
 		return &problem.Problem{Name: "upstream_timeout", Status: http.StatusGatewayTimeout, Detail: "the server behind this one did not answer in time"}
-	case cause != nil:
+	case cause != nil && cause != errInterim:
 		return &problem.Problem{Name: "closed", Status: http.StatusServiceUnavailable, Detail: "the server is stopping"}
 	case x.body != nil && x.body.failed.Load():
 		return problem.BadRequest("body", "the body of the request breaks off or cannot be read")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -128,18 +129,47 @@ func TestCutAnswers(t *testing.T) {
 	}
 }
 
-// TestLongAnswer: what an upstream sends beyond the length that it said reaches nobody,
-// not the next one on the connection either.
+// TestLongAnswer: what an upstream sends beyond the end of its answer reaches nobody, not
+// the next one on the connection either.
 func TestLongAnswer(t *testing.T) {
-	url, requests := script(t, says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"))
-	s := open(t, config(Pool{Servers: []string{url}}))
-	for range 3 {
-		if res, body := s.do(t, request(t, "GET", s.url, nil)); res.StatusCode != 200 || body != "ab" {
-			t.Errorf("%s %q", res.Status, body)
-		}
-	}
-	if n := requests.Load(); n != 3 {
-		t.Errorf("%d requests", n)
+	const evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+	long := strings.Repeat("a", 100<<10)
+	for name, tt := range map[string]struct{ method, text, body string }{
+		"length":          {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", "ab"},
+		"a long one":      {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 102400\r\n\r\n" + long, long},
+		"chunked":         {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", "ab"},
+		"trailer":         {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-A\r\n\r\n2\r\nab\r\n0\r\nX-A: b\r\n\r\n", "ab"},
+		"interim":         {"GET", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", "ab"},
+		"an empty one":    {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ""},
+		"HEAD":            {"HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 62\r\n\r\n", ""},
+		"HEAD of chunked": {"HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", ""},
+		"204":             {"GET", "HTTP/1.1 204 No Content\r\n\r\n", ""},
+		"304":             {"GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 62\r\n\r\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, requests := script(t, says(tt.text+evil))
+			s := open(t, config(Pool{Servers: []string{url}}))
+			for range 3 {
+				if res, body := s.do(t, request(t, tt.method, s.url, nil)); body != tt.body {
+					t.Errorf("%s, %d bytes", res.Status, len(body))
+				}
+			}
+			if n := requests.Load(); n != 3 {
+				t.Errorf("%d requests", n)
+			}
+			// That was no luck: the connection is not even kept for a moment.
+			server := s.pools[0].servers[0]
+			trace := asking(tt.method)
+			trace.PutIdleConn = func(err error) { t.Errorf("the connection is kept: %v", err) }
+			res, err := server.transport.RoundTrip(request(t, tt.method, url, nil).WithContext(httptrace.WithClientTrace(t.Context(), trace)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(res.Body); string(b) != tt.body || err != nil {
+				t.Errorf("%d bytes, %v", len(b), err)
+			}
+			res.Body.Close()
+		})
 	}
 }
 

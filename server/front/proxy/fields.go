@@ -16,7 +16,8 @@ func ours(name string) bool { return strings.HasPrefix(name, "Headgate-") }
 // was before they changed it.
 func proxies(name string) bool {
 	switch name {
-	case "X-Real-Ip", "X-Original-Url", "X-Original-Uri", "X-Original-Method", "X-Original-Host", "X-Rewrite-Url", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip":
+	case "X-Real-Ip", "X-Original-Url", "X-Original-Uri", "X-Original-Method", "X-Original-Host", "X-Rewrite-Url", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip",
+		"Client-Ip", "X-Forwarded", "Forwarded-For", "X-Azure-Clientip", "X-Envoy-External-Address", "Cf-Connecting-Ip", "Cf-Connecting-Ipv6", "Fastly-Client-Ip", "Fly-Client-Ip":
 		return true
 	}
 	return strings.HasPrefix(name, "X-Forwarded-")
@@ -37,10 +38,11 @@ func (x *exchange) rewrite(r *httputil.ProxyRequest) {
 	trusted := err == nil && clientip.Within(peer, x.trusted)
 	h := r.Out.Header
 	for name := range h {
-		if p := plain(name); ours(p) || proxies(p) && (!trusted || p != name) {
+		if ours(name) || proxies(name) && !trusted {
 			delete(h, name)
 		}
 	}
+	delete(h, "Proxy") // which applications behind CGI take for the proxy that they are to use
 	cleanTrailer(r.In.Trailer)
 	from := peer.String()
 	if prior := r.In.Header["X-Forwarded-For"]; trusted && len(prior) > 0 {
@@ -61,13 +63,25 @@ func (x *exchange) rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-// cleanTrailer removes what has no place behind a body.
+// cleanTrailer removes what has no place behind a body (RFC 9110, 6.5.1): no rule has seen
+// it, and some applications take it for a field of the header.
 func cleanTrailer(h http.Header) {
 	for name := range h {
-		if p := plain(name); ours(p) || proxies(p) {
+		if ours(name) || proxies(name) || odd(name) || early(name) {
 			delete(h, name)
 		}
 	}
+}
+
+// early are the fields that say how a request is cut, where it goes, who asks, and what
+// for.
+func early(name string) bool {
+	switch name {
+	case "Authorization", "Cache-Control", "Connection", "Cookie", "Expect", "Forwarded", "Host", "Keep-Alive", "Max-Forwards", "Origin", "Proxy",
+		"Range", "Referer", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Via":
+		return true
+	}
+	return strings.HasPrefix(name, "Content-") || strings.HasPrefix(name, "If-") || strings.HasPrefix(name, "Proxy-")
 }
 
 // said is what a trusted proxy says once, else what we know.
@@ -78,10 +92,21 @@ func said(lines []string, trusted bool, known string) string {
 	return known
 }
 
-// strip removes from an upstream's answer what only we say, and what was said before.
+// limits are the fields of all conventions for rate limits.
+func limits(name string) bool {
+	return strings.HasPrefix(name, "Ratelimit") || strings.HasPrefix(name, "X-Ratelimit-") || strings.HasPrefix(name, "X-Rate-Limit-")
+}
+
+// strip removes from an upstream's answer what only we say, what was said before, and what
+// it says of limits where we have said something of ours.
 func strip(answer, before http.Header) {
+	limited := false
+	for name := range before {
+		limited = limited || limits(name)
+	}
 	for name := range answer {
-		if _, said := before[name]; said || ours(plain(name)) {
+		p := plain(name)
+		if _, said := before[p]; said || ours(p) || limited && limits(p) {
 			delete(answer, name)
 		}
 	}

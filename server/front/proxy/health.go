@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 	"time"
 )
@@ -37,7 +38,7 @@ func (p *pool) check(ctx context.Context) {
 func (p *pool) ask(ctx context.Context, s *server) error {
 	ctx, cancel := context.WithTimeout(ctx, p.Health.Timeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.scheme+"://"+s.host+p.Health.Path, nil)
+	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, asking(http.MethodGet)), http.MethodGet, s.scheme+"://"+s.host+p.Health.Path, nil)
 	if err != nil {
 		return err
 	}

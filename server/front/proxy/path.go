@@ -17,18 +17,42 @@ func unify(r *http.Request) *problem.Problem {
 	if r.Method == http.MethodConnect {
 		return &problem.Problem{Name: "method_not_allowed", Status: http.StatusMethodNotAllowed, Detail: "CONNECT: this proxy opens no tunnels"}
 	}
-	if r.URL.Path != "*" || r.Method != http.MethodOptions {
-		p, err := canonical(r.URL.Path)
-		if err != nil {
-			return problem.BadRequest("path", err.Error())
-		}
-		r.URL.Path = p
+	if strings.ContainsFunc(r.Method, separates) { // HTTP/2 may have any
+		return problem.BadRequest("method", "must be one word")
 	}
+	p, err := canonical(r.URL.Path)
+	if err != nil {
+		return problem.BadRequest("path", err.Error())
+	}
+	r.URL.Path = p
 	r.URL.Scheme, r.URL.Host, r.URL.User, r.URL.RawPath = "", "", nil, ""
 	r.URL.RawQuery = readable(r.URL.RawQuery)
 	r.RequestURI = r.URL.RequestURI()
 	dropNamed(r)
+	dropOdd(r.Header)
 	return nil
+}
+
+// separates is whether a character has no place in a token (RFC 9110, 5.6.2).
+func separates(c rune) bool {
+	return c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
+}
+
+// odd is whether a name of a field has more than letters, digits and hyphens. Many
+// applications see no difference between such a character, above all '_', and a hyphen.
+func odd(name string) bool {
+	return strings.ContainsFunc(name, func(c rune) bool {
+		return c != '-' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
+	})
+}
+
+// dropOdd removes fields that a rule would not see as the application does.
+func dropOdd(h http.Header) {
+	for name := range h {
+		if odd(name) {
+			delete(h, name)
+		}
+	}
 }
 
 // canonical resolves dot segments of a decoded path and merges its slashes, as the gate

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"sync"
 	"time"
@@ -205,15 +206,17 @@ func newPool(name string, c Pool, log *slog.Logger) (*pool, error) {
 func newServer(u *url.URL, c *Pool) *server {
 	s := &server{scheme: u.Scheme, host: u.Host}
 	var protocols http.Protocols
+	dial := c.dialWire
 	if s.scheme == "h2c" {
 		s.scheme = "http"
+		dial = c.dial
 		protocols.SetUnencryptedHTTP2(true)
 	} else {
 		protocols.SetHTTP1(true)
 		protocols.SetHTTP2(true)
 	}
 	s.transport = &http.Transport{
-		DialContext: c.dial, DialTLSContext: c.dialTLS, Protocols: &protocols,
+		DialContext: dial, DialTLSContext: c.dialTLS, Protocols: &protocols,
 		MaxIdleConnsPerHost: c.MaxIdle, IdleConnTimeout: keepIdle, ExpectContinueTimeout: time.Second,
 		DisableCompression: true, MaxResponseHeaderBytes: maxResponseHeader,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
@@ -228,6 +231,15 @@ func (c *Pool) dial(ctx context.Context, network, address string) (net.Conn, err
 		return nil, &dialError{err}
 	}
 	return conn, nil
+}
+
+// dialWire is dial for servers that speak HTTP/1.
+func (c *Pool) dialWire(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := c.dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &wire{Conn: conn}, nil
 }
 
 // dialTLS is dial for servers with https.
@@ -251,7 +263,10 @@ func (c *Pool) dialTLS(ctx context.Context, network, address string) (net.Conn, 
 		conn.Close()
 		return nil, &dialError{err}
 	}
-	return encrypted, nil
+	if encrypted.ConnectionState().NegotiatedProtocol == "h2" {
+		return encrypted, nil // net/http looks for this type
+	}
+	return &wire{Conn: encrypted}, nil
 }
 
 // dialError is that of a server that could not be connected to: nothing was sent.
@@ -375,7 +390,7 @@ const sayEvery = time.Second
 func (p *pool) failed(ctx context.Context, s *server, err error, now time.Time) {
 	switch cause := context.Cause(ctx); cause {
 	case nil:
-	case errTimeout, errIdle:
+	case errTimeout, errIdle, errInterim:
 		err = cause
 	default:
 		return
@@ -411,7 +426,7 @@ func (p *pool) send(x *exchange, s *server, r *http.Request) (*http.Response, er
 		p.done(x.server)
 	}
 	x.server = s
-	out := r.WithContext(r.Context())
+	out := r.WithContext(httptrace.WithClientTrace(r.Context(), asking(r.Method)))
 	u := *r.URL
 	u.Scheme, u.Host = s.scheme, s.host
 	out.URL = &u
@@ -423,7 +438,7 @@ func (p *pool) send(x *exchange, s *server, r *http.Request) (*http.Response, er
 	default:
 		p.connected(s)
 	}
-	if err != nil {
+	if err != nil && !x.body.faulty() {
 		p.failed(r.Context(), s, err, time.Now())
 	}
 	return res, err
