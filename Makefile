@@ -2,7 +2,7 @@
 # make test   passes every test; installs what they need, as root
 # The rest is for those who work on Headgate.
 
-MODULES := . api client gate middleware/echolimit middleware/ginlimit middleware/grpclimit middleware/wraptest store/dynamostore store/lintest store/pgstore store/redisstore store/sqlitestore server
+MODULES := . api client gate middleware/echolimit middleware/ginlimit middleware/grpcgate middleware/grpclimit middleware/wraptest store/dynamostore store/lintest store/pgstore store/redisstore store/sqlitestore server
 GO      ?= go
 
 .PHONY: proto run build test test-go test-bench test-node test-examples test-valkey check fmt tidy lin sim bench bench-doors bench-web bench-stores model fuzz flood hostile outage crash doors-differential deps clean

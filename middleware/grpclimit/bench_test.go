@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/middleware/grpclimit/grpctest"
 )
 
 // sink is a transport that takes metadata and does not keep it, so that what is
@@ -113,13 +114,13 @@ func BenchmarkUnary(b *testing.B) {
 
 // BenchmarkCall is a whole call through memory, with and without limits.
 func BenchmarkCall(b *testing.B) {
-	for name, h := range map[string]*house{
+	for name, h := range map[string]*grpctest.House{
 		"bare":    {},
-		"limited": new(house).limit(NewServer(inMemory(b, headgate.PerSecond(100_000_000)), ServerConfig{})),
-		"silent":  new(house).limit(NewServer(inMemory(b, headgate.PerSecond(100_000_000)), ServerConfig{Headers: HeadersNone})),
+		"limited": new(grpctest.House).Limit(NewServer(inMemory(b, headgate.PerSecond(100_000_000)), ServerConfig{})),
+		"silent":  new(grpctest.House).Limit(NewServer(inMemory(b, headgate.PerSecond(100_000_000)), ServerConfig{Headers: HeadersNone})),
 	} {
 		b.Run(name, func(b *testing.B) {
-			c, end := h.open(b)
+			c, end := h.Open(b)
 			defer end()
 			b.ReportAllocs()
 			for b.Loop() {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/internal/pause"
+	"github.com/headgate/headgate/middleware/grpclimit/answer"
 )
 
 // ClientConfig says how a client's calls are limited. The zero value charges 1
@@ -46,8 +47,9 @@ type ClientConfig struct {
 	// repeated. 10,000 keys are stopped at most; of more, any one is forgotten.
 	MaxPause time.Duration
 
-	// FailOpen sends calls that the limiter could not decide. Otherwise they fail
-	// with UNAVAILABLE.
+	// FailOpen sends calls that could not be decided. Otherwise they fail with
+	// UNAVAILABLE. Those that are at fault or name what does not exist fail whatever
+	// it says.
 	FailOpen bool
 	// OnError is told of every call that could not be decided, and of slots that
 	// could not be released; nil means nobody is.
@@ -80,6 +82,42 @@ func (c ClientConfig) validate() error {
 	return nil
 }
 
+// Budget is what the calls of a Client are charged to: a limiter, see
+// [NewClient], or what asks a policy, such as that of package grpcgate. It is safe
+// for concurrent use.
+type Budget interface {
+	// Acquire charges cost to key for a call that is about to be made, or refuses
+	// it and charges nothing. The error means that nothing was decided.
+	//
+	// release gives back what is held for as long as the call lasts: it is called
+	// once, when the call has ended, possibly by another goroutine and after the
+	// call's context has ended. It is nil where nothing is held, as in all refusals
+	// and errors.
+	Acquire(c Call, key string, cost int64) (v answer.Verdict, release func() error, err error)
+}
+
+// limiterBudget is the Budget of a limiter.
+type limiterBudget struct{ plan }
+
+// Acquire implements Budget.
+func (b limiterBudget) Acquire(c Call, key string, cost int64) (answer.Verdict, func() error, error) {
+	st := states.Get().(*state)
+	d, err := b.decide(c.Context, &st.batch, key, cost)
+	switch {
+	case err == nil && d.Allowed && b.holds:
+		return answer.Verdict{Decision: d}, func() error {
+			defer states.Put(st)
+			return b.Release(context.WithoutCancel(c.Context), &st.batch)
+		}, nil
+	case err == nil && !d.Allowed:
+		v := st.verdict(d)
+		states.Put(st)
+		return v, nil, nil
+	}
+	states.Put(st)
+	return answer.Verdict{Decision: d}, nil, err
+}
+
 // Client charges calls before they are sent. One that is refused fails as the
 // server's would, without having been sent, its ErrorInfo's metadata with origin
 // "client". It is safe for concurrent use, and by several connections.
@@ -88,7 +126,7 @@ func (c ClientConfig) validate() error {
 // retry policy sends it.
 type Client struct {
 	config ClientConfig
-	plan   plan
+	budget Budget
 	pauses pause.Keys[codes.Code]
 }
 
@@ -98,10 +136,19 @@ func NewClient(lim *headgate.Limiter, c ClientConfig) *Client {
 	if lim == nil {
 		panic("grpclimit: NewClient without a limiter")
 	}
+	return NewClientOver(limiterBudget{newPlan(lim)}, c)
+}
+
+// NewClientOver is NewClient with a Budget of another kind. It panics if b is nil
+// or the ClientConfig is at fault.
+func NewClientOver(b Budget, c ClientConfig) *Client {
+	if b == nil {
+		panic("grpclimit: NewClientOver without a budget")
+	}
 	if err := c.validate(); err != nil {
 		panic("grpclimit: ClientConfig." + err.Error())
 	}
-	return &Client{config: c.withDefaults(), plan: newPlan(lim)}
+	return &Client{config: c.withDefaults(), budget: b}
 }
 
 // Unary is a grpc.UnaryClientInterceptor.
@@ -110,9 +157,9 @@ func (cl *Client) Unary(ctx context.Context, method string, req, reply any, cc *
 	if cl.config.Skip(c) {
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
-	key, held, err := cl.admit(c)
-	if held != nil {
-		defer cl.release(c, held)
+	key, release, err := cl.admit(c)
+	if release != nil {
+		defer cl.release(c, release)
 	}
 	if err != nil {
 		return err
@@ -132,22 +179,22 @@ func (cl *Client) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Cl
 	if cl.config.Skip(c) {
 		return streamer(ctx, desc, cc, method, opts...)
 	}
-	key, held, err := cl.admit(c)
+	key, release, err := cl.admit(c)
 	if err != nil {
-		if held != nil {
-			cl.release(c, held)
+		if release != nil {
+			cl.release(c, release)
 		}
 		return nil, err
 	}
-	if held == nil && cl.config.MaxPause == 0 {
+	if release == nil && cl.config.MaxPause == 0 {
 		return streamer(ctx, desc, cc, method, opts...)
 	}
 	var trailer metadata.MD
 	var ended sync.Once
 	end := func(err error) {
 		ended.Do(func() {
-			if held != nil {
-				cl.release(c, held)
+			if release != nil {
+				cl.release(c, release)
 			}
 			cl.heed(key, err, trailer)
 		})
@@ -161,9 +208,9 @@ func (cl *Client) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Cl
 }
 
 // admit decides a call, and waits if it may. The call is sent unless there is an
-// error, a status. The state is nil unless slots are held: then it is to be
-// released, with an error or without.
-func (cl *Client) admit(c Call) (key string, held *state, err error) {
+// error, a status. What is held is to be released unless release is nil, with an
+// error or without.
+func (cl *Client) admit(c Call) (key string, release func() error, err error) {
 	key, err = keyOf(cl.config.Key, c)
 	if err != nil {
 		return "", nil, cl.fault(c, fmt.Errorf("key: %w", err))
@@ -174,59 +221,52 @@ func (cl *Client) admit(c Call) (key string, held *state, err error) {
 			return "", nil, err
 		}
 	}
-	st := states.Get().(*state)
-	d, err := cl.decide(c, &w, st, key)
-	if cl.plan.holds && d.Allowed {
-		held = st
-	} else {
-		states.Put(st)
-	}
+	delay, release, err := cl.decide(c, &w, key)
 	if err == nil {
-		err = sleep(c.Context, d.Delay)
+		err = sleep(c.Context, delay)
 	}
-	return key, held, err
+	return key, release, err
 }
 
-// decide charges a call, again and again as long as it may wait. The error is a
-// status.
-func (cl *Client) decide(c Call, w *pause.Patience, st *state, key string) (headgate.Decision, error) {
+// decide charges a call, again and again as long as it may wait. It passes after
+// the delay, or the error is a status.
+func (cl *Client) decide(c Call, w *pause.Patience, key string) (delay time.Duration, release func() error, err error) {
 	cost := cl.config.Cost(c)
 	for {
-		d, err := cl.plan.decide(c.Context, &st.batch, key, cost)
+		v, release, err := cl.budget.Acquire(c, key, cost)
 		switch {
 		case err != nil:
-			return d, cl.undecided(c, err)
-		case d.Allowed:
-			return d, nil
-		case !d.Retryable || !w.Covers(c.Context, d.RetryAfter):
-			return d, st.refusal(d, d.RetryAfter, "Not sent: the client's own limit refuses", "client")
+			return 0, nil, cl.undecided(c, err)
+		case v.Allowed:
+			return v.Delay, release, nil
+		case !v.Retryable || !w.Covers(c.Context, v.RetryAfter):
+			return 0, nil, v.Refusal(v.RetryAfter, answer.Message(v.Reason, "Not sent: the client's own limit refuses"), "client")
 		}
-		if err := sleep(c.Context, d.RetryAfter); err != nil {
-			return d, err
+		if err := sleep(c.Context, v.RetryAfter); err != nil {
+			return 0, nil, err
 		}
 	}
 }
 
-func (cl *Client) release(c Call, held *state) {
-	if err := cl.plan.Release(context.WithoutCancel(c.Context), &held.batch); err != nil {
+func (cl *Client) release(c Call, release func() error) {
+	if err := release(); err != nil {
 		cl.config.OnError(c, fmt.Errorf("release: %w", err))
 	}
-	states.Put(held)
 }
 
 func (cl *Client) undecided(c Call, err error) error {
-	if headgate.CodeOf(err) == headgate.InvalidRequest {
+	if code := headgate.CodeOf(err); code == headgate.InvalidRequest || code == headgate.NotFound {
 		return cl.fault(c, err)
 	}
 	cl.config.OnError(c, err)
 	if cl.config.FailOpen {
 		return nil
 	}
-	_, closed := undecidedStatus(err)
+	_, closed := answer.Undecided(err)
 	return closed
 }
 
 func (cl *Client) fault(c Call, err error) error {
 	cl.config.OnError(c, err)
-	return faultStatus(err)
+	return answer.Fault(err)
 }

@@ -20,20 +20,22 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/middleware/grpclimit/answer"
+	"github.com/headgate/headgate/middleware/grpclimit/grpctest"
 	"github.com/headgate/headgate/store/memstore"
 )
 
 // kinds are the two kinds of calls.
-var kinds = map[string]func(testing.TB, testgrpc.TestServiceClient) answer{
-	"unary":  func(t testing.TB, c testgrpc.TestServiceClient) answer { return ask(t, c) },
-	"stream": func(t testing.TB, c testgrpc.TestServiceClient) answer { return converse(t, c, 1) },
+var kinds = map[string]func(testing.TB, testgrpc.TestServiceClient) grpctest.Answer{
+	"unary":  func(t testing.TB, c testgrpc.TestServiceClient) grpctest.Answer { return grpctest.Ask(t, c) },
+	"stream": func(t testing.TB, c testgrpc.TestServiceClient) grpctest.Answer { return grpctest.Converse(t, c, 1) },
 }
 
 // counting is a service that counts what reaches it.
-func counting(n *atomic.Int64) service {
-	return service{
-		unary:  func(context.Context) error { n.Add(1); return nil },
-		duplex: func(s duplex) error { n.Add(1); return echo(s) },
+func counting(n *atomic.Int64) grpctest.Service {
+	return grpctest.Service{
+		Unary:  func(context.Context) error { n.Add(1); return nil },
+		Duplex: func(s grpctest.Duplex) error { n.Add(1); return grpctest.Echo(s) },
 	}
 }
 
@@ -42,16 +44,16 @@ func TestClientFailsBeforeSending(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var reached atomic.Int64
-				h := &house{client: []grpc.DialOption{retries}, service: counting(&reached)}
-				c, end := h.limitClient(NewClient(inMemory(t, headgate.PerSecond(1).WithName("x")), ClientConfig{})).open(t)
+				h := &grpctest.House{Client: []grpc.DialOption{retries}, Service: counting(&reached)}
+				c, end := h.LimitClient(NewClient(inMemory(t, headgate.PerSecond(1).WithName("x")), ClientConfig{})).Open(t)
 				defer end()
-				if a := call(t, c); a.status.Code() != codes.OK {
+				if a := call(t, c); a.Status.Code() != codes.OK {
 					t.Fatalf("the first call: got %v", a)
 				}
 				begin := time.Now()
 				a := call(t, c)
-				quota, retry, info := details(a.status)
-				if a.status.Code() != codes.ResourceExhausted || reached.Load() != 1 || time.Since(begin) != 0 || retry.GetRetryDelay().AsDuration() != time.Second ||
+				quota, retry, info := grpctest.Details(a.Status)
+				if a.Status.Code() != codes.ResourceExhausted || reached.Load() != 1 || time.Since(begin) != 0 || retry.GetRetryDelay().AsDuration() != time.Second ||
 					info.GetReason() != "RATE_LIMITED" || info.GetMetadata()["origin"] != "client" || quota.GetViolations()[0].QuotaId != "x" {
 					t.Errorf("%d reached the server after %v: got %v, %v, %v", reached.Load(), time.Since(begin), a, retry, info)
 				}
@@ -65,15 +67,15 @@ func TestClientWaits(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var reached atomic.Int64
-				h := &house{service: counting(&reached)}
-				c, end := h.limitClient(NewClient(inMemory(t, headgate.PerSecond(1)), ClientConfig{MaxWait: 2 * time.Second})).open(t)
+				h := &grpctest.House{Service: counting(&reached)}
+				c, end := h.LimitClient(NewClient(inMemory(t, headgate.PerSecond(1)), ClientConfig{MaxWait: 2 * time.Second})).Open(t)
 				defer end()
 				begin := time.Now()
 				var wg sync.WaitGroup
 				var refused atomic.Int64
 				for range 4 {
 					wg.Go(func() {
-						if a := call(t, c); a.status.Code() == codes.ResourceExhausted {
+						if a := call(t, c); a.Status.Code() == codes.ResourceExhausted {
 							refused.Add(1)
 						}
 					})
@@ -89,9 +91,9 @@ func TestClientWaits(t *testing.T) {
 
 func TestClientWaitsNoLongerThanItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, end := new(house).limitClient(NewClient(inMemory(t, headgate.PerSecond(1)), ClientConfig{MaxWait: time.Hour})).open(t)
+		c, end := new(grpctest.House).LimitClient(NewClient(inMemory(t, headgate.PerSecond(1)), ClientConfig{MaxWait: time.Hour})).Open(t)
 		defer end()
-		ask(t, c)
+		grpctest.Ask(t, c)
 		begin := time.Now()
 		short, cancel := context.WithTimeout(t.Context(), time.Second/2)
 		defer cancel()
@@ -115,11 +117,11 @@ func TestClientWaitsNoLongerThanItsContext(t *testing.T) {
 func TestClientDelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lim := inMemory(t, headgate.Limit{Algorithm: headgate.LeakyBucket, Count: 1, Period: time.Second, Burst: 3})
-		c, end := new(house).limitClient(NewClient(lim, ClientConfig{})).open(t)
+		c, end := new(grpctest.House).LimitClient(NewClient(lim, ClientConfig{})).Open(t)
 		defer end()
 		begin := time.Now()
 		for i := range 3 {
-			if a := ask(t, c); a.status.Code() != codes.OK || time.Since(begin) != time.Duration(i)*time.Second {
+			if a := grpctest.Ask(t, c); a.Status.Code() != codes.OK || time.Since(begin) != time.Duration(i)*time.Second {
 				t.Errorf("call %d: got %v after %v", i, a, time.Since(begin))
 			}
 		}
@@ -127,9 +129,9 @@ func TestClientDelays(t *testing.T) {
 }
 
 func TestClientNever(t *testing.T) {
-	c, end := new(house).limitClient(NewClient(inMemory(t, headgate.PerSecond(1)), ClientConfig{MaxWait: time.Hour, Cost: func(Call) int64 { return 2 }})).open(t)
+	c, end := new(grpctest.House).LimitClient(NewClient(inMemory(t, headgate.PerSecond(1)), ClientConfig{MaxWait: time.Hour, Cost: func(Call) int64 { return 2 }})).Open(t)
 	defer end()
-	if a := ask(t, c); a.status.Code() != codes.InvalidArgument {
+	if a := grpctest.Ask(t, c); a.Status.Code() != codes.InvalidArgument {
 		t.Errorf("got %v", a)
 	}
 }
@@ -153,9 +155,9 @@ func TestClientUndecided(t *testing.T) {
 				told := 0
 				tt.config.OnError = func(Call, error) { told++ }
 				lim := limiter(t, fakeStore{func(context.Context, *headgate.Batch) error { return errors.New("away") }}, headgate.PerSecond(1))
-				c, end := new(house).limitClient(NewClient(lim, tt.config)).open(t)
+				c, end := new(grpctest.House).LimitClient(NewClient(lim, tt.config)).Open(t)
 				defer end()
-				if a := call(t, c); a.status.Code() != tt.code || (told == 0) != (tt.name == "skipped") {
+				if a := call(t, c); a.Status.Code() != tt.code || (told == 0) != (tt.name == "skipped") {
 					t.Errorf("got %v, told %d times", a, told)
 				}
 			})
@@ -178,9 +180,9 @@ func TestClientKeys(t *testing.T) {
 				got, b.Allowed = b.Charges()[0].Owner, true
 				return nil
 			}}, headgate.PerSecond(1))
-			c, end := new(house).limitClient(NewClient(lim, ClientConfig{Key: tt.key})).open(t)
+			c, end := new(grpctest.House).LimitClient(NewClient(lim, ClientConfig{Key: tt.key})).Open(t)
 			defer end()
-			if a := ask(t, c); a.status.Code() != codes.OK || got != tt.want {
+			if a := grpctest.Ask(t, c); a.Status.Code() != codes.OK || got != tt.want {
 				t.Errorf("got %v, key %q, want %q", a, got, tt.want)
 			}
 		})
@@ -190,16 +192,16 @@ func TestClientKeys(t *testing.T) {
 // A client's slot is taken until its call has ended, however that comes about.
 func TestClientHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := &house{}
+		h := &grpctest.House{}
 		leave := make(chan struct{})
-		h.service.unary = func(ctx context.Context) error {
+		h.Service.Unary = func(ctx context.Context) error {
 			select {
 			case <-leave:
 			case <-ctx.Done():
 			}
 			return nil
 		}
-		h.service.duplex = func(s duplex) error {
+		h.Service.Duplex = func(s grpctest.Duplex) error {
 			select {
 			case <-leave:
 				return nil
@@ -208,12 +210,12 @@ func TestClientHolds(t *testing.T) {
 			}
 		}
 		cl := NewClient(inMemory(t, headgate.InFlight(1, time.Hour)), ClientConfig{})
-		c, end := h.limitClient(cl).open(t)
+		c, end := h.LimitClient(cl).Open(t)
 		taken := func(when string) {
 			t.Helper()
 			synctest.Wait()
 			for kind, call := range kinds {
-				if a := call(t, c); a.status.Code() != codes.ResourceExhausted {
+				if a := call(t, c); a.Status.Code() != codes.ResourceExhausted {
 					t.Errorf("%s: a second %s: got %v", when, kind, a)
 				}
 			}
@@ -253,7 +255,7 @@ func TestClientHolds(t *testing.T) {
 		open(t.Context())
 		end() // closing the connection ends the last one
 		synctest.Wait()
-		if d, err := cl.plan.Peek(t.Context(), "passthrough:///upstream", 1); err != nil || !d.Allowed {
+		if d, err := cl.budget.(limiterBudget).Peek(t.Context(), "passthrough:///upstream", 1); err != nil || !d.Allowed {
 			t.Errorf("after the connection was closed: %+v, %v", d, err)
 		}
 	})
@@ -262,11 +264,11 @@ func TestClientHolds(t *testing.T) {
 // A stream that another interceptor never opens gives its slot back.
 func TestClientHoldsNothingForStreamsThatNeverOpen(t *testing.T) {
 	var fail func() error
-	h := new(house).limitClient(NewClient(inMemory(t, headgate.InFlight(1, time.Hour)), ClientConfig{}))
-	h.client = append(h.client, grpc.WithChainStreamInterceptor(func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, grpc.Streamer, ...grpc.CallOption) (grpc.ClientStream, error) {
+	h := new(grpctest.House).LimitClient(NewClient(inMemory(t, headgate.InFlight(1, time.Hour)), ClientConfig{}))
+	h.Client = append(h.Client, grpc.WithChainStreamInterceptor(func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, grpc.Streamer, ...grpc.CallOption) (grpc.ClientStream, error) {
 		return nil, fail()
 	}))
-	c, end := h.open(t)
+	c, end := h.Open(t)
 	defer end()
 	for _, fail = range []func() error{
 		func() error { return status.Error(codes.Unauthenticated, "no token") },
@@ -298,19 +300,19 @@ func TestClientReleaseOutlivesTheCaller(t *testing.T) {
 	for kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := new(house)
-				h.service.unary = func(ctx context.Context) error {
+				h := new(grpctest.House)
+				h.Service.Unary = func(ctx context.Context) error {
 					<-ctx.Done()
-					return nil
+					return status.FromContextError(ctx.Err()).Err() // who is first says the same
 				}
-				h.service.duplex = func(s duplex) error {
+				h.Service.Duplex = func(s grpctest.Duplex) error {
 					<-s.Context().Done()
-					return nil
+					return status.FromContextError(s.Context().Err()).Err()
 				}
 				lim := limiter(t, strict{memstore.New(memstore.Config{})},
 					headgate.InFlight(1, time.Hour), headgate.Limit{Algorithm: headgate.LeakyBucket, Count: 1, Period: time.Second, Burst: 9})
 				cl := NewClient(lim, ClientConfig{OnError: func(_ Call, err error) { t.Errorf("told of %v", err) }})
-				c, end := h.limitClient(cl).open(t)
+				c, end := h.LimitClient(cl).Open(t)
 				defer end()
 				for i, patience := range []time.Duration{time.Millisecond, time.Millisecond, time.Minute} {
 					ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -370,20 +372,20 @@ func TestClientPauses(t *testing.T) {
 						set(md)
 						return err
 					}
-					h := &house{service: service{
-						unary: func(ctx context.Context) error {
+					h := &grpctest.House{Service: grpctest.Service{
+						Unary: func(ctx context.Context) error {
 							return answer(func(md metadata.MD) { grpc.SetTrailer(ctx, md) })
 						},
-						duplex: func(s duplex) error {
+						Duplex: func(s grpctest.Duplex) error {
 							if err := answer(s.SetTrailer); err != nil {
 								return err
 							}
-							return echo(s)
+							return grpctest.Echo(s)
 						},
 					}}
-					c, end := h.limitClient(NewClient(inMemory(t, headgate.PerSecond(1000)), tt.config)).open(t)
+					c, end := h.LimitClient(NewClient(inMemory(t, headgate.PerSecond(1000)), tt.config)).Open(t)
 					defer end()
-					if a := call(t, c); a.status.Code() == codes.OK {
+					if a := call(t, c); a.Status.Code() == codes.OK {
 						t.Fatal("the first call passed")
 					}
 					begin := time.Now()
@@ -392,22 +394,22 @@ func TestClientPauses(t *testing.T) {
 					if tt.code == codes.OK {
 						want = 2
 					}
-					if a.status.Code() != tt.code || time.Since(begin) != tt.waited || reached.Load() != want {
+					if a.Status.Code() != tt.code || time.Since(begin) != tt.waited || reached.Load() != want {
 						t.Errorf("%d calls reached the server, after %v: got %v, want %v after %v", reached.Load(), time.Since(begin), a, tt.code, tt.waited)
 					}
 					if tt.free == 0 {
 						return
 					}
-					_, retry, info := details(a.status)
+					_, retry, info := grpctest.Details(a.Status)
 					if retry.GetRetryDelay().AsDuration() != tt.free || info.GetReason() != "PAUSED" {
 						t.Errorf("got %v, %v, want %v and PAUSED", retry, info, tt.free)
 					}
 					<-time.After(tt.free - time.Nanosecond)
-					if a := call(t, c); a.status.Code() == codes.OK && tt.config.MaxWait == 0 {
+					if a := call(t, c); a.Status.Code() == codes.OK && tt.config.MaxWait == 0 {
 						t.Errorf("passed before %v", tt.free)
 					}
 					<-time.After(time.Nanosecond)
-					if a := call(t, c); a.status.Code() != codes.OK {
+					if a := call(t, c); a.Status.Code() != codes.OK {
 						t.Errorf("after %v: got %v", tt.free, a)
 					}
 				})
@@ -422,12 +424,16 @@ func says(code codes.Code, back string, retry time.Duration) func() (metadata.MD
 	return func() (metadata.MD, error) {
 		md := metadata.MD{}
 		if back != "" {
-			md.Set(pushback, back)
+			md.Set(answer.Pushback, back)
 		}
 		if retry == 0 {
 			return md, status.Error(code, "busy")
 		}
-		return md, withDetails(code, "busy", &errdetails.RetryInfo{RetryDelay: durationpb.New(retry)})
+		st, err := status.New(code, "busy").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(retry)})
+		if err != nil {
+			return nil, err
+		}
+		return md, st.Err()
 	}
 }
 
@@ -437,12 +443,12 @@ func TestClientHeedsServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var takes atomic.Int64
 		lim := limiter(t, counted{memstore.New(memstore.Config{}), &takes}, headgate.Per(1, 10*time.Second))
-		h := new(house).limit(NewServer(lim, ServerConfig{}))
-		c, end := h.limitClient(NewClient(inMemory(t, headgate.PerSecond(1000)), ClientConfig{MaxPause: time.Minute})).open(t)
+		h := new(grpctest.House).Limit(NewServer(lim, ServerConfig{}))
+		c, end := h.LimitClient(NewClient(inMemory(t, headgate.PerSecond(1000)), ClientConfig{MaxPause: time.Minute})).Open(t)
 		defer end()
 		var got []codes.Code
 		for range 5 {
-			got = append(got, ask(t, c).status.Code())
+			got = append(got, grpctest.Ask(t, c).Status.Code())
 		}
 		if takes.Load() != 2 || !slices.Equal(got, []codes.Code{0, 8, 8, 8, 8}) {
 			t.Errorf("%d calls reached the server: got %v", takes.Load(), got)

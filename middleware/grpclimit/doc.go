@@ -53,5 +53,6 @@
 // [Client] keeps a program within what it may ask of others: calls wait for its
 // limiter, or fail before anything is sent. With ClientConfig.MaxPause it also
 // heeds a server that says when to come back, so that a thousand calls do not
-// learn it one by one.
+// learn it one by one. [NewClientOver] lets a policy decide in a limiter's place,
+// with a budget such as that of package grpcgate.
 package grpclimit

@@ -47,16 +47,12 @@ type Call struct {
 func ByPeer(trusted []netip.Prefix) func(Call) (string, error) {
 	trusted = slices.Clone(trusted)
 	return func(c Call) (string, error) {
-		p, ok := peer.FromContext(c.Context)
-		if !ok || p.Addr == nil {
-			return "", errors.New("the call has no peer: set ServerConfig.Key")
-		}
-		addr, err := address(p.Addr)
+		addr, err := Peer(c.Context)
 		if err != nil {
 			return "", err
 		}
 		var header http.Header
-		if slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+		if clientip.Within(addr, trusted) {
 			header = forwarded(c.Context)
 		}
 		client, err := clientip.Find(addr, header, trusted)
@@ -68,8 +64,15 @@ func ByPeer(trusted []netip.Prefix) func(Call) (string, error) {
 	}
 }
 
-func address(a net.Addr) (addr netip.Addr, err error) {
-	switch a := a.(type) {
+// Peer returns the address of the other end of the call's connection, which may
+// be that of a proxy: IPv4 where it can be, without a zone, and 127.0.0.1 for a
+// unix socket. The error says that there is no IP address, as of a pipe in memory.
+func Peer(ctx context.Context) (addr netip.Addr, err error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok || p.Addr == nil {
+		return addr, errors.New("the call has no peer: set ServerConfig.Key")
+	}
+	switch a := p.Addr.(type) {
 	case *net.TCPAddr:
 		addr = a.AddrPort().Addr()
 	case *net.UnixAddr:

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/middleware/grpclimit/grpctest"
 )
 
 // named is an address of a network that is none of net's.
@@ -32,13 +33,13 @@ func TestKeys(t *testing.T) {
 		pairs []string
 		want  string // the key, or the code
 	}{
-		{"peer", nil, client, nil, "203.0.113.9"},
+		{"peer", nil, grpctest.Client, nil, "203.0.113.9"},
 		{"IPv6 by /64", nil, tcp("2001:db8:1:2:3::9"), nil, "2001:db8:1:2::/64"},
 		{"zone", nil, &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}, nil, "fe80::/64"},
 		{"address of another network", nil, named("203.0.113.9:80"), nil, "203.0.113.9"},
 		{"loopback is trusted unless said otherwise", nil, tcp("127.0.0.1"), []string{"x-forwarded-for", "198.51.100.7"}, "198.51.100.7"},
-		{"strangers are not", nil, client, []string{"x-forwarded-for", "198.51.100.7"}, "203.0.113.9"},
-		{"strangers' rubbish is not read", nil, client, []string{"x-forwarded-for", "<>"}, "203.0.113.9"},
+		{"strangers are not", nil, grpctest.Client, []string{"x-forwarded-for", "198.51.100.7"}, "203.0.113.9"},
+		{"strangers' rubbish is not read", nil, grpctest.Client, []string{"x-forwarded-for", "<>"}, "203.0.113.9"},
 		{"unix socket", nil, &net.UnixAddr{Net: "unix"}, nil, "127.0.0.1"},
 		{"unix socket of a name", nil, &net.UnixAddr{Name: "client.sock", Net: "unix"}, nil, "127.0.0.1"},
 		{"proxy on a unix socket", nil, &net.UnixAddr{Name: "@", Net: "unix"}, []string{"x-real-ip", "198.51.100.7"}, "198.51.100.7"},
@@ -50,18 +51,18 @@ func TestKeys(t *testing.T) {
 		{"malformed x-forwarded-for", nil, tcp("127.0.0.1"), []string{"x-forwarded-for", "unknown"}, "InvalidArgument"},
 		{"x-forwarded-for contradicts x-real-ip", nil, tcp("127.0.0.1"), []string{"x-forwarded-for", "1.1.1.1", "x-real-ip", "198.51.100.7"}, "InvalidArgument"},
 		{"no address", nil, named("pipe"), nil, "Internal"},
-		{"ByMetadata", ByMetadata("X-Api-Key"), client, []string{"x-api-key", "k1"}, "k1"},
-		{"ByMetadata, missing", ByMetadata("x-api-key"), client, nil, "InvalidArgument"},
-		{"ByMetadata, empty", ByMetadata("x-api-key"), client, []string{"x-api-key", ""}, "InvalidArgument"},
-		{"ByMetadata, twice", ByMetadata("x-api-key"), client, []string{"x-api-key", "k1", "x-api-key", "k2"}, "InvalidArgument"},
-		{"ByMetadata, long", ByMetadata("x-api-key"), client, []string{"x-api-key", strings.Repeat("k", 513)}, "InvalidArgument"},
-		{"ByMethod", ByMethod, client, nil, method},
-		{"ByTarget in a server", ByTarget, client, nil, "InvalidArgument"},
-		{"ByAll", ByAll(ByMetadata("k"), ByPeer(nil)), client, []string{"k", "a:b"}, "3:a:b11:203.0.113.9"},
-		{"ByAll, one missing", ByAll(ByPeer(nil), ByMetadata("k")), client, nil, "InvalidArgument"},
-		{"ByAll, one empty", ByAll(ByPeer(nil), empty), client, nil, "InvalidArgument"},
-		{"own function, broken", broken, client, nil, "Internal"},
-		{"own function, empty key", empty, client, nil, "InvalidArgument"},
+		{"ByMetadata", ByMetadata("X-Api-Key"), grpctest.Client, []string{"x-api-key", "k1"}, "k1"},
+		{"ByMetadata, missing", ByMetadata("x-api-key"), grpctest.Client, nil, "InvalidArgument"},
+		{"ByMetadata, empty", ByMetadata("x-api-key"), grpctest.Client, []string{"x-api-key", ""}, "InvalidArgument"},
+		{"ByMetadata, twice", ByMetadata("x-api-key"), grpctest.Client, []string{"x-api-key", "k1", "x-api-key", "k2"}, "InvalidArgument"},
+		{"ByMetadata, long", ByMetadata("x-api-key"), grpctest.Client, []string{"x-api-key", strings.Repeat("k", 513)}, "InvalidArgument"},
+		{"ByMethod", ByMethod, grpctest.Client, nil, method},
+		{"ByTarget in a server", ByTarget, grpctest.Client, nil, "InvalidArgument"},
+		{"ByAll", ByAll(ByMetadata("k"), ByPeer(nil)), grpctest.Client, []string{"k", "a:b"}, "3:a:b11:203.0.113.9"},
+		{"ByAll, one missing", ByAll(ByPeer(nil), ByMetadata("k")), grpctest.Client, nil, "InvalidArgument"},
+		{"ByAll, one empty", ByAll(ByPeer(nil), empty), grpctest.Client, nil, "InvalidArgument"},
+		{"own function, broken", broken, grpctest.Client, nil, "Internal"},
+		{"own function, empty key", empty, grpctest.Client, nil, "InvalidArgument"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := ""
@@ -69,12 +70,12 @@ func TestKeys(t *testing.T) {
 				got, b.Allowed = b.Charges()[0].Owner, true
 				return nil
 			}}, headgate.PerMinute(1))
-			h := &house{peer: tt.peer}
-			c, end := h.limit(NewServer(lim, ServerConfig{Key: tt.key, FailOpen: true})).open(t)
+			h := &grpctest.House{Peer: tt.peer}
+			c, end := h.Limit(NewServer(lim, ServerConfig{Key: tt.key, FailOpen: true})).Open(t)
 			defer end()
-			a := ask(t, c, tt.pairs...)
-			if a.status.Code() != codes.OK {
-				got = a.status.Code().String()
+			a := grpctest.Ask(t, c, tt.pairs...)
+			if a.Status.Code() != codes.OK {
+				got = a.Status.Code().String()
 			}
 			if got != tt.want {
 				t.Errorf("got %q, want %q: %v", got, tt.want, a)

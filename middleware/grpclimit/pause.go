@@ -9,9 +9,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/headgate/headgate/internal/pause"
+	"github.com/headgate/headgate/middleware/grpclimit/answer"
 )
 
 // pass waits until key is not stopped. The error is a status.
@@ -22,9 +22,7 @@ func (cl *Client) pass(ctx context.Context, key string, w *pause.Patience) error
 			return nil
 		}
 		if !w.Covers(ctx, left) {
-			return withDetails(code, "Not sent: the server asked to wait",
-				&errdetails.RetryInfo{RetryDelay: durationpb.New(left)},
-				info("paused", map[string]string{"origin": "client", "retry_after_ms": strconv.FormatInt(milliseconds(left), 10)}))
+			return answer.Paused(code, left)
 		}
 		if err := sleep(ctx, left); err != nil {
 			return err
@@ -42,7 +40,7 @@ func (cl *Client) heed(key string, err error, trailer metadata.MD) {
 		return
 	}
 	var wait time.Duration
-	if values := trailer[pushback]; len(values) == 1 {
+	if values := trailer[answer.Pushback]; len(values) == 1 {
 		if ms, err := strconv.ParseInt(values[0], 10, 32); err == nil {
 			wait = time.Duration(ms) * time.Millisecond
 		}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/middleware/grpclimit/grpctest"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -55,21 +56,21 @@ func TestRetryPolicyHonoursPushback(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var takes atomic.Int64
 					lim := limiter(t, counted{memstore.New(memstore.Config{}), &takes}, tt.limit)
-					h := &house{client: []grpc.DialOption{retries}}
-					c, end := h.limit(NewServer(lim, tt.config)).open(t)
+					h := &grpctest.House{Client: []grpc.DialOption{retries}}
+					c, end := h.Limit(NewServer(lim, tt.config)).Open(t)
 					defer end()
-					call := func() answer { return ask(t, c) }
+					call := func() grpctest.Answer { return grpctest.Ask(t, c) }
 					if kind == "stream" {
-						call = func() answer { return converse(t, c, 1) }
+						call = func() grpctest.Answer { return grpctest.Converse(t, c, 1) }
 					}
 					if tt.takes > 1 {
-						if a := call(); a.status.Code() != codes.OK {
+						if a := call(); a.Status.Code() != codes.OK {
 							t.Fatalf("the first call: got %v", a)
 						}
 					}
 					begin := time.Now()
 					a := call()
-					if a.status.Code() != tt.code || time.Since(begin) != tt.waited || takes.Load() != tt.takes {
+					if a.Status.Code() != tt.code || time.Since(begin) != tt.waited || takes.Load() != tt.takes {
 						t.Errorf("after %v and %d takes: got %v\nwant %v after %v and %d", time.Since(begin), takes.Load(), a, tt.code, tt.waited, tt.takes)
 					}
 				})
@@ -91,23 +92,23 @@ func TestHandlersErrorsAreRetried(t *testing.T) {
 					}
 					return nil
 				}
-				h := &house{client: []grpc.DialOption{retries}}
-				h.service.unary = func(context.Context) error { return fail() }
-				h.service.duplex = func(s duplex) error {
+				h := &grpctest.House{Client: []grpc.DialOption{retries}}
+				h.Service.Unary = func(context.Context) error { return fail() }
+				h.Service.Duplex = func(s grpctest.Duplex) error {
 					if err := fail(); err != nil {
 						return err
 					}
-					return echo(s)
+					return grpctest.Echo(s)
 				}
-				c, end := h.limit(NewServer(inMemory(t, headgate.PerSecond(100).WithName("x")), ServerConfig{})).open(t)
+				c, end := h.Limit(NewServer(inMemory(t, headgate.PerSecond(100).WithName("x")), ServerConfig{})).Open(t)
 				defer end()
-				a := answer{}
+				a := grpctest.Answer{}
 				if kind == "unary" {
-					a = ask(t, c)
+					a = grpctest.Ask(t, c)
 				} else {
-					a = converse(t, c, 1)
+					a = grpctest.Converse(t, c, 1)
 				}
-				if a.status.Code() != codes.OK || calls != 3 || len(a.header["ratelimit"]) != 1 {
+				if a.Status.Code() != codes.OK || calls != 3 || len(a.Header["ratelimit"]) != 1 {
 					t.Errorf("after %d calls: got %v", calls, a)
 				}
 			})
@@ -116,12 +117,12 @@ func TestHandlersErrorsAreRetried(t *testing.T) {
 }
 
 func TestHandlersErrorsTellOfTheLimits(t *testing.T) {
-	h := new(house)
-	h.service.unary = func(context.Context) error { return status.Error(codes.NotFound, "no such thing") }
-	h.service.duplex = func(duplex) error { return status.Error(codes.NotFound, "no such thing") }
-	c, end := h.limit(NewServer(inMemory(t, headgate.PerHour(2).WithName("x")), ServerConfig{})).open(t)
+	h := new(grpctest.House)
+	h.Service.Unary = func(context.Context) error { return status.Error(codes.NotFound, "no such thing") }
+	h.Service.Duplex = func(grpctest.Duplex) error { return status.Error(codes.NotFound, "no such thing") }
+	c, end := h.Limit(NewServer(inMemory(t, headgate.PerHour(2).WithName("x")), ServerConfig{})).Open(t)
 	defer end()
-	for i, a := range []answer{ask(t, c), converse(t, c, 0)} {
+	for i, a := range []grpctest.Answer{grpctest.Ask(t, c), grpctest.Converse(t, c, 0)} {
 		want := `NotFound: no such thing
 trailer ratelimit-policy: "x";q=2;w=3600
 trailer ratelimit: "x";` + []string{"r=1;t=1800", "r=0;t=1800"}[i]

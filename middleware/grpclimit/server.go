@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,10 +13,8 @@ import (
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/internal/clientip"
 	"github.com/headgate/headgate/internal/ratefield"
+	"github.com/headgate/headgate/middleware/grpclimit/answer"
 )
-
-// longestHint is the longest MaxRetryHint: the trailer is a number of 32 bits.
-const longestHint = 24 * time.Hour
 
 // ServerConfig says how a server's calls are limited. The zero value charges 1
 // to the client's address and believes proxies on loopback only. Its functions
@@ -107,8 +104,8 @@ func (c ServerConfig) validate() error {
 	if c.RetryJitter < 0 || c.RetryJitter > 100 {
 		return fmt.Errorf("retry jitter %d: must be 0 to 100", c.RetryJitter)
 	}
-	if c.MaxRetryHint < 0 || c.MaxRetryHint > longestHint {
-		return fmt.Errorf("max retry hint %v: must be 0 to %v", c.MaxRetryHint, longestHint)
+	if c.MaxRetryHint < 0 || c.MaxRetryHint > answer.LongestHint {
+		return fmt.Errorf("max retry hint %v: must be 0 to %v", c.MaxRetryHint, answer.LongestHint)
 	}
 	if c.Plan == nil && len(c.Plans) > 0 {
 		return errors.New("plans without a Plan function: nothing would choose among them")
@@ -170,9 +167,7 @@ func (s *Server) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if err == nil {
 		resp, err = handler(ctx, req)
 	}
-	if len(md) > 0 && (err != nil || grpc.SetHeader(ctx, md) != nil) {
-		grpc.SetTrailer(ctx, md) // it fails for a call that is none of grpc's: nobody would read it
-	}
+	answer.Unary(ctx, md, err)
 	clear(md)
 	fields.Put(md)
 	return resp, err
@@ -188,8 +183,8 @@ func (s *Server) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if err != nil {
 		return err
 	}
-	w := &serverStream{ServerStream: ss, server: s, call: c, plan: p, key: key, md: metadata.MD{}}
-	held, err := s.admit(c, p, key, w.md)
+	w := &serverStream{Stream: answer.Stream{ServerStream: ss, MD: metadata.MD{}}, server: s, call: c, plan: p, key: key}
+	held, err := s.admit(c, p, key, w.MD)
 	if held != nil {
 		defer s.release(c, p, held)
 	}
@@ -250,20 +245,17 @@ func (s *Server) answer(c Call, st *state, d headgate.Decision, err error, md me
 	if d.Allowed {
 		return nil
 	}
+	v := st.verdict(d)
 	st.set(md, "headgate-reason", d.Reason.String())
-	if d.BoundBy >= 0 {
-		st.set(md, "headgate-limit", st.batch.Charges()[d.BoundBy].Limit.Name)
+	if v.Limit != "" {
+		st.set(md, "headgate-limit", v.Limit)
 	}
-	wait := spread(d.RetryAfter, s.config.RetryJitter)
-	hint := "-1"
-	if d.Retryable && wait <= s.config.MaxRetryHint {
-		hint = strconv.FormatInt(milliseconds(wait), 10)
-	}
-	st.set(md, pushback, hint)
+	wait := answer.Spread(d.RetryAfter, s.config.RetryJitter)
+	st.set(md, answer.Pushback, answer.Hint(d.Retryable, wait, s.config.MaxRetryHint))
 	if err := s.config.OnLimited(c, d); err != nil {
 		return err
 	}
-	return st.refusal(d, wait, s.config.Message, "server")
+	return v.Refusal(wait, answer.Message(d.Reason, s.config.Message), "server")
 }
 
 // undecided returns the status for an error of the limiter, nil if the call
@@ -277,7 +269,7 @@ func (s *Server) undecided(c Call, st *state, err error, md metadata.MD) error {
 		st.set(md, "headgate-degraded", "open")
 		return nil
 	}
-	reason, closed := undecidedStatus(err)
+	reason, closed := answer.Undecided(err)
 	st.set(md, "headgate-degraded", "closed")
 	st.set(md, "headgate-reason", reason.String())
 	return closed
@@ -285,5 +277,5 @@ func (s *Server) undecided(c Call, st *state, err error, md metadata.MD) error {
 
 func (s *Server) fault(c Call, err error) error {
 	s.config.OnError(c, err)
-	return faultStatus(err)
+	return answer.Fault(err)
 }

@@ -19,20 +19,22 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/middleware/grpclimit/answer"
+	"github.com/headgate/headgate/middleware/grpclimit/grpctest"
 )
 
 func TestAllowThenRefuse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lim := inMemory(t, headgate.PerMinute(60).WithBurst(2).WithName("rate"), headgate.QuotaPer(10, headgate.Day).WithName("daily"))
-		c, end := new(house).limit(NewServer(lim, ServerConfig{Message: "Slow down"})).open(t)
+		c, end := new(grpctest.House).Limit(NewServer(lim, ServerConfig{Message: "Slow down"})).Open(t)
 		defer end()
 		const first = `OK
 header ratelimit-policy: "rate";q=2;w=2, "daily";q=10;w=86400
 header ratelimit: "rate";r=1;t=1, "daily";r=9;t=86400`
-		if got := ask(t, c).String(); got != first {
+		if got := grpctest.Ask(t, c).String(); got != first {
 			t.Errorf("got  %s\nwant %s", got, first)
 		}
-		ask(t, c)
+		grpctest.Ask(t, c)
 		<-time.After(time.Millisecond) // the bubble's clock
 		const refused = `ResourceExhausted: Slow down
 trailer ratelimit-policy: "rate";q=2;w=2, "daily";q=10;w=86400
@@ -40,11 +42,11 @@ trailer ratelimit: "rate";r=0;t=1, "daily";r=8;t=86400
 trailer headgate-reason: rate_limited
 trailer headgate-limit: rate
 trailer grpc-retry-pushback-ms: 999`
-		if got := ask(t, c).String(); got != refused {
+		if got := grpctest.Ask(t, c).String(); got != refused {
 			t.Errorf("got  %s\nwant %s", got, refused)
 		}
 		<-time.After(999 * time.Millisecond)
-		if a := ask(t, c); a.status.Code() != codes.OK {
+		if a := grpctest.Ask(t, c); a.Status.Code() != codes.OK {
 			t.Errorf("refused after the time that the push-back said: %v", a)
 		}
 	})
@@ -75,11 +77,11 @@ func TestRefusals(t *testing.T) {
 				b.Outcomes()[0] = tt.outcome
 				return nil
 			}}, tt.limit)
-			c, end := new(house).limit(NewServer(lim, ServerConfig{Key: ByMethod})).open(t)
+			c, end := new(grpctest.House).Limit(NewServer(lim, ServerConfig{Key: ByMethod})).Open(t)
 			defer end()
-			a := ask(t, c)
-			quota, retry, info := details(a.status)
-			if a.status.Code() != tt.code || !slices.Equal(a.trailer[pushback], []string{tt.pushback}) || !slices.Equal(a.trailer["headgate-reason"], []string{tt.reason}) {
+			a := grpctest.Ask(t, c)
+			quota, retry, info := grpctest.Details(a.Status)
+			if a.Status.Code() != tt.code || !slices.Equal(a.Trailer[answer.Pushback], []string{tt.pushback}) || !slices.Equal(a.Trailer["headgate-reason"], []string{tt.reason}) {
 				t.Errorf("got %v", a)
 			}
 			if info.GetReason() != strings.ToUpper(tt.reason) || info.GetDomain() != "headgate" || info.GetMetadata()["limit"] != "x" || info.GetMetadata()["origin"] != "server" {
@@ -96,8 +98,8 @@ func TestRefusals(t *testing.T) {
 				(v.QuotaMetric == "concurrent-requests") != (tt.name == "concurrency") {
 				t.Errorf("violation: got %v", v)
 			}
-			if strings.Contains(a.status.Proto().String(), "EmptyCall") {
-				t.Errorf("the status tells the key: %v", a.status.Proto())
+			if strings.Contains(a.Status.Proto().String(), "EmptyCall") {
+				t.Errorf("the status tells the key: %v", a.Status.Proto())
 			}
 		})
 	}
@@ -109,15 +111,15 @@ func TestViolationsAreThoseThatRefuse(t *testing.T) {
 		o[0], o[1], o[2] = headgate.Outcome{RetryAfter: time.Second}, headgate.Outcome{Allowed: true}, headgate.Outcome{RetryAfter: time.Minute}
 		return nil
 	}}, headgate.PerSecond(1).WithName("a"), headgate.PerHour(1).WithName("b"), headgate.PerMinute(1).WithName("c"))
-	c, end := new(house).limit(NewServer(lim, ServerConfig{})).open(t)
+	c, end := new(grpctest.House).Limit(NewServer(lim, ServerConfig{})).Open(t)
 	defer end()
-	a := ask(t, c)
-	quota, _, info := details(a.status)
+	a := grpctest.Ask(t, c)
+	quota, _, info := grpctest.Details(a.Status)
 	var got []string
 	for _, v := range quota.GetViolations() {
 		got = append(got, v.QuotaId)
 	}
-	if !slices.Equal(got, []string{"a", "c"}) || info.GetMetadata()["limit"] != "c" || !slices.Equal(a.trailer[pushback], []string{"60000"}) {
+	if !slices.Equal(got, []string{"a", "c"}) || info.GetMetadata()["limit"] != "c" || !slices.Equal(a.Trailer[answer.Pushback], []string{"60000"}) {
 		t.Errorf("got violations %v, %v, %v", got, info, a)
 	}
 }
@@ -149,13 +151,13 @@ func TestUndecided(t *testing.T) {
 					b.Allowed = true
 					return tt.err
 				}}, headgate.PerMinute(1))
-				c, end := new(house).limit(NewServer(lim, tt.config)).open(t)
+				c, end := new(grpctest.House).Limit(NewServer(lim, tt.config)).Open(t)
 				defer end()
-				a := ask(t, c)
+				a := grpctest.Ask(t, c)
 				if kind == "stream" {
-					a = converse(t, c, 1)
+					a = grpctest.Converse(t, c, 1)
 				}
-				_, _, info := details(a.status)
+				_, _, info := grpctest.Details(a.Status)
 				if a.String() != tt.want || info.GetReason() != tt.reason || told.Load() != map[string]int64{"unary": 1, "stream": 2}[kind] {
 					t.Errorf("got %v, reason %q, told %d times\nwant %s", a, info.GetReason(), told.Load(), tt.want)
 				}
@@ -166,7 +168,7 @@ func TestUndecided(t *testing.T) {
 
 func TestCostsPlansAndSkips(t *testing.T) {
 	gold := inMemory(t, headgate.PerHour(100).WithName("rate"))
-	c, end := new(house).limit(NewServer(inMemory(t, headgate.PerHour(10).WithName("rate")), ServerConfig{
+	c, end := new(grpctest.House).Limit(NewServer(inMemory(t, headgate.PerHour(10).WithName("rate")), ServerConfig{
 		Cost: func(c Call) int64 {
 			if _, ok := c.Message.(*testgrpc.Empty); !ok {
 				return -1
@@ -176,7 +178,7 @@ func TestCostsPlansAndSkips(t *testing.T) {
 		Plan:  func(c Call) string { return strings.Join(metadata.ValueFromIncomingContext(c.Context, "plan"), "") },
 		Plans: map[string]*headgate.Limiter{"gold": gold},
 		Skip:  func(c Call) bool { return len(metadata.ValueFromIncomingContext(c.Context, "skip")) > 0 },
-	})).open(t)
+	})).Open(t)
 	defer end()
 	for _, tt := range []struct {
 		pairs []string
@@ -187,11 +189,11 @@ func TestCostsPlansAndSkips(t *testing.T) {
 		{[]string{"skip", "1"}, ""},
 		{nil, `"rate";r=4;t=1440`},
 	} {
-		if a := ask(t, c, tt.pairs...); strings.Join(a.header["ratelimit"], "") != tt.want || a.status.Code() != codes.OK {
+		if a := grpctest.Ask(t, c, tt.pairs...); strings.Join(a.Header["ratelimit"], "") != tt.want || a.Status.Code() != codes.OK {
 			t.Errorf("%v: got %v, want %s", tt.pairs, a, tt.want)
 		}
 	}
-	if a := converse(t, c, 0); a.status.Code() != codes.InvalidArgument {
+	if a := grpctest.Converse(t, c, 0); a.Status.Code() != codes.InvalidArgument {
 		t.Errorf("a stream at a cost of -1: got %v", a)
 	}
 }
@@ -209,14 +211,14 @@ func TestHeaders(t *testing.T) {
 			"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c, end := new(house).limit(NewServer(inMemory(t, headgate.PerHour(1)), ServerConfig{Headers: tt.headers})).open(t)
+			c, end := new(grpctest.House).Limit(NewServer(inMemory(t, headgate.PerHour(1)), ServerConfig{Headers: tt.headers})).Open(t)
 			defer end()
-			a := ask(t, c)
-			delete(a.header, "content-type")
-			if got := slices.Sorted(maps.Keys(a.header)); !slices.Equal(got, tt.want) {
+			a := grpctest.Ask(t, c)
+			delete(a.Header, "content-type")
+			if got := slices.Sorted(maps.Keys(a.Header)); !slices.Equal(got, tt.want) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
-			if a := ask(t, c); len(a.trailer[pushback]) != 1 || len(a.trailer["headgate-reason"]) != 1 {
+			if a := grpctest.Ask(t, c); len(a.Trailer[answer.Pushback]) != 1 || len(a.Trailer["headgate-reason"]) != 1 {
 				t.Errorf("a refusal without its wait or reason: %v", a)
 			}
 		})
@@ -225,10 +227,10 @@ func TestHeaders(t *testing.T) {
 
 func TestXEpochIsAnInstant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, end := new(house).limit(NewServer(inMemory(t, headgate.PerSecond(10)), ServerConfig{Headers: HeadersXEpoch})).open(t)
+		c, end := new(grpctest.House).Limit(NewServer(inMemory(t, headgate.PerSecond(10)), ServerConfig{Headers: HeadersXEpoch})).Open(t)
 		defer end()
 		<-time.After(time.Microsecond) // the bubble's clock: 2000-01-01 00:00:00.000001
-		if a := ask(t, c); !slices.Equal(a.header["x-ratelimit-reset"], []string{"946684802"}) {
+		if a := grpctest.Ask(t, c); !slices.Equal(a.Header["x-ratelimit-reset"], []string{"946684802"}) {
 			t.Errorf("got %v, want 946684802", a)
 		}
 	})
@@ -239,42 +241,42 @@ func TestRetryJitter(t *testing.T) {
 		b.Outcomes()[0] = headgate.Outcome{RetryAfter: 10 * time.Second}
 		return nil
 	}}, headgate.PerHour(1))
-	c, end := new(house).limit(NewServer(lim, ServerConfig{RetryJitter: 10})).open(t)
+	c, end := new(grpctest.House).Limit(NewServer(lim, ServerConfig{RetryJitter: 10})).Open(t)
 	defer end()
 	seen := map[string]bool{}
 	for range 50 {
-		a := ask(t, c)
-		ms, err := strconv.Atoi(strings.Join(a.trailer[pushback], " "))
-		_, retry, _ := details(a.status)
-		if err != nil || ms < 10_000 || ms > 11_000 || milliseconds(retry.GetRetryDelay().AsDuration()) != int64(ms) {
+		a := grpctest.Ask(t, c)
+		ms, err := strconv.Atoi(strings.Join(a.Trailer[answer.Pushback], " "))
+		_, retry, _ := grpctest.Details(a.Status)
+		if err != nil || ms < 10_000 || ms > 11_000 || answer.Milliseconds(retry.GetRetryDelay().AsDuration()) != int64(ms) {
 			t.Fatalf("got %v, %v, want 10000 to 11000", a, retry)
 		}
-		seen[a.trailer[pushback][0]] = true
+		seen[a.Trailer[answer.Pushback][0]] = true
 	}
 	if len(seen) < 2 {
 		t.Error("50 equal values: no spread")
 	}
-	if got := spread(headgate.MaxPeriod, 100); got < headgate.MaxPeriod || got > 2*headgate.MaxPeriod {
+	if got := answer.Spread(headgate.MaxPeriod, 100); got < headgate.MaxPeriod || got > 2*headgate.MaxPeriod {
 		t.Errorf("the longest wait: got %v", got)
 	}
 }
 
 func TestOnLimited(t *testing.T) {
 	answers := []error{status.Error(codes.PermissionDenied, "go away"), nil}
-	c, end := new(house).limit(NewServer(inMemory(t, headgate.PerHour(1)), ServerConfig{OnLimited: func(c Call, d headgate.Decision) error {
+	c, end := new(grpctest.House).Limit(NewServer(inMemory(t, headgate.PerHour(1)), ServerConfig{OnLimited: func(c Call, d headgate.Decision) error {
 		if d.Reason != headgate.RateLimited || !strings.HasSuffix(c.Method, "/EmptyCall") {
 			t.Errorf("told of %v, %v", c.Method, d.Reason)
 		}
 		err := answers[0]
 		answers = answers[1:]
 		return err
-	}})).open(t)
+	}})).Open(t)
 	defer end()
-	ask(t, c)
-	if a := ask(t, c); a.status.Code() != codes.PermissionDenied || !slices.Equal(a.trailer[pushback], []string{"-1"}) {
+	grpctest.Ask(t, c)
+	if a := grpctest.Ask(t, c); a.Status.Code() != codes.PermissionDenied || !slices.Equal(a.Trailer[answer.Pushback], []string{"-1"}) {
 		t.Errorf("got %v", a)
 	}
-	if a := ask(t, c); a.status.Code() != codes.ResourceExhausted {
+	if a := grpctest.Ask(t, c); a.Status.Code() != codes.ResourceExhausted {
 		t.Errorf("nil instead of an error: got %v", a)
 	}
 }
@@ -282,24 +284,24 @@ func TestOnLimited(t *testing.T) {
 func TestStacked(t *testing.T) {
 	outer := NewServer(inMemory(t, headgate.PerHour(9).WithName("site")), ServerConfig{})
 	inner := NewServer(inMemory(t, headgate.PerHour(1).WithName("login")), ServerConfig{})
-	c, end := new(house).limit(outer).limit(inner).open(t)
+	c, end := new(grpctest.House).Limit(outer).Limit(inner).Open(t)
 	defer end()
-	if got, want := ask(t, c).header["ratelimit"], []string{`"login";r=0;t=3600`, `"site";r=8;t=3200`}; !slices.Equal(got, want) {
+	if got, want := grpctest.Ask(t, c).Header["ratelimit"], []string{`"login";r=0;t=3600`, `"site";r=8;t=3200`}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	a := ask(t, c)
-	if got, want := a.trailer["ratelimit"], []string{`"login";r=0;t=3600`, `"site";r=7;t=2800`}; !slices.Equal(got, want) || a.header["ratelimit"] != nil {
+	a := grpctest.Ask(t, c)
+	if got, want := a.Trailer["ratelimit"], []string{`"login";r=0;t=3600`, `"site";r=7;t=2800`}; !slices.Equal(got, want) || a.Header["ratelimit"] != nil {
 		t.Errorf("refused: got %v, want %q in the trailer", a, want)
 	}
 }
 
 // A handler that sends its header early moves ours to the trailer.
 func TestHeaderSentByHandler(t *testing.T) {
-	h := new(house).limit(NewServer(inMemory(t, headgate.PerHour(1).WithName("x")), ServerConfig{}))
-	h.service.unary = func(ctx context.Context) error { return grpc.SendHeader(ctx, metadata.Pairs("a", "b")) }
-	c, end := h.open(t)
+	h := new(grpctest.House).Limit(NewServer(inMemory(t, headgate.PerHour(1).WithName("x")), ServerConfig{}))
+	h.Service.Unary = func(ctx context.Context) error { return grpc.SendHeader(ctx, metadata.Pairs("a", "b")) }
+	c, end := h.Open(t)
 	defer end()
-	if a := ask(t, c); !slices.Equal(a.header["a"], []string{"b"}) || !slices.Equal(a.trailer["ratelimit"], []string{`"x";r=0;t=3600`}) {
+	if a := grpctest.Ask(t, c); !slices.Equal(a.Header["a"], []string{"b"}) || !slices.Equal(a.Trailer["ratelimit"], []string{`"x";r=0;t=3600`}) {
 		t.Errorf("got %v", a)
 	}
 }

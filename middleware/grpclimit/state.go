@@ -3,7 +3,6 @@ package grpclimit
 import (
 	"context"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/internal/pause"
 	"github.com/headgate/headgate/internal/ratefield"
+	"github.com/headgate/headgate/middleware/grpclimit/answer"
 )
 
 // Headers is a set of conventions for the metadata that tells of limits. The
@@ -83,22 +83,7 @@ func (s *state) describe(md metadata.MD, styles ratefield.Styles) {
 		s.items[i] = ratefield.From(c.Limit.Name, c.Limit, &outcomes[i])
 	}
 	s.setter.Set(s.header, styles, ratefield.Tightest(s.items[:len(outcomes)]), time.UnixMicro(s.batch.At))
-	for name, values := range s.header {
-		md[metadataName(name)] = values
-	}
-	clear(s.header)
-}
-
-// metadataName returns the lower case of a name that a ratefield.Setter writes.
-func metadataName(name string) string {
-	switch name {
-	case "Ratelimit-Policy":
-		return "ratelimit-policy"
-	case "Ratelimit":
-		return "ratelimit"
-	default:
-		return strings.ToLower(name)
-	}
+	answer.Move(md, s.header)
 }
 
 // set sets a field of md, which has no other value of that name.

@@ -3,36 +3,22 @@ package grpclimit
 import (
 	"sync"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/headgate/headgate/middleware/grpclimit/answer"
 )
 
 // serverStream tells of the limits with the first message and charges those
 // that come in.
 type serverStream struct {
-	grpc.ServerStream
+	answer.Stream
 	server *Server
 	call   Call
 	plan   plan
 	key    string
 
-	told sync.Once
-	md   metadata.MD // what the answer tells, until told
-
 	mu      sync.Mutex
 	refused error // the status that ends the stream
-}
-
-// SendHeader implements grpc.ServerStream.
-func (w *serverStream) SendHeader(md metadata.MD) error {
-	w.tell(nil)
-	return w.ServerStream.SendHeader(md)
-}
-
-// SendMsg implements grpc.ServerStream.
-func (w *serverStream) SendMsg(m any) error {
-	w.tell(nil)
-	return w.ServerStream.SendMsg(m)
 }
 
 // RecvMsg implements grpc.ServerStream.
@@ -69,8 +55,7 @@ func (w *serverStream) charge(m any) error {
 	if err == nil {
 		return sleep(c.Context, d.Delay)
 	}
-	w.told.Do(func() {}) // what was true when the stream opened is no more
-	w.SetTrailer(md)
+	w.Refuse(md)
 	return err
 }
 
@@ -80,21 +65,11 @@ func (w *serverStream) refusal() error {
 	return w.refused
 }
 
-// tell tells of the limits, once: in the header, or with an error in the
-// trailer.
-func (w *serverStream) tell(err error) {
-	w.told.Do(func() {
-		if len(w.md) > 0 && (err != nil || w.SetHeader(w.md) != nil) {
-			w.SetTrailer(w.md)
-		}
-	})
-}
-
 // finish returns the status of a stream whose handler returned err.
 func (w *serverStream) finish(err error) error {
 	if refused := w.refusal(); refused != nil {
 		err = refused
 	}
-	w.tell(err)
+	w.Tell(err)
 	return err
 }

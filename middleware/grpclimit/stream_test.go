@@ -15,20 +15,22 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/middleware/grpclimit/answer"
+	"github.com/headgate/headgate/middleware/grpclimit/grpctest"
 )
 
 func TestStreamIsChargedOnce(t *testing.T) {
-	c, end := new(house).limit(NewServer(inMemory(t, headgate.PerHour(2).WithName("x")), ServerConfig{})).open(t)
+	c, end := new(grpctest.House).Limit(NewServer(inMemory(t, headgate.PerHour(2).WithName("x")), ServerConfig{})).Open(t)
 	defer end()
 	const opened = `OK
 header ratelimit-policy: "x";q=2;w=3600
 header ratelimit: "x";r=1;t=1800`
-	if got := converse(t, c, 50).String(); got != opened {
+	if got := grpctest.Converse(t, c, 50).String(); got != opened {
 		t.Errorf("got  %s\nwant %s", got, opened)
 	}
-	converse(t, c, 0)
-	a := converse(t, c, 1)
-	if a.status.Code() != codes.ResourceExhausted || len(a.header["ratelimit"]) != 0 || len(a.trailer["ratelimit"]) != 1 || len(a.trailer[pushback]) != 1 {
+	grpctest.Converse(t, c, 0)
+	a := grpctest.Converse(t, c, 1)
+	if a.Status.Code() != codes.ResourceExhausted || len(a.Header["ratelimit"]) != 0 || len(a.Trailer["ratelimit"]) != 1 || len(a.Trailer[answer.Pushback]) != 1 {
 		t.Errorf("a third stream: got %v", a)
 	}
 }
@@ -45,10 +47,10 @@ func size(c Call) int64 {
 func TestMessagesAreCharged(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		handle func(duplex) error
+		handle func(grpctest.Duplex) error
 	}{
-		{"echo", echo},
-		{"a handler that takes the refusal for the end", func(s duplex) error {
+		{"echo", grpctest.Echo},
+		{"a handler that takes the refusal for the end", func(s grpctest.Duplex) error {
 			for {
 				if _, err := s.Recv(); err != nil {
 					if _, again := s.Recv(); again == nil || errors.Is(again, io.EOF) {
@@ -63,9 +65,9 @@ func TestMessagesAreCharged(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h := new(house)
-			h.service.duplex = tt.handle
-			c, end := h.limit(NewServer(inMemory(t, headgate.PerHour(5).WithName("x")), ServerConfig{MessageCost: size})).open(t)
+			h := new(grpctest.House)
+			h.Service.Duplex = tt.handle
+			c, end := h.Limit(NewServer(inMemory(t, headgate.PerHour(5).WithName("x")), ServerConfig{MessageCost: size})).Open(t)
 			defer end()
 			stream, err := c.FullDuplexCall(t.Context())
 			if err != nil {
@@ -81,10 +83,10 @@ func TestMessagesAreCharged(t *testing.T) {
 				}
 				got++
 			}
-			a := answer{trailer: stream.Trailer(), status: status.Convert(err)}
-			quota, _, _ := details(a.status)
-			if got != 2 || a.status.Code() != codes.ResourceExhausted || len(quota.GetViolations()) != 1 ||
-				!slices.Equal(a.trailer["ratelimit"], []string{`"x";r=0;t=1440`}) || !slices.Equal(a.trailer[pushback], []string{"-1"}) {
+			a := grpctest.Answer{Trailer: stream.Trailer(), Status: status.Convert(err)}
+			quota, _, _ := grpctest.Details(a.Status)
+			if got != 2 || a.Status.Code() != codes.ResourceExhausted || len(quota.GetViolations()) != 1 ||
+				!slices.Equal(a.Trailer["ratelimit"], []string{`"x";r=0;t=1440`}) || !slices.Equal(a.Trailer[answer.Pushback], []string{"-1"}) {
 				t.Errorf("after %d messages: got %v", got, a)
 			}
 		})
@@ -92,7 +94,7 @@ func TestMessagesAreCharged(t *testing.T) {
 }
 
 func TestMessageBeforeAnyAnswer(t *testing.T) {
-	c, end := new(house).limit(NewServer(inMemory(t, headgate.PerHour(1).WithName("x")), ServerConfig{MessageCost: size})).open(t)
+	c, end := new(grpctest.House).Limit(NewServer(inMemory(t, headgate.PerHour(1).WithName("x")), ServerConfig{MessageCost: size})).Open(t)
 	defer end()
 	const want = `ResourceExhausted: Too many calls
 trailer ratelimit-policy: "x";q=1;w=3600
@@ -100,7 +102,7 @@ trailer ratelimit: "x";r=0;t=3600
 trailer headgate-reason: rate_limited
 trailer headgate-limit: x
 trailer grpc-retry-pushback-ms: -1`
-	if got := converse(t, c, 1).String(); got != want {
+	if got := grpctest.Converse(t, c, 1).String(); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
@@ -115,9 +117,9 @@ func TestMessagesUndecided(t *testing.T) {
 			}
 			return nil
 		}}, headgate.PerHour(1))
-		c, end := new(house).limit(NewServer(lim, ServerConfig{FailOpen: open, MessageCost: size})).open(t)
-		a := converse(t, c, 3)
-		if want := map[bool]codes.Code{false: codes.Unavailable, true: codes.OK}[open]; a.status.Code() != want {
+		c, end := new(grpctest.House).Limit(NewServer(lim, ServerConfig{FailOpen: open, MessageCost: size})).Open(t)
+		a := grpctest.Converse(t, c, 3)
+		if want := map[bool]codes.Code{false: codes.Unavailable, true: codes.OK}[open]; a.Status.Code() != want {
 			t.Errorf("open %v: got %v", open, a)
 		}
 		end()
@@ -129,8 +131,8 @@ func TestMessagesAreShaped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var at []time.Duration
 		begin := time.Now()
-		h := new(house)
-		h.service.duplex = func(s duplex) error {
+		h := new(grpctest.House)
+		h.Service.Duplex = func(s grpctest.Duplex) error {
 			for {
 				if _, err := s.Recv(); err != nil {
 					return nil
@@ -139,9 +141,9 @@ func TestMessagesAreShaped(t *testing.T) {
 			}
 		}
 		lim := inMemory(t, headgate.Limit{Algorithm: headgate.LeakyBucket, Count: 2, Period: time.Second, Burst: 2})
-		c, end := h.limit(NewServer(lim, ServerConfig{MessageCost: size})).open(t)
+		c, end := h.Limit(NewServer(lim, ServerConfig{MessageCost: size})).Open(t)
 		defer end()
-		if a := converse(t, c, 4); a.status.Code() != codes.OK {
+		if a := grpctest.Converse(t, c, 4); a.Status.Code() != codes.OK {
 			t.Errorf("got %v", a)
 		}
 		if want := []time.Duration{time.Second / 2, time.Second, 3 * time.Second / 2, 2 * time.Second}; !slices.Equal(at, want) {
@@ -151,8 +153,8 @@ func TestMessagesAreShaped(t *testing.T) {
 }
 
 func TestHeaderOfStream(t *testing.T) {
-	h := new(house)
-	h.service.duplex = func(s duplex) error {
+	h := new(grpctest.House)
+	h.Service.Duplex = func(s grpctest.Duplex) error {
 		s.SetHeader(metadata.Pairs("a", "1"))
 		if err := s.SendHeader(metadata.Pairs("b", "2")); err != nil {
 			return err
@@ -163,7 +165,7 @@ func TestHeaderOfStream(t *testing.T) {
 		}
 		return err
 	}
-	c, end := h.limit(NewServer(inMemory(t, headgate.PerHour(1).WithName("x")), ServerConfig{})).open(t)
+	c, end := h.Limit(NewServer(inMemory(t, headgate.PerHour(1).WithName("x")), ServerConfig{})).Open(t)
 	defer end()
 	stream, err := c.FullDuplexCall(t.Context())
 	if err != nil {
@@ -180,12 +182,12 @@ func TestHeaderOfStream(t *testing.T) {
 }
 
 func TestSkippedStream(t *testing.T) {
-	c, end := new(house).limit(NewServer(inMemory(t, headgate.PerHour(1)), ServerConfig{
+	c, end := new(grpctest.House).Limit(NewServer(inMemory(t, headgate.PerHour(1)), ServerConfig{
 		Skip: func(c Call) bool { return c.Method == testgrpc.TestService_FullDuplexCall_FullMethodName },
-	})).open(t)
+	})).Open(t)
 	defer end()
 	for range 3 {
-		if a := converse(t, c, 1); a.status.Code() != codes.OK || a.header["ratelimit"] != nil {
+		if a := grpctest.Converse(t, c, 1); a.Status.Code() != codes.OK || a.Header["ratelimit"] != nil {
 			t.Errorf("got %v", a)
 		}
 	}

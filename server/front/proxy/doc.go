@@ -15,8 +15,10 @@
 //
 // X-Forwarded-For, -Host and -Proto are ours; those of a trusted proxy are added to or
 // kept. The other fields that say where a request came from, or what it asks for, are
-// removed unless a trusted proxy sent them, and Headgate-* always; also where they are
-// written with underscores, which some applications cannot tell from hyphens.
+// removed unless a trusted proxy sent them, and Headgate-* always. So is every field whose
+// name has more than letters, digits and hyphens: many applications cannot tell X_Api_Key,
+// which a rule does not see, from X-Api-Key. Behind a body nothing passes that belongs in
+// a header.
 //
 // # What happens to a request
 //
@@ -30,6 +32,13 @@
 // A request is sent to a second server if the first could not be connected to and nothing
 // was read of the body, and only then. An answer that breaks off aborts the client's: a
 // short one would pass for a whole one.
+//
+// What a server sends beyond the end of an answer would pass for the answer of another
+// client, who has the connection next. A [wire] finds the end of each answer. If it reads
+// more together with that, or before the next request is written, the connection ends, and
+// the next request, which then was not sent, goes to another one. What arrives later than
+// that cannot be told from an answer: HTTP/1.1 has no number to match them by. An upstream
+// that is not believed so far should speak HTTP/2.
 //
 // # Which server
 //

@@ -173,6 +173,29 @@ func TestLongAnswer(t *testing.T) {
 	}
 }
 
+// TestInterim: interim answers without an end are none, and a client that does not take
+// them holds nothing for longer than the answer may take.
+func TestInterim(t *testing.T) {
+	flood := func(size int) func(net.Conn) {
+		text := "HTTP/1.1 103 Early Hints\r\nLink: <" + strings.Repeat("a", size) + ">\r\n\r\n"
+		return func(c net.Conn) {
+			for {
+				if _, err := io.WriteString(c, text); err != nil {
+					return
+				}
+			}
+		}
+	}
+	url, _ := script(t, flood(1))
+	s := open(t, config(Pool{Servers: []string{url}}))
+	wantProblem(t, s, request(t, "GET", s.url, nil), 502, "upstream_failed")
+
+	url, _ = script(t, flood(100<<10))
+	s = open(t, config(Pool{Servers: []string{url}, ResponseTimeout: 100 * time.Millisecond}))
+	s.raw(t, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	s.await(t)
+}
+
 // TestIdle: an answer that stops is cut after the idle time-out; -1 is none, and one that
 // goes on is not.
 func TestIdle(t *testing.T) {
@@ -534,6 +557,27 @@ func (m messages) await(t *testing.T, text string) {
 		case <-time.After(patience):
 			t.Fatalf("no message with %q", text)
 		}
+	}
+}
+
+// TestClientFaults: what a client does wrong is not logged as the upstream's failure.
+func TestClientFaults(t *testing.T) {
+	u := upstream(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	c := config(Pool{Servers: []string{u.URL}})
+	c.MaxBody = 10
+	log := make(messages, 1000)
+	c.Logger = slog.New(slog.NewTextHandler(log, nil))
+	s := open(t, c)
+	for body, want := range map[string]int{"zz\r\n": 400, "14\r\n01234567890123456789\r\n0\r\n\r\n": 413} {
+		in, conn := s.raw(t, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"+body)
+		if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != want {
+			t.Errorf("%q: %v %v, want %d", body, res, err, want)
+		}
+		s.await(t)
+		conn.Close()
+	}
+	if len(log) > 0 {
+		t.Error(<-log)
 	}
 }
 

@@ -77,11 +77,11 @@ func cleanTrailer(h http.Header) {
 // for.
 func early(name string) bool {
 	switch name {
-	case "Authorization", "Cache-Control", "Connection", "Cookie", "Expect", "Forwarded", "Host", "Keep-Alive", "Max-Forwards", "Origin", "Proxy",
+	case "Authorization", "Cache-Control", "Connection", "Content-Encoding", "Content-Length", "Content-Range", "Content-Type", "Cookie", "Expect", "Forwarded", "Host", "Keep-Alive", "Max-Forwards", "Origin", "Proxy",
 		"Range", "Referer", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Via":
 		return true
 	}
-	return strings.HasPrefix(name, "Content-") || strings.HasPrefix(name, "If-") || strings.HasPrefix(name, "Proxy-")
+	return strings.HasPrefix(name, "If-") || strings.HasPrefix(name, "Proxy-")
 }
 
 // said is what a trusted proxy says once, else what we know.

@@ -17,7 +17,7 @@ func unify(r *http.Request) *problem.Problem {
 	if r.Method == http.MethodConnect {
 		return &problem.Problem{Name: "method_not_allowed", Status: http.StatusMethodNotAllowed, Detail: "CONNECT: this proxy opens no tunnels"}
 	}
-	if strings.ContainsFunc(r.Method, separates) { // HTTP/2 may have any
+	if r.Method == "" || strings.ContainsFunc(r.Method, separates) { // HTTP/2 may have any
 		return problem.BadRequest("method", "must be one word")
 	}
 	p, err := canonical(r.URL.Path)

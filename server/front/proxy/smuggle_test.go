@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -38,7 +39,8 @@ func showing(t *testing.T) *httptest.Server {
 func TestFields(t *testing.T) {
 	u := showing(t)
 	const spoof = "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Prefix: /x\r\nX-Real-IP: 192.0.2.7\r\nForwarded: for=192.0.2.7\r\n" +
-		"X_Forwarded_For: 192.0.2.7\r\nX-Original-URL: /admin\r\nHeadgate-Reason: ok\r\nHeadgate_Token: x\r\n"
+		"X_Forwarded_For: 192.0.2.7\r\nX-Original-URL: /admin\r\nHeadgate-Reason: ok\r\nHeadgate_Token: x\r\nX.Real.IP: 192.0.2.7\r\n" +
+		"Transfer_Encoding: chunked\r\nContent_Length: 9\r\nX_Api_Key: k\r\nProxy: http://evil\r\n"
 	for _, tt := range []struct {
 		name, send string
 		trusted    string
@@ -49,6 +51,7 @@ func TestFields(t *testing.T) {
 			"X-Forwarded-For": {"192.0.2.7, 127.0.0.1"}, "X-Forwarded-Host": {"evil"}, "X-Forwarded-Proto": {"https"},
 			"X-Forwarded-Prefix": {"/x"}, "X-Real-Ip": {"192.0.2.7"}, "X-Original-Url": {"/admin"},
 		}},
+		{"what stands before others", "Cf-Connecting-IP: 192.0.2.7\r\nClient-IP: 192.0.2.7\r\nX-Forwarded: for=192.0.2.7\r\n", "192.0.2.0/24", http.Header{"X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Host": {"shop"}, "X-Forwarded-Proto": {"http"}}},
 		{"a proxy that says nothing", "", "127.0.0.0/8", http.Header{"X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Host": {"shop"}, "X-Forwarded-Proto": {"http"}}},
 		{"Connection names ours", "Connection: X-Forwarded-For, X-Forwarded-Host, RateLimit, Headgate-Reason, X-Api-Key\r\nX-Api-Key: k\r\n", "192.0.2.0/24", http.Header{
 			"X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Host": {"shop"}, "X-Forwarded-Proto": {"http"},
@@ -81,6 +84,40 @@ func TestFields(t *testing.T) {
 				t.Errorf("%s %v, want %v", got.Host, got.Header, tt.want)
 			}
 		})
+	}
+}
+
+// TestTrailer: behind a body nobody says what only the header or only a proxy says.
+func TestTrailer(t *testing.T) {
+	trailers := make(chan http.Header, 1)
+	u := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			t.Error(err)
+		}
+		trailers <- r.Trailer
+	})
+	s := open(t, config(Pool{Servers: []string{u.URL}}))
+	in, _ := s.raw(t, "POST / HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Host, X-Forwarded-For\r\n\r\n1\r\na\r\n0\r\nX-Sum: 42\r\nContent-Digest: d\r\n"+
+		"Host: evil\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nAuthorization: a\r\nX-Forwarded-For: 192.0.2.7\r\nX_Forwarded_For: 192.0.2.7\r\nHeadgate-Reason: ok\r\nIf-Match: x\r\n\r\n")
+	if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != 200 {
+		t.Fatal(res, err)
+	}
+	if got, want := <-trailers, (http.Header{"X-Sum": {"42"}, "Content-Digest": {"d"}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// TestMethods: by HTTP/2 a method may be anything, and one that is none is the client's
+// fault.
+func TestMethods(t *testing.T) {
+	s := open(t, config(Pool{Servers: []string{showing(t).URL}}))
+	for method, want := range map[string]int{"GET /admin HTTP/1.1": 400, "": 400, "G\tT": 400, "GÉT": 400, "a:b": 400, "PROPFIND": 200, "M-SEARCH": 200, "X!#$%&'*+.^_`|~9": 200} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Method = method
+		w := httptest.NewRecorder()
+		if s.ServeHTTP(w, r); w.Code != want {
+			t.Errorf("%q: %d, want %d", method, w.Code, want)
+		}
 	}
 }
 

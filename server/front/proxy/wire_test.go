@@ -9,6 +9,7 @@ import (
 	"net/http/httptrace"
 	"strings"
 	"testing"
+	"time"
 )
 
 // kept are answers that leave the connection as it was, and how the requests are made.
@@ -107,6 +108,7 @@ func FuzzFraming(f *testing.F) {
 func TestUnasked(t *testing.T) {
 	here, there := net.Pipe()
 	defer there.Close()
+	here.SetDeadline(time.Now().Add(patience))
 	w := &wire{Conn: here}
 	defer w.Close()
 	ask := func() {
