@@ -309,8 +309,8 @@ export interface RateLimitOptions<Q = LimitedRequest, S extends ServerResponse =
   windowMs?: number
   /**
    * Names the bucket, and stands in RateLimit. Limiters of one name and application share
-   * their buckets, in all processes; default are the numbers, so that limiters with other
-   * numbers have other buckets.
+   * their buckets, in all processes. Without it a limiter shares them with the one that other
+   * processes make as its equal: of the same numbers, the first with the first and so on.
    */
   name?: string
   /**
@@ -386,6 +386,7 @@ export interface RateLimitMiddleware<Q = LimitedRequest, S extends ServerRespons
  * `req.rateLimitInfo`, the whole decision. Throws a TypeError that names what is wrong.
  */
 export function rateLimit<Q = LimitedRequest, S extends ServerResponse = ServerResponse>(options?: RateLimitOptions<Q, S>): RateLimitMiddleware<Q, S>
+export default rateLimit
 
 /**
  * What an address is counted by: an IPv4 address alone, an IPv6 address with its network of

@@ -1,4 +1,4 @@
 export {Headgate} from './client.js'
 export {HeadgateError} from './errors.js'
 export {ipKeyGenerator} from './key.js'
-export {rateLimit} from './middleware.js'
+export {rateLimit, rateLimit as default} from './middleware.js'

@@ -21,8 +21,13 @@ export function rateLimit(options = {}) {
 // What clients send as path: at most as long as the server takes.
 const longestPath = 8192
 
+// How many limiters there are of the same numbers, by client; of more the last ones are one.
+const made = new WeakMap()
+const mostAlike = 100
+
 class Limiter {
   #o
+  #mindsProxies // until it has warned of a proxy that nobody minds
   #keys // of buckets; null where the policy is asked
   #bucket = null // where its numbers do not depend on the request
   #quoted // the name in RateLimit
@@ -36,14 +41,22 @@ class Limiter {
     this.#refunds = o.skipFailedRequests || o.skipSuccessfulRequests
     this.#onError = typeof o.onStoreError === 'function' ? 'throw' : o.onStoreError
     this.#keys = o.application === undefined ? new Keys(o.client.application, o.name ?? this.#defaultName()) : null
+    this.#mindsProxies = o.identifier === undefined
     if (this.#keys && typeof o.limit === 'number' && typeof o.capacity === 'number') this.#bucket = this.#bucketOf(o.limit, o.capacity)
   }
 
-  // Limiters with other numbers have other buckets, in all processes alike.
+  // Each limiter has buckets of its own, which are those of the limiter that was made as its
+  // equal, in the same order, by another process.
   #defaultName() {
     const {limit, capacity, windowMs} = this.#o
     const shown = (v) => (typeof v === 'number' ? v : 'f')
-    return `${shown(capacity)}/${shown(limit)}/${windowMs}`
+    const numbers = `${shown(capacity)}/${shown(limit)}/${windowMs}`
+    const alike = (made.get(this.client) ?? made.set(this.client, new Map()).get(this.client)).get(numbers) ?? 0
+    // Made for every request, they would all let it pass: then they are one.
+    const nth = Math.min(alike + 1, mostAlike)
+    made.get(this.client).set(numbers, nth)
+    if (alike === mostAlike) this.client.warn('limiters', `more than ${mostAlike} limiters of ${numbers}: make them once and not for each request, or give them a name; the last ones share their buckets`)
+    return nth === 1 ? numbers : `${numbers}/${nth}`
   }
 
   #bucketOf(count, burst) {
@@ -80,10 +93,21 @@ class Limiter {
       throw new TypeError(`identifier: gave ${typeof value === 'string' ? 'an empty string' : String(value)} for this request: it must give a string that is not empty, or a number`)
     }
     const address = addressOf(req)
+    if (this.#mindsProxies) this.#mindProxies(req)
     const subnet = typeof ipv6Subnet === 'function' ? await ipv6Subnet(req, res) : ipv6Subnet
     const value = address && ipKeyGenerator(address, subnet)
     if (value) return ['ip', value]
     throw new HeadgateError('no_address', `the client's address is ${JSON.stringify(address ?? null)}: where there is none, say with identifier who is limited; behind a proxy set trust proxy of Express`)
+  }
+
+  // Warns once where all users are the proxy in front, or are whoever they say.
+  #mindProxies(req) {
+    const trust = req.app?.get?.('trust proxy')
+    const forwarded = req.headers['x-forwarded-for'] !== undefined
+    if (trust === true) this.client.warn('proxies', "trust proxy is true: every client chooses its own address; set it to the addresses of your proxies")
+    else if (forwarded && trust === false) this.client.warn('proxies', 'X-Forwarded-For came and trust proxy of Express is not set: behind a proxy all users are one; set trust proxy to its address')
+    else return
+    this.#mindsProxies = false
   }
 
   async #bucketFor(req, res) {
@@ -146,7 +170,7 @@ class Limiter {
     const status = statusCode ?? problemOf(decision).status
     if (handler) {
       res.statusCode = status
-      await handler(req, res, next, {...this.#o, statusCode: status})
+      await handler(req, res, next, {...this.#o, message: message ?? 'Too many requests', statusCode: status})
       return
     }
     const said = typeof message === 'function' ? await message(req, res) : message

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import {once} from 'node:events'
 import http from 'node:http'
-import {after, before, describe, test} from 'node:test'
+import {after, before, describe, mock, test} from 'node:test'
 import connect from 'connect'
 import express from 'express'
 import express4 from 'express4'
@@ -118,15 +118,34 @@ test('limiters behind each other', async (t) => {
   assert.equal((await ask()).status, 429)
 })
 
-test('limiters with other numbers have other buckets, those with one name share', async (t) => {
+test('each limiter has buckets of its own, which its equals in other processes share', async (t) => {
+  const other = new Headgate({url: server.redis})
+  t.after(() => other.close())
   const spent = async (options) => (await (await limited(t, {identifier: () => 'them', ...options}))()).body.rateLimit.used
   const numbers = {name: undefined, windowMs: 3_600_000}
   assert.equal(await spent({...numbers, limit: 11}), 1)
-  assert.equal(await spent({...numbers, limit: 11}), 2)
+  assert.equal(await spent({...numbers, limit: 11}), 1)
+  assert.equal(await spent({...numbers, limit: 11, client: other}), 2)
   assert.equal(await spent({...numbers, limit: 12}), 1)
   assert.equal(await spent({...numbers, limit: 11, capacity: 12}), 1)
+  assert.equal(await spent({...numbers, limit: () => 100}), 1)
+  assert.equal(await spent({...numbers, limit: () => 3}), 1)
   assert.equal(await spent({name: 'one', windowMs: 3_600_000, limit: 12}), 1)
   assert.equal(await spent({name: 'one', windowMs: 3_600_000, limit: 13}), 3)
+})
+
+test('a limiter that is made for each request lets nobody pass by that', async (t) => {
+  const logger = {warn: mock.fn()}
+  const own = new Headgate({url: server.redis, logger})
+  t.after(() => own.close())
+  const app = express()
+  app.use((req, res, next) => rateLimit({client: own, windowMs: 3_600_000, limit: 7, identifier: () => 'all'})(req, res, next))
+  app.use((req, res) => res.end())
+  const ask = await serve(t, app)
+  let passed = 0
+  for (let i = 0; i < 120; i++) passed += (await ask('/')).status === 200
+  assert.equal(passed, 99 + 7)
+  assert.match(logger.warn.mock.calls[0].arguments[0], /more than 100 limiters of 7\/7\/3600000/)
 })
 
 describe('who is limited', () => {
@@ -141,6 +160,28 @@ describe('who is limited', () => {
   test('without trust proxy what the client says of itself is nothing', async (t) => {
     const ask = await limited(t, {requestsPerMinute: 1})
     assert.deepEqual([(await ask('/', from('192.0.2.1'))).status, (await ask('/', from('192.0.2.2'))).status], [200, 429])
+  })
+
+  test('a proxy that nobody minds, and one that is believed whoever it is, are warned of once', async (t) => {
+    const logger = {warn: mock.fn()}
+    const own = new Headgate({url: server.redis, logger})
+    t.after(() => own.close())
+    const lines = () => logger.warn.mock.calls.map((c) => c.arguments[0])
+    const ask = await limited(t, {client: own})
+    await ask()
+    assert.deepEqual(lines(), [])
+    for (let i = 0; i < 2; i++) await ask('/', from('192.0.2.1'))
+    assert.match(lines().join(), /^headgate: X-Forwarded-For came and trust proxy of Express is not set[^]*address$/)
+    logger.warn.mock.resetCalls()
+    const loopback = await limited(t, {client: own}, {trust: 'loopback'})
+    await loopback('/', from('192.0.2.1'))
+    assert.deepEqual(lines(), [])
+    const another = new Headgate({url: server.redis, logger})
+    t.after(() => another.close())
+    const all = await limited(t, {client: another}, {trust: true})
+    for (let i = 0; i < 2; i++) await all('/', from('192.0.2.1'))
+    assert.equal(lines().length, 1)
+    assert.match(lines()[0], /trust proxy is true/)
   })
 
   test('networks', async (t) => {

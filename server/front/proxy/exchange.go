@@ -55,6 +55,7 @@ type exchange struct {
 	// answered is whether the upstream has begun to answer; reading and writing are
 	// whether the client is waited for.
 	answered, reading, writing, over bool
+	left                             bool      // the client sends no more on a WebSocket
 	read                             sync.Cond // a reader of the body has ended
 	control                          *http.ResponseController
 	user                             net.Conn  // the client's, once it is the upstream's to talk on
@@ -154,6 +155,8 @@ func (x *exchange) armLocked() {
 		d = x.proxy.ClientTimeout
 	case !x.answered:
 		d = x.pool.ResponseTimeout
+	case x.left && (d < 0 || d > x.proxy.ClientTimeout):
+		d = x.proxy.ClientTimeout // most such clients are gone
 	}
 	if d < 0 {
 		x.timer.Stop()

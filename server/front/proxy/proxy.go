@@ -39,7 +39,8 @@ type Config struct {
 	// MaxBody bounds the body of a request, in bytes; 0 is no bound.
 	MaxBody int64
 	// ClientTimeout is how long a client may take nothing of an answer, or send nothing of
-	// a body before the answer begins; 0 is DefaultClientTimeout.
+	// a body before the answer begins, and for how long nothing may pass on a WebSocket
+	// whose client has closed its side; 0 is DefaultClientTimeout.
 	ClientTimeout time.Duration
 	// Forwarded is called at the end of a request with the status of its answer, 0 if the
 	// client left before there was one, and the time until that began. nil for nobody.

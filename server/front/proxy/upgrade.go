@@ -60,8 +60,12 @@ func (u *upgraded) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite ends what is sent to the upstream.
+// CloseWrite ends what is sent to the upstream: the client sends no more.
 func (u *upgraded) CloseWrite() error {
+	u.x.mu.Lock()
+	u.x.left = true
+	u.x.armLocked()
+	u.x.mu.Unlock()
 	if w, ok := u.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
 	}

@@ -142,6 +142,23 @@ func TestStopWithin(t *testing.T) {
 	s.await(t)
 }
 
+// TestHalfClosed: an upstream that does not see that its client has gone holds nothing for
+// long.
+func TestHalfClosed(t *testing.T) {
+	gone := make(chan struct{})
+	defer close(gone)
+	url, _ := script(t, func(c net.Conn) {
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		<-gone
+	})
+	c := config(Pool{Servers: []string{url}})
+	c.ClientTimeout = 50 * time.Millisecond
+	s := open(t, c)
+	_, conn := talk(t, s)
+	conn.(*net.TCPConn).CloseWrite()
+	s.await(t)
+}
+
 // TestIdleWebSocket: one on which nothing is said for the idle time-out ends.
 func TestIdleWebSocket(t *testing.T) {
 	gone := make(chan string, 1)

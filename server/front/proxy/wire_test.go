@@ -103,35 +103,40 @@ func FuzzFraming(f *testing.F) {
 	})
 }
 
-// TestUnasked: what a server says between two requests is no answer, and the second one is
-// not written to that connection; a first one neither.
+// TestUnasked: what a server says before a request is written is no answer, and nothing is
+// written then: not the first request, and not the next one.
 func TestUnasked(t *testing.T) {
-	here, there := net.Pipe()
-	defer there.Close()
-	here.SetDeadline(time.Now().Add(patience))
-	w := &wire{Conn: here}
-	defer w.Close()
-	ask := func() {
-		asking("GET").GotConn(httptrace.GotConnInfo{Conn: w})
-	}
-	ask()
-	go func() {
-		io.ReadFull(there, make([]byte, 4))
-		io.WriteString(there, "HTTP/1.1 204 No Content\r\n\r\n")
-		io.WriteString(there, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
-	}()
-	if _, err := io.WriteString(w, "GET "); err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, 4096)
-	if n, err := w.Read(b); !strings.HasPrefix(string(b[:n]), "HTTP/1.1 204") || err != nil {
-		t.Fatalf("%q %v", b[:n], err)
-	}
-	ask()
-	if n, err := w.Read(b); n != 0 || !errors.Is(err, errUnasked) {
-		t.Errorf("%q %v", b[:n], err)
-	}
-	if n, err := io.WriteString(w, "GET "); n != 0 || !errors.Is(err, errUnasked) {
-		t.Errorf("%d bytes written, %v", n, err)
+	const early = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+	for _, before := range []int{0, 1} {
+		here, there := net.Pipe()
+		defer there.Close()
+		here.SetDeadline(time.Now().Add(patience))
+		w := &wire{Conn: here}
+		defer w.Close()
+		ask := func() { asking("GET").GotConn(httptrace.GotConnInfo{Conn: w}) }
+		go func() {
+			for range before {
+				io.ReadFull(there, make([]byte, 4))
+				io.WriteString(there, "HTTP/1.1 204 No Content\r\n\r\n")
+			}
+			io.WriteString(there, early)
+		}()
+		b := make([]byte, 4096)
+		for range before {
+			ask()
+			if _, err := io.WriteString(w, "GET "); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := w.Read(b); !strings.HasPrefix(string(b[:n]), "HTTP/1.1 204") || err != nil {
+				t.Fatalf("%q %v", b[:n], err)
+			}
+		}
+		ask()
+		if n, err := w.Read(b); n != 0 || !errors.Is(err, errUnasked) {
+			t.Fatalf("%d requests before: %q %v", before, b[:n], err)
+		}
+		if n, err := io.WriteString(w, "GET "); n != 0 || !errors.Is(err, errUnasked) {
+			t.Errorf("%d requests before: %d bytes written, %v", before, n, err)
+		}
 	}
 }

@@ -2,7 +2,7 @@
 import {createServer} from 'node:http'
 import express, {type Request, type Response} from 'express'
 import {Redis} from 'ioredis'
-import {Headgate, HeadgateError, ipKeyGenerator, rateLimit, type Decision, type Stats} from 'headgate'
+import limit, {Headgate, HeadgateError, ipKeyGenerator, rateLimit, type Decision, type Stats} from 'headgate'
 import {TokenClient, TokenManager, type BucketStatus} from 'headgate/pm2'
 
 const client = new Headgate({
@@ -67,6 +67,7 @@ rateLimit({requestPerMinute: 60})
 const limiter = rateLimit({identifier: (req) => req.ip ?? 'none', message: {error: 'slow down'}})
 createServer((req, res) => limiter(req, res, () => res.end('hello')))
 await limiter.client.close()
+const same: typeof rateLimit = limit
 
 const manager = new TokenManager({capacity: 10, refillRate: 1, refillInterval: 3000, name: 'api', binary: '/usr/bin/headgate'})
 manager.start((err) => console.log(err?.message))
@@ -74,4 +75,4 @@ const status: BucketStatus = manager.getStatus()
 const taken: boolean = await new TokenClient({timeout: 500, failOpen: false}).consume(2)
 // @ts-expect-error: a number
 new TokenManager({capacity: '10'})
-export {status, taken, bound, code, remaining, stats}
+export {same, status, taken, bound, code, remaining, stats}
