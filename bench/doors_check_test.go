@@ -109,3 +109,16 @@ func TestFields(t *testing.T) {
 		t.Errorf("what is not there: %d", n)
 	}
 }
+
+// TestWebApps: each contestant lets exactly its limit pass, and answers with the page.
+func TestWebApps(t *testing.T) {
+	for name := range webApps {
+		t.Run(name, func(t *testing.T) {
+			a := openWebApp(t, name)
+			visit(t, a.addr, 8, 100, nil)
+			if err := a.tight(name != "bare"); err == nil {
+				t.Error("another limit was not noticed")
+			}
+		})
+	}
+}
