@@ -13,7 +13,7 @@ import (
 	"github.com/headgate/headgate/store/memstore"
 )
 
-var livesOps = flag.Int("lives", 40_000, "batches of the test that kills stores")
+var livesOps = flag.Int("lives", 20_000, "batches of the test that kills stores")
 
 // budget is one that a chain of stores with one journal decides, and a store in
 // memory that is never killed and hears of what passed.
