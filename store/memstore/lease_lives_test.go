@@ -209,9 +209,7 @@ func (v *loans) acquire(h *tenant) {
 // kill ends a life between two operations, and expects that what is leased out is
 // as it was.
 func (v *loans) kill() {
-	if time.Since(v.failed) < 2*time.Second {
-		return // what failed is not written yet, and nobody was told of it
-	}
+	<-time.After(2*time.Second - time.Since(v.failed)) // what failed is not written yet, and nobody was told of it
 	synctest.Wait()
 	old, before := v.store, make([]headgate.Outcome, len(v.limits))
 	for i, l := range v.limits {
