@@ -1,7 +1,7 @@
 package resp
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -106,15 +106,20 @@ func (c *conn) unknown(w *work) {
 		c.over = true
 		return
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "unknown command %.64q", w.args[0])
+	var room [768]byte // for the longest there is
+	text := appendQuoted(append(room[:0], "unknown command "...), w.args[0], 64)
 	if len(w.args) > 1 && c.caller != nil {
-		b.WriteString(", with args beginning with:")
+		text = append(text, ", with args beginning with:"...)
 		for _, a := range w.args[1:min(len(w.args), 4)] {
-			fmt.Fprintf(&b, " %.32q", a)
+			text = appendQuoted(append(text, ' '), a, 32)
 		}
 	}
-	w.out = appendError(w.out, "ERR", b.String())
+	w.out = appendError(w.out, "ERR", view(text))
+}
+
+// appendQuoted appends the first bytes of what a client has said.
+func appendQuoted(b []byte, s string, most int) []byte {
+	return strconv.AppendQuote(b, s[:min(len(s), most)])
 }
 
 // text returns an error if an argument is not UTF-8: dashboards and databases

@@ -35,6 +35,8 @@ type conn struct {
 	token   string
 	checked time.Duration
 
+	turn
+
 	resp3 bool
 	name  string
 	lib   [2]string // name and version of the client's library
@@ -144,8 +146,6 @@ func (c *conn) expect(now time.Time) {
 			c.partial = now
 		}
 		by = c.partial.Add(c.s.SlowTimeout)
-	case c.s.IdleTimeout > 0:
-		by = now.Add(c.s.IdleTimeout)
 	}
 	if d := by.Sub(c.readBy); c.readBy.IsZero() == by.IsZero() && d > -time.Second && d < time.Second {
 		return // near enough: setting one costs as much as a decision
@@ -160,6 +160,15 @@ func (c *conn) await() error {
 		return ErrClosed
 	}
 	c.later()
+	err := c.readSome()
+	if c.w != nil && c.w.end < len(c.w.in) {
+		c.rested() // there was no more
+	}
+	return err
+}
+
+// readSome reads once.
+func (c *conn) readSome() error {
 	if c.raw == nil {
 		return c.readPlain()
 	}
@@ -226,7 +235,7 @@ func (c *conn) keep() {
 	default:
 		w.makeRoom()
 	}
-	if c.w != nil || c.caller == nil || !c.readBy.IsZero() || c.s.IdleTimeout > 0 {
+	if c.w != nil || c.caller == nil || !c.readBy.IsZero() {
 		c.expect(time.Now())
 	}
 }
@@ -270,7 +279,8 @@ func (c *conn) identify() {
 // answer answers all commands that are there.
 func (c *conn) answer() {
 	w := c.w
-	for w.at < w.end && !c.over && c.Err() == nil {
+	defer c.pass()
+	for w.at < w.end && !c.over && c.Err() == nil && c.mayGo() {
 		args, bytes := MaxArgs, MaxCommand
 		if c.caller == nil {
 			args, bytes = maxStrangerArgs, maxStrangerCommand
@@ -296,6 +306,7 @@ func (c *conn) answer() {
 
 // flush sends the replies.
 func (c *conn) flush() error {
+	c.pass()
 	w := c.w
 	if len(w.out) == 0 {
 		return nil

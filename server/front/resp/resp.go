@@ -98,9 +98,6 @@ type Config struct {
 	// LoginTimeout is how long a client may take to show its token, and a TLS
 	// handshake; 0 is 10 s.
 	LoginTimeout time.Duration
-	// IdleTimeout closes connections on which nothing was asked for so long; 0 is
-	// never. It is kept to the second.
-	IdleTimeout time.Duration
 	// SlowTimeout is how long the rest of a command may take to arrive, and
 	// replies to be taken; 0 is 10 s.
 	SlowTimeout time.Duration

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,7 @@ type Server struct {
 	numbers atomic.Uint64 // of connections, as CLIENT ID says them
 	faults  front.Faults
 	refused atomic.Uint64
+	turns   chan struct{} // of clients that ask without a pause
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -40,7 +42,7 @@ func New(c Config) *Server {
 	}
 	s := &Server{
 		Config: c.withDefaults(), began: time.Now(), listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
-		drained: make(chan struct{}),
+		drained: make(chan struct{}), turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s

@@ -47,6 +47,7 @@ func (p *patience) init(c *conn) {
 // Done is asked for by who is about to wait.
 func (p *patience) Done() <-chan struct{} {
 	if p.state.Load() == deciding && p.state.CompareAndSwap(deciding, waiting) {
+		p.c.pass()
 		p.mu.Lock()
 		if p.timer == nil {
 			p.timer = time.AfterFunc(grace, p.waits)
