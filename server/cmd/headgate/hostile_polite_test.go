@@ -42,7 +42,7 @@ type polite struct {
 	failed  atomic.Bool
 
 	mu   sync.Mutex
-	took [2][]time.Duration // without an attack beside, and with one
+	took [atUs + 1][]time.Duration // by what went on beside
 }
 
 // live asks until the siege ends, or an answer is wrong.
@@ -65,13 +65,9 @@ func (c *polite) live(t *testing.T, s *siege) {
 			return
 		}
 		c.answers.Add(1)
-		if *hostileTimed && beside == s.beside.Load() {
+		if beside != calm && beside == s.beside.Load() {
 			c.mu.Lock()
-			which := 0
-			if beside {
-				which = 1
-			}
-			c.took[which] = append(c.took[which], took)
+			c.took[beside] = append(c.took[beside], took)
 			c.mu.Unlock()
 		}
 	}

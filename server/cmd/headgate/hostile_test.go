@@ -56,11 +56,18 @@ type siege struct {
 	p      *process
 	at     map[string]string // address by door
 	polite []*polite
-	beside atomic.Bool // an attack is under way
+	beside atomic.Int32 // what goes on beside polite clients: one of calm, elsewhere, atUs
 
 	end  chan struct{}
 	wait sync.WaitGroup
 }
+
+// What goes on beside polite clients, as far as their times are compared.
+const (
+	calm      = iota
+	elsewhere // what the times are compared with
+	atUs
+)
 
 // newSiege starts a server and the polite clients.
 func newSiege(t *testing.T) *siege {

@@ -19,8 +19,8 @@ var (
 )
 
 const (
-	// hostileRounds is how often a while without an attack and one with it follow each
-	// other, of hostileWhile each.
+	// hostileRounds is how often an attack elsewhere and one here follow each other, of
+	// hostileWhile each.
 	hostileRounds = 3
 	hostileWhile  = 2 * time.Second
 	// hostilePeers is how many peers make an attack that takes its time.
@@ -28,8 +28,12 @@ const (
 )
 
 // timed makes attacks again and again, and compares how long others wait beside them with
-// how long they wait without.
+// how long they wait beside the same attack at another server of this machine: real peers
+// would bring machines of their own, and what they themselves take of this one is not what
+// the server lets them take.
 func (s *siege) timed(t *testing.T) {
+	decoy := startProcess(t, "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--store", "memory")
+	there := decoy.doors(t, 3)
 	seen := make(map[string]bool)
 	for _, a := range attacks() {
 		name := a.timedName()
@@ -37,7 +41,7 @@ func (s *siege) timed(t *testing.T) {
 			continue
 		}
 		seen[name] = true
-		t.Run(name, func(t *testing.T) { s.compare(t, name, a.within > 0) })
+		t.Run(name, func(t *testing.T) { s.compare(t, name, there, a.within > 0) })
 	}
 	for door := range strings.FieldsSeq(everyDoor) {
 		t.Run(door+"/idle", func(t *testing.T) { newSiege(t).weigh(t, door) })
@@ -96,21 +100,20 @@ func besiege(t *testing.T, name string) {
 	all.Wait()
 }
 
-// peers starts a process that makes the attacks of a name. It has only the time that
-// nobody else on this machine wants: real ones would bring machines of their own.
-// finish ends it when its attacks are over.
-func (s *siege) peers(t *testing.T, name string) (finish func()) {
+// peers starts a process that makes the attacks of a name at those doors. It has only the
+// time that nobody else on this machine wants. finish ends it when its attacks are over.
+func peers(t *testing.T, name string, doors map[string]string) (finish func()) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	at, err := json.Marshal(s.at)
+	at, err := json.Marshal(doors)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var said strings.Builder
-	cmd := exec.CommandContext(t.Context(), "nice", "-n", "19", self, "-test.run=^TestHostile$", "-hostile.timed", "-hostile.attack="+name, "-hostile.at="+string(at))
+	cmd := exec.CommandContext(t.Context(), "chrt", "--idle", "0", self, "-test.run=^TestHostile$", "-hostile.timed", "-hostile.attack="+name, "-hostile.at="+string(at))
 	cmd.Stdout, cmd.Stderr = &said, &said
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -127,9 +130,9 @@ func (s *siege) peers(t *testing.T, name string) (finish func()) {
 	}
 }
 
-// compare lets the polite clients ask alone and beside an attack by turns. One that takes
-// its time is made once by each of its peers.
-func (s *siege) compare(t *testing.T, name string, slow bool) {
+// compare lets the polite clients ask beside an attack elsewhere and here by turns. One
+// that takes its time is made once by each of its peers.
+func (s *siege) compare(t *testing.T, name string, there map[string]string, slow bool) {
 	t.Helper()
 	s.forget()
 	rounds := hostileRounds
@@ -137,13 +140,14 @@ func (s *siege) compare(t *testing.T, name string, slow bool) {
 		rounds = 1
 	}
 	for range rounds {
-		<-time.After(hostileWhile)
-		finish := s.peers(t, name)
-		s.beside.Store(true)
-		<-time.After(hostileWhile)
-		finish()
-		s.beside.Store(false)
-		<-time.After(hostileWhile)
+		for where, doors := range map[int32]map[string]string{elsewhere: there, atUs: s.at} {
+			finish := peers(t, name, doors)
+			s.beside.Store(where)
+			<-time.After(hostileWhile)
+			finish()
+			s.beside.Store(calm)
+			<-time.After(hostileWhile / 4)
+		}
 	}
 	s.judge(t)
 }
@@ -152,7 +156,9 @@ func (s *siege) compare(t *testing.T, name string, slow bool) {
 func (s *siege) forget() {
 	for _, c := range s.polite {
 		c.mu.Lock()
-		c.took[0], c.took[1] = c.took[0][:0], c.took[1][:0]
+		for i := range c.took {
+			c.took[i] = c.took[i][:0]
+		}
 		c.mu.Unlock()
 	}
 }
@@ -160,7 +166,7 @@ func (s *siege) forget() {
 // judge compares what the polite clients have waited.
 func (s *siege) judge(t *testing.T) {
 	t.Helper()
-	var all [2][]time.Duration
+	var all [atUs + 1][]time.Duration
 	for _, c := range s.polite {
 		c.mu.Lock()
 		for i := range all {
@@ -168,11 +174,11 @@ func (s *siege) judge(t *testing.T) {
 		}
 		c.mu.Unlock()
 	}
-	if len(all[0]) < 1000 || len(all[1]) < 1000 {
-		t.Fatalf("%d and %d answers are too few to judge", len(all[0]), len(all[1]))
+	if len(all[elsewhere]) < 1000 || len(all[atUs]) < 1000 {
+		t.Fatalf("%d and %d answers are too few to judge", len(all[elsewhere]), len(all[atUs]))
 	}
-	without, with := p99(all[0]), p99(all[1])
-	t.Logf("others' p99 %v without, %v with it, %.2f x, of %d and %d answers", without, with, float64(with)/float64(without), len(all[0]), len(all[1]))
+	without, with := p99(all[elsewhere]), p99(all[atUs])
+	t.Logf("others' p99 %v without, %v with it, %.2f x, of %d and %d answers", without, with, float64(with)/float64(without), len(all[elsewhere]), len(all[atUs]))
 	if with > 2*without {
 		t.Errorf("others' p99 is %v beside it, %v without", with, without)
 	}
@@ -187,16 +193,18 @@ func (s *siege) weigh(t *testing.T, door string) {
 		t.Fatalf("%d files may be open: raise ulimit -n to %d", most, n+500)
 	}
 	s.forget()
+	s.beside.Store(elsewhere)
 	<-time.After(hostileRounds * hostileWhile)
+	s.beside.Store(calm)
 	before := s.weight(t)
 	w, refused := s.guests(t, door, n)
 	if refused > 0 {
 		t.Fatalf("%d of %d are refused", refused, n)
 	}
 	now := s.weight(t)
-	s.beside.Store(true)
+	s.beside.Store(atUs)
 	<-time.After(hostileRounds * hostileWhile)
-	s.beside.Store(false)
+	s.beside.Store(calm)
 	w.still(t)
 	t.Logf("%d idle connections: %d bytes each, %.1f goroutines", len(w), (now.rss-before.rss)/int64(len(w)), float64(now.goroutines-before.goroutines)/float64(len(w)))
 	s.judge(t)
