@@ -17,6 +17,9 @@ const (
 	maxLine    = 1_000  // for one subject and rule
 )
 
+// toAnswer is what remains of a caller's own deadline for the answer to arrive.
+const toAnswer = 10 * time.Millisecond
+
 // lines are the requests that wait. All of one subject and rule stand in one
 // line: the first asks the store again when it said the request would pass, the
 // others follow it in the order in which they came. Requests that may not wait
@@ -198,6 +201,9 @@ func sleep(ctx context.Context, d time.Duration, bell <-chan struct{}) error {
 func (q *question) applyInLine(ctx context.Context, d *Decision, passed headgate.Reason, wait time.Duration) error {
 	l, began := &q.gate.lines, time.Now()
 	deadline := began.Add(wait)
+	if by, ok := ctx.Deadline(); ok && by.Add(-toAnswer).Before(deadline) {
+		deadline = by.Add(-toAnswer) // nobody is there any more behind it
+	}
 	key := l.key(q.app.name, q.rule.name, d.Subject)
 	first, waited, err := l.join(ctx, key, deadline)
 	if err != nil {

@@ -156,6 +156,25 @@ func TestLineDeadlines(t *testing.T) {
 	})
 }
 
+// Who has a deadline of his own is refused at once if he cannot pass before it.
+func TestLineMindsDeadlinesOfCallers(t *testing.T) {
+	inLine(t, slow("1/10s"), func(l *line) {
+		within := func(d time.Duration) *answer {
+			ctx, cancel := context.WithTimeout(l.Context(), d)
+			l.Cleanup(cancel)
+			return l.ask(ctx, waiting("s", time.Minute))
+		}
+		first, early := within(time.Second), within(10*time.Second)
+		next, behind := within(10*time.Second+10*time.Millisecond), within(15*time.Second)
+		l.all.Wait()
+		refused := answer{reason: headgate.RateLimited}
+		gaveUp := answer{reason: headgate.WaitTimeout, waited: 10 * time.Second, at: 10 * time.Second}
+		if *first != passes(0) || *early != refused || *next != passes(10*time.Second) || *behind != gaveUp {
+			t.Errorf("%+v, %+v, %+v, %+v", *first, *early, *next, *behind)
+		}
+	})
+}
+
 // The rule's max_wait holds for requests that do not say, the door's bound for
 // all, and nothing is said beyond five minutes.
 func TestWaitBounds(t *testing.T) {
@@ -313,8 +332,8 @@ applications:
 			if err := decide(l.Context()); err != nil || !d.Allowed {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeoutCause(l.Context(), 5*time.Second, errGone)
-			defer cancel()
+			ctx, cancel := context.WithCancelCause(l.Context())
+			time.AfterFunc(5*time.Second, func() { cancel(errGone) })
 			if err := decide(ctx); !errors.Is(err, errGone) || l.at() != 5*time.Second {
 				t.Errorf("%v at %v", err, l.at())
 			}

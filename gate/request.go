@@ -56,7 +56,8 @@ type Request struct {
 	IdempotencyKey string
 	// MaxWait is how long the request may wait in line instead of the rule's
 	// max_wait if MaxWaitSaid: 0 to policy.MaxMaxWait. Requests with Now do not
-	// wait.
+	// wait; nobody waits longer than 10 ms before the deadline of the context, and
+	// who cannot pass until then is refused at once.
 	MaxWait     time.Duration
 	MaxWaitSaid bool
 	// NoWait says that the caller does the waiting: the request does not stand in
