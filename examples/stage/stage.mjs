@@ -53,7 +53,7 @@ class Stage {
     for (const child of this.#started.reverse()) {
       if (child.exitCode === null && child.kill('SIGTERM')) await once(child, 'exit')
     }
-    rmSync(this.data, {recursive: true})
+    rmSync(this.data, {recursive: true, force: true})
   }
 }
 
@@ -69,11 +69,18 @@ export function check(right, what) {
 /** Runs a program on a stage, which is gone afterwards. */
 export async function run(main) {
   const stage = new Stage()
+  process.stdout.on('error', () => {}) // nobody reads it any more: all is to be gone even so
+  let stopped = false
+  const stop = () => {
+    stopped = true
+    stage.end().finally(() => process.exit(1))
+  }
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, stop)
   try {
     await main(stage)
   } catch (err) {
     wrong = true
-    console.error(err)
+    if (!stopped) console.error(err)
   }
   await stage.end()
   process.exitCode = wrong ? 1 : 0
