@@ -19,12 +19,14 @@ deps:
 	scripts/test-deps.sh
 
 # All modules of go.work, shuffled, under the race detector but for packages in which
-# nothing runs at once: it makes their arithmetic and parsing several times slower. The
-# examples have a run of their own: they drive a plain binary under load.
+# nothing runs at once: it makes their arithmetic and parsing several times slower. Those
+# in which that is so of some tests (raced.Alone) are tested both ways. The examples have a
+# run of their own: they drive a plain binary under load.
 ALONE := algo gate/policy gate/envoy server/openapi
+BOTH  := store/memstore server/records
 test-go:
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m $$($(GO) list github.com/headgate/headgate/... | grep -v -e /examples/ $(ALONE:%=-e '^github.com/headgate/headgate/%$$'))
-	$(GO) test -shuffle=on $(ALONE:%=./%)
+	$(GO) test -shuffle=on $(ALONE:%=./%) $(BOTH:%=./%)
 
 # The npm package, against the plain binary.
 test-node: build
@@ -89,9 +91,11 @@ bench-stores:
 bench-doors:
 	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^(RESP|RLS|GRPC)' $(ARGS)
 
-# An Express application behind each of several limiters; it fetches them from npm.
+# An Express application behind each of several limiters, which it fetches from npm, and the
+# reverse proxy with limits and without, beside nginx with limit_req and without; about 25
+# minutes.
 bench-web:
-	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^Web' $(ARGS)
+	cd bench && GOWORK=off $(GO) run ./cmd/bench -run '^(Web|Proxy)' $(ARGS)
 
 # 20 million random operations against the big-integer model, minutes to an hour, and
 # STORE_OPS on each store that is not memory against package algo; hours.

@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -29,6 +30,7 @@ var layers = map[string]struct {
 	"internal/certtest":             {nil, "makes certificates for tests"},
 	"internal/servertest":           {nil, "runs other programs"},
 	"internal/ratefield":            {[]string{"."}, "rate limit header fields, for every HTTP door"},
+	"internal/raced":                {nil, "for tests that mind the race detector"},
 	"internal/limittest":            {[]string{".", "middleware/httplimit", "store/memstore"}, "the suite for HTTP middleware over a Limiter"},
 	"internal/pause":                {nil, "waiting, and keys that servers have stopped, for outgoing calls"},
 	"internal/refusal":              {[]string{"."}, "statuses and problem documents of refusals, for HTTP middleware"},
@@ -54,7 +56,7 @@ var layers = map[string]struct {
 	"middleware/grpclimit/answer":   {[]string{".", "google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"}, "what callers of gRPC are told of decisions"},
 	"middleware/grpclimit/grpctest": {[]string{"middleware/grpclimit/answer", "google.golang.org/grpc", "google.golang.org/genproto/googleapis/rpc"}, "a server in memory, and the suite for interceptors"},
 	"middleware/grpcgate":           {[]string{".", "gate", "gate/httpgate", "gate/inlet", "gate/policy", "internal/pause", "internal/ratefield", "middleware/grpclimit", "middleware/grpclimit/answer", "google.golang.org/grpc"}, "a gate around calls of gRPC"},
-	"gate/inlet":                    {[]string{".", "gate", "internal/clientip"}, "what middleware over a gate has in common"},
+	"gate/inlet":                    {[]string{".", "gate", "internal/clientip", "internal/ratefield"}, "what middleware over a gate has in common"},
 	"middleware/httplimit":          {[]string{".", "internal/clientip", "internal/pause", "internal/ratefield", "internal/refusal"}, "a Limiter in front of net/http"},
 	"gate/policy":                   {[]string{".", "github.com/goccy/go-yaml"}, "the only room that knows YAML policies"},
 	"gate/expr":                     {[]string{"cel.dev/cel-go"}, "the only room that knows CEL"},
@@ -65,9 +67,9 @@ var layers = map[string]struct {
 	"gate/gatetest":                 {[]string{".", "gate"}, "the contract as one table, run through every door"},
 	"server/front":                  {[]string{"."}, "what all doors have in common"},
 	"server/front/problem":          {[]string{"."}, "problem+json, for every HTTP door"},
-	"server/front/httpapi":          {[]string{".", "gate", "gate/policy", "internal/clientip", "internal/ratefield", "server/front", "server/front/problem"}, "the decision API over net/http"},
+	"server/front/httpapi":          {[]string{".", "gate", "gate/inlet", "gate/policy", "internal/clientip", "internal/ratefield", "server/front", "server/front/problem"}, "the decision API over net/http"},
 	"server/front/forwardauth":      {[]string{".", "gate", "gate/httpgate", "gate/policy", "internal/clientip", "server/front", "server/front/problem"}, "decisions for proxies over net/http"},
-	"server/front/resp":             {[]string{".", "gate", "gate/policy", "internal/clientip", "server/front", "server/front/problem"}, "the Redis protocol, by hand"},
+	"server/front/resp":             {[]string{".", "gate", "gate/inlet", "gate/policy", "internal/clientip", "internal/ratefield", "server/front", "server/front/problem"}, "the Redis protocol, by hand"},
 	"server/front/grpcapi":          {[]string{".", "gate", "gate/policy", "api/headgate/v1", "server/front", "server/front/problem", "google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"}, "the decision API over gRPC"},
 	"server/front/envoyrls":         {[]string{".", "gate", "gate/policy", "internal/ratefield", "server/front", "server/front/problem", "google.golang.org/grpc", "google.golang.org/protobuf", "github.com/envoyproxy/go-control-plane/envoy"}, "Envoy's rate limit service"},
 	"server/front/proxy":            {[]string{"server/front", "server/front/problem", "internal/clientip"}, "forwards HTTP requests to upstreams"},
@@ -200,5 +202,38 @@ func TestRootRequiresNothing(t *testing.T) {
 	}
 	if strings.Contains(string(data), "require") {
 		t.Error("go.mod of the root module has a requirement: put what needs it into a module of its own")
+	}
+}
+
+// Tests that are left out under the race detector are in packages that `make test` runs
+// without it, too.
+func TestAlone(t *testing.T) {
+	makefile, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var both []string
+	for line := range strings.Lines(string(makefile)) {
+		if rest, ok := strings.CutPrefix(line, "BOTH"); ok {
+			_, list, _ := strings.Cut(rest, ":=")
+			both = strings.Fields(list)
+		}
+	}
+	found := make(map[string]bool)
+	err = filepath.WalkDir(".", func(file string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(file, "_test.go") || file == "arch_test.go" {
+			return err
+		}
+		text, err := os.ReadFile(file)
+		if strings.Contains(string(text), "raced.Alone(") {
+			found[filepath.ToSlash(filepath.Dir(file))] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := slices.Sorted(maps.Keys(found)); len(got) == 0 || !slices.Equal(got, slices.Sorted(slices.Values(both))) {
+		t.Errorf("raced.Alone is called in %q, BOTH of the Makefile has %q", got, both)
 	}
 }

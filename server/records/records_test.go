@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/store/pgstore/pgtest"
+
+	"github.com/headgate/headgate/internal/raced"
 )
 
 // kinds opens a new database of each kind.
@@ -355,6 +357,7 @@ func (m *mirror) follow(t testing.TB, d *DB) {
 }
 
 func TestFeed(t *testing.T) {
+	raced.Alone(t)
 	each(t, func(t *testing.T, d *DB) {
 		ctx := t.Context()
 		var m mirror
@@ -414,6 +417,7 @@ func TestFeed(t *testing.T) {
 
 // TestFeedWhileWritten reads page by page while what is read changes.
 func TestFeedWhileWritten(t *testing.T) {
+	raced.Alone(t)
 	each(t, func(t *testing.T, d *DB) {
 		ctx := t.Context()
 		var list []Subject

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/headgate/headgate/internal/raced"
 )
 
 // began is an hour of the tests, 2026-11-01 in UTC.
@@ -195,6 +197,7 @@ func walk(t *testing.T, d *DB, q UsageQuery) (list []Usage) {
 
 // Usage is what was reported, in every span, on every page, and whatever of it was folded.
 func TestUsage(t *testing.T) {
+	raced.Alone(t)
 	each(t, func(t *testing.T, d *DB) {
 		r := rand.New(rand.NewPCG(6, 1))
 		rows := random(r, 4_000)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/internal/raced"
 )
 
 // apply decides charges at an instant.
@@ -97,6 +98,7 @@ func flood(t *testing.T, s *Store, l *headgate.Prepared, now int64, n int) (shar
 }
 
 func TestFlood(t *testing.T) {
+	raced.Alone(t)
 	for _, limit := range []headgate.Limit{
 		headgate.Per(4, 1000*time.Hour),
 		headgate.Sliding(4, 1000*time.Hour),

@@ -6,11 +6,13 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/internal/raced"
 )
 
 // In a store full of live state there is an answer for every key of every
 // limit: with many limits, all keys of a limit and shard share one last cell.
 func TestEveryLimitHasARoomForNewKeys(t *testing.T) {
+	raced.Alone(t)
 	s := New(Config{MaxBytes: 1 << 20})
 	now := s.Now()
 	var limits []*headgate.Prepared

@@ -4,11 +4,14 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/headgate/headgate/internal/raced"
 )
 
 // The hash of an owner depends on every byte of it, on its length and on the secret,
 // and on nothing else.
 func TestHash(t *testing.T) {
+	raced.Alone(t)
 	h := newHasher([32]byte{1})
 	seen := make(map[[2]uint64]string)
 	add := func(owner string) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/internal/raced"
 )
 
 // Limits are forgotten while others come, are converted to and run out: what a
@@ -95,6 +96,7 @@ func TestVersionsAreCollectedWhenDue(t *testing.T) {
 // A store that knows as many limits as it may looks for some to forget once a
 // second, and finds them without anybody calling Sweep.
 func TestTooManyVersions(t *testing.T) {
+	raced.Alone(t)
 	const second = 1_000_000
 	now := int64(hour)
 	s := New(Config{Origin: now, Shards: 1})
