@@ -115,8 +115,28 @@ func TestWebApps(t *testing.T) {
 	for name := range webApps {
 		t.Run(name, func(t *testing.T) {
 			a := openWebApp(t, name)
-			visit(t, a.addr, 8, 100, nil)
-			if err := a.tight(name != "bare"); err == nil {
+			gather(t, a.addr, 8).visit(t, 100, nil)
+			if err := a.check(name != "bare"); err == nil {
+				t.Error("another limit was not noticed")
+			}
+		})
+	}
+}
+
+// TestProxies is the same for proxies, behind which each request that passed arrives once.
+func TestProxies(t *testing.T) {
+	for name := range proxies {
+		t.Run(name, func(t *testing.T) {
+			s := openBeforeSite(t, name)
+			const n = 1000
+			gather(t, s.addr, 8).visit(t, n, nil)
+			if err := s.balance(n); err != nil {
+				t.Error(err)
+			}
+			if s.balance(n+1) == nil {
+				t.Error("a request too few was not noticed")
+			}
+			if err := s.check(proxies[name].limits); err == nil {
 				t.Error("another limit was not noticed")
 			}
 		})

@@ -48,22 +48,14 @@ func serve(as string) error {
 	if strings.HasPrefix(as, floorRESP) || strings.HasPrefix(as, floorGRPC) {
 		return serveFloor(as)
 	}
-	h, err := handler(as)
+	server, err := httpServer(as)
 	if err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/", h)
-	mux.HandleFunc("/cpu", func(w http.ResponseWriter, _ *http.Request) {
-		var u syscall.Rusage
-		_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
-		fmt.Fprint(w, u.Utime.Nano()+u.Stime.Nano())
-	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	server := httpapi.NewServer(mux, slog.New(slog.DiscardHandler))
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		_ = server.Close()
@@ -73,6 +65,25 @@ func serve(as string) error {
 		return err
 	}
 	return nil
+}
+
+// httpServer returns what serves HTTP.
+func httpServer(as string) (*http.Server, error) {
+	if site, ok := strings.CutPrefix(as, floorProxy); ok {
+		return openFloorProxy(site)
+	}
+	h, err := handler(as)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", h)
+	mux.HandleFunc("/cpu", func(w http.ResponseWriter, _ *http.Request) {
+		var u syscall.Rusage
+		_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+		fmt.Fprint(w, u.Utime.Nano()+u.Stime.Nano())
+	})
+	return httpapi.NewServer(mux, slog.New(slog.DiscardHandler)), nil
 }
 
 const takePolicy = `

@@ -10,7 +10,7 @@ need() { # need COMMAND PACKAGE
 }
 need gcc gcc          # the race detector
 need protoc protobuf-compiler # api
-need nginx nginx-light # examples/nginx
+need nginx nginx-light # examples/nginx, bench
 need wrk wrk          # examples/nginx
 need caddy caddy      # examples/caddy
 need haproxy haproxy  # examples/haproxy

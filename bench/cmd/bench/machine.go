@@ -38,6 +38,11 @@ func machine(o options, began time.Time) (string, error) {
 		}
 		versions += "\n" + version
 	}
+	nginx, err := output("sh", "-c", `PATH="$PATH:/usr/sbin" nginx -v 2>&1`)
+	if err != nil {
+		return "", err
+	}
+	versions += "\n" + strings.TrimPrefix(nginx, "nginx version: ")
 	var b strings.Builder
 	fmt.Fprintf(&b, "- command: `GOWORK=off go run ./cmd/bench -rounds %d -time %v%s -write`, %v long\n", o.rounds, o.time, gcFlag(o), time.Since(began).Round(time.Second))
 	fmt.Fprintf(&b, "- machine: %d cores, %s, %s/%s\n", runtime.NumCPU(), cpu(), runtime.GOOS, runtime.GOARCH)

@@ -23,6 +23,7 @@ const (
 	resp   = "resp"
 	rpc    = "rpc"
 	web    = "web"
+	front  = "front"
 	floors = "floors"
 )
 
@@ -31,7 +32,7 @@ var mostRounds = map[string]int{memory: 1, growth: 2, depth: 1, office: 1}
 
 // leastTime is how long benchmarks run at least whose servers' processor time is read
 // in hundredths of a second.
-var leastTime = map[string]time.Duration{resp: time.Second, rpc: time.Second, web: 2 * time.Second}
+var leastTime = map[string]time.Duration{resp: time.Second, rpc: time.Second, web: 2 * time.Second, front: 2 * time.Second}
 
 // row is one line of the table.
 type row struct {
@@ -89,10 +90,10 @@ func (g goal) String() string {
 var noAllocations = atMost(0, "allocs/op")
 
 var (
-	single = []string{"failsafe-go", "uber", "sethvargo", "x-time", "throttled", "ulule"}
-	deny   = []string{"failsafe-go", "sethvargo", "x-time", "throttled", "ulule"}
-	keyed  = []string{"sethvargo", "throttled", "x-time", "failsafe-go", "ulule"}
-	slow   = []string{"throttled", "x-time"} // where others would take minutes
+	single = []string{"failsafe-go", "uber", "sethvargo", "time-%", "throttled", "ulule"}
+	deny   = []string{"failsafe-go", "sethvargo", "time-%", "throttled", "ulule"}
+	keyed  = []string{"sethvargo", "throttled", "time-%", "failsafe-go", "ulule"}
+	slow   = []string{"throttled", "time-%"} // where others would take minutes
 	redis  = []string{"redis_rate", "rueidis-gcra"}
 	script = []string{"floor"}  // an empty script on the server
 	upsert = []string{"upsert"} // one statement per decision
@@ -106,6 +107,11 @@ var (
 	// Limiters of Express applications, on Redis and in the process.
 	shared = []string{"rate-limiter-flexible-redis", "express-rate-limit-redis"}
 	inside = []string{"rate-limiter-flexible", "express-rate-limit"}
+
+	// Reverse proxies: another that limits, ours without limits and without a gate, another
+	// without limits, and none.
+	limitReq  = []string{"nginx-limit_req"}
+	unlimited = []string{"headgate-open", "floor", "nginx", "site"}
 
 	inMemory = []string{"memory"} // the same store without a journal
 )
@@ -177,7 +183,7 @@ var plan = []row{
 		goals: []goal{faster(1.6, "ZipfParallel/sethvargo"), noAllocations},
 	},
 	{
-		group: many, work: "the same, hot keys refused", bench: "ZipfDenied", ours: "headgate", rivals: []string{"sethvargo", "throttled", "x-time"},
+		group: many, work: "the same, hot keys refused", bench: "ZipfDenied", ours: "headgate", rivals: []string{"sethvargo", "throttled", "time-%"},
 		goals: []goal{faster(1.25, "ZipfDenied/sethvargo"), noAllocations},
 	},
 	{
@@ -476,13 +482,43 @@ var plan = []row{
 	},
 	{
 		group: web, work: "the same, CPU of the application", bench: "Web", ours: "headgate", rivals: shared, beside: append([]string{"bare", "headgate-http", "headgate-redis"}, inside...), unit: "server-ns/op",
+		// 1.3 is 20 us where bare takes 69.
+		goals: []goal{within(1.3, "Web/bare"), within(1, "Web/rate-limiter-flexible-redis")},
 	},
 	{
 		group: web, work: "Express, added to a request by itself", bench: "WebAdded", ours: "headgate", rivals: shared, beside: append([]string{"headgate-http", "headgate-redis"}, inside...), unit: "added-ns/op",
-		goals: []goal{atMost(100_000, "added-ns/op")},
+		goals: []goal{atMost(100_000, "added-ns/op"), faster(1, "WebAdded/rate-limiter-flexible-redis")},
 	},
 	{
 		group: web, work: "the same, CPU of the application", bench: "WebAdded", ours: "headgate", rivals: shared, beside: append([]string{"headgate-http", "headgate-redis"}, inside...), unit: "added-cpu-ns/op",
-		goals: []goal{atMost(20_000, "added-cpu-ns/op")},
+		goals: []goal{atMost(20_000, "added-cpu-ns/op"), faster(1, "WebAdded/rate-limiter-flexible-redis")},
+	},
+	{
+		group: front, work: "a reverse proxy with limits, 64 in flight", bench: "Proxy", ours: "headgate", rivals: limitReq, beside: unlimited,
+	},
+	{
+		group: front, work: "the same, CPU of the proxy", bench: "Proxy", ours: "headgate", rivals: limitReq, beside: unlimited, unit: "server-ns/op",
+	},
+	{
+		group: front, work: "the same, median", bench: "Proxy", ours: "headgate", rivals: limitReq, beside: unlimited, unit: "p50-us",
+	},
+	{
+		group: front, work: "the same, 99th percentile", bench: "Proxy", ours: "headgate", rivals: limitReq, beside: unlimited, unit: "p99-us",
+	},
+	{
+		group: front, work: "a proxy with limits, in % of one without", bench: "ProxyLimits", ours: "headgate", rivals: limitReq, beside: []string{"headgate-gate"}, unit: "time-%",
+		goals: []goal{atMost(110, "time-%")},
+	},
+	{
+		group: front, work: "the same, CPU of the proxy", bench: "ProxyLimits", ours: "headgate", rivals: limitReq, beside: []string{"headgate-gate"}, unit: "cpu-%",
+		goals: []goal{atMost(110, "cpu-%")},
+	},
+	{
+		group: front, work: "a proxy with limits, in % of one without a gate", bench: "ProxyLimits", ours: "headgate-gate", unit: "time-%",
+		goals: []goal{atMost(110, "time-%")},
+	},
+	{
+		group: front, work: "the same, CPU of the proxy", bench: "ProxyLimits", ours: "headgate-gate", unit: "cpu-%",
+		goals: []goal{atMost(110, "cpu-%")},
 	},
 }
