@@ -13,11 +13,14 @@ import (
 	"github.com/headgate/headgate"
 	headgatev1 "github.com/headgate/headgate/api/headgate/v1"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/policy"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -35,9 +38,23 @@ type Options struct {
 	Token string
 	// TLS is for the connections; nil leaves them plain.
 	TLS *tls.Config
-	// Timeout is how long a call may take, beside its context: 0 is DefaultTimeout,
-	// -1 no bound. A request's own MaxWait is added to it. Where rules let requests
-	// wait, it must be longer than they do.
+	// Timeout is how long the server may be silent, beside the context of a call: 0 is
+	// DefaultTimeout, -1 no bound. Standing in line is no silence: a request that may
+	// wait takes Timeout and besides as long as its MaxWait, WaitCap and NoWait let it,
+	// [policy.MaxMaxWait] if none of them says.
+	//
+	// While it waits longer than Timeout, the server is asked every Timeout whether it
+	// lives, by grpc.health.v1.Health/Check on a connection of its own and once for all
+	// who wait; any answer will do, also one that it does not know the method. Without
+	// an answer within Timeout the call ends with code Unavailable: a server that dies,
+	// hangs or is cut off is noticed after twice to three times Timeout, however long
+	// the line. A call that had no answer in all its time although the server lives
+	// ends with code Overloaded. With several addresses one that lives is enough.
+	//
+	// With -1 nobody asks. Then, and of a connection on which no call comes back, the
+	// pings of HTTP/2 notice it: after 30 s without a word from the server one is sent,
+	// and without an answer to that for 10 s the calls of the connection end with code
+	// Unavailable.
 	Timeout time.Duration
 	// Connections is how many are held to each server: 0 is 1, at most
 	// MaxConnections. One is enough for some ten thousand calls a second.
@@ -48,8 +65,8 @@ type Options struct {
 // is used.
 //
 // An error means that nothing was decided, or that nobody knows: it is an
-// *[headgate.Error], of code Unavailable if the server could not be reached in time,
-// and what happens then is for the caller to say. Nothing is asked twice once it may
+// *[headgate.Error], of code Unavailable if the server could not be reached in time
+// (see Options.Timeout), and what happens then is for the caller to say. Nothing is asked twice once it may
 // have been charged.
 //
 // Of a request, Now and Patience cross no wire: the server's store has its own clock
@@ -57,6 +74,7 @@ type Options struct {
 type Client struct {
 	timeout time.Duration
 	conns   []*grpc.ClientConn
+	pulse   pulse
 	next    atomic.Uint32
 
 	mu     sync.RWMutex
@@ -77,13 +95,15 @@ func New(target string, o Options) (*Client, error) {
 		return nil, fmt.Errorf("client: time-out of %v: must be positive, 0 for %v or -1 for none", o.Timeout, DefaultTimeout)
 	}
 	c := &Client{timeout: cmp.Or(o.Timeout, DefaultTimeout)}
-	for range max(o.Connections, 1) {
+	for range max(o.Connections, 1) + 1 {
 		conn, err := grpc.NewClient(target, o.dial()...)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("client: %q: %w", target, err), c.Close())
 		}
 		c.conns = append(c.conns, conn)
 	}
+	last := len(c.conns) - 1
+	c.pulse.conn, c.pulse.every, c.conns = c.conns[last], c.timeout, c.conns[:last]
 	return c, nil
 }
 
@@ -133,7 +153,10 @@ func (c *Client) Close() error {
 	for _, conn := range c.conns {
 		errs = append(errs, conn.Close())
 	}
-	c.conns = nil
+	if c.pulse.conn != nil {
+		errs = append(errs, c.pulse.conn.Close())
+	}
+	c.conns, c.pulse.conn = nil, nil
 	return errors.Join(errs...)
 }
 
@@ -148,23 +171,41 @@ func (c *Client) enter() error {
 	return nil
 }
 
-// call asks one method. It may take as long as the client's time-out and more.
-func (c *Client) call(ctx context.Context, method string, in, out proto.Message, more time.Duration) error {
+// call asks one method, whose request may stand in line for as long as line.
+func (c *Client) call(ctx context.Context, method string, in, out proto.Message, line time.Duration) error {
 	if err := c.enter(); err != nil {
 		return err
 	}
 	defer c.calls.Done()
-	within := ctx
-	if c.timeout > 0 {
-		var cancel context.CancelFunc
-		within, cancel = context.WithTimeout(ctx, c.timeout+max(more, 0))
-		defer cancel()
-	}
 	conn := c.conns[int(c.next.Add(1)%uint32(len(c.conns)))]
-	if err := conn.Invoke(within, method, in, out); err != nil {
-		return failure(ctx, err)
+	if c.timeout < 0 {
+		return failure(ctx, conn.Invoke(ctx, method, in, out))
 	}
-	return nil
+	within, cancel := context.WithTimeout(ctx, c.timeout+line)
+	defer cancel()
+	if line == 0 {
+		return failure(ctx, conn.Invoke(within, method, in, out))
+	}
+	within, end := context.WithCancelCause(within)
+	defer end(nil)
+	c.calls.Add(1)
+	var lives atomic.Bool
+	watch := time.AfterFunc(c.timeout, func() {
+		defer c.calls.Done()
+		c.pulse.watch(within, end, &lives)
+	})
+	err := conn.Invoke(within, method, in, out)
+	if watch.Stop() {
+		c.calls.Done()
+	}
+	if err != nil && ctx.Err() == nil && context.Cause(within) == errSilent {
+		return errSilent
+	}
+	err = failure(ctx, err)
+	if lives.Load() && status.Code(errors.Unwrap(err)) == codes.DeadlineExceeded {
+		return errFull
+	}
+	return err
 }
 
 // exchange is the messages of one decision, used again for the next one.
@@ -185,20 +226,20 @@ func (x *exchange) free() {
 
 // Take decides r as gate.Gate.Take does.
 func (c *Client) Take(ctx context.Context, r *gate.Request, d *gate.Decision) error {
-	return c.decide(ctx, headgatev1.HeadgateService_Take_FullMethodName, r, d)
+	return c.decide(ctx, headgatev1.HeadgateService_Take_FullMethodName, r, waits(r), d)
 }
 
 // Peek decides r as gate.Gate.Peek does.
 func (c *Client) Peek(ctx context.Context, r *gate.Request, d *gate.Decision) error {
-	return c.decide(ctx, headgatev1.HeadgateService_Peek_FullMethodName, r, d)
+	return c.decide(ctx, headgatev1.HeadgateService_Peek_FullMethodName, r, 0, d)
 }
 
-func (c *Client) decide(ctx context.Context, method string, r *gate.Request, d *gate.Decision) error {
+func (c *Client) decide(ctx context.Context, method string, r *gate.Request, line time.Duration, d *gate.Decision) error {
 	x := exchanges.Get().(*exchange)
 	defer x.free()
 	err := x.in.fill(r)
 	if err == nil {
-		err = c.call(ctx, method, &x.in.take, &x.out, waits(r))
+		err = c.call(ctx, method, &x.in.take, &x.out, line)
 	}
 	return x.receive(d, err)
 }
@@ -213,12 +254,20 @@ func (x *exchange) receive(d *gate.Decision, err error) error {
 	return nil
 }
 
-// waits is how long a request may be in line by its own word.
+// waits is how long a request may be in line at most. Only the server knows the max_wait of
+// its rule.
 func waits(r *gate.Request) time.Duration {
+	longest := policy.MaxMaxWait
 	if r.MaxWaitSaid {
-		return r.MaxWait
+		longest = min(max(r.MaxWait, 0), longest)
 	}
-	return 0
+	if r.WaitCap > 0 {
+		longest = min(r.WaitCap, longest)
+	}
+	if r.NoWait {
+		return 0
+	}
+	return longest
 }
 
 // Explain decides r as gate.Gate.Explain does.

@@ -290,15 +290,17 @@ func TestTimeout(t *testing.T) {
 	var d gate.Decision
 	waits := &gate.Request{Subject: "waits"}
 	c := newClient(t, l.Addr().String(), Options{Timeout: 10 * time.Millisecond})
-	if err := c.Take(t.Context(), waits, &d); headgate.CodeOf(err) != headgate.Unavailable || !strings.Contains(err.Error(), "DeadlineExceeded") {
+	if err := c.Take(t.Context(), &gate.Request{Subject: "waits", NoWait: true}, &d); headgate.CodeOf(err) != headgate.Unavailable || !strings.Contains(err.Error(), "DeadlineExceeded") {
 		t.Errorf("the client's time-out: %v", err)
 	}
-	c = newClient(t, l.Addr().String(), Options{Timeout: -1})
-	why := errors.New("enough")
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, why)
-	defer cancel()
-	if err := c.Take(ctx, waits, &d); headgate.CodeOf(err) != headgate.Unavailable || !errors.Is(err, why) {
-		t.Errorf("the caller's context: %v", err)
+	for _, timeout := range []time.Duration{-1, time.Millisecond, time.Hour} {
+		c = newClient(t, l.Addr().String(), Options{Timeout: timeout})
+		why := errors.New("enough")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, why)
+		defer cancel()
+		if err := c.Take(ctx, waits, &d); headgate.CodeOf(err) != headgate.Unavailable || timeout != time.Millisecond && !errors.Is(err, why) {
+			t.Errorf("the caller's context, time-out %v: %v", timeout, err)
+		}
 	}
 }
 

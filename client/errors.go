@@ -44,8 +44,11 @@ var errAnswer = &headgate.Error{Code: headgate.Unavailable, Err: errors.New("the
 // moment is by how much a server may notice earlier than we that a deadline is over.
 const moment = 20 * time.Millisecond
 
-// failure is the error of a call in ctx, in the words of the gate.
+// failure is the error of a call in ctx, in the words of the gate; nil is nil.
 func failure(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
 	s := status.Convert(err)
 	if at, ok := ctx.Deadline(); ok && s.Code() == codes.DeadlineExceeded && time.Until(at) < moment {
 		<-ctx.Done()

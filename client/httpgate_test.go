@@ -91,6 +91,7 @@ applications:
     rules:
       - {name: rate, match: {path: /rate}, limits: [{name: burst, rate: 1/h}], message: Later.}
       - {name: slots, match: {path: /slots}, limits: [{name: doors, algorithm: concurrency, max: 1, ttl: 2s}]}
+      - {name: paced, match: {path: /paced}, limits: [{name: pace, rate: 2/s, burst: 1}], max_wait: 1750ms}
       - {name: line, match: {path: /line}, limits: [{name: doors, algorithm: concurrency, max: 1}], max_wait: 1m}
 `)})
 	if err != nil {
@@ -175,6 +176,36 @@ func TestHTTPGate(t *testing.T) {
 	config.FailOpen = false
 	if w := get(httpgate.New(c, config)(passes), "/rate", "alice"); w.Code != 503 || w.Header().Get("Headgate-Degraded") != "closed" {
 		t.Errorf("away: got %d %v", w.Code, w.Header())
+	}
+}
+
+// TestHTTPGateInLine: what stands in line for longer than the client's time-out is decided,
+// and not passed on as if the server were away; nor is what comes after the line has moved
+// for as long as it may.
+func TestHTTPGateInLine(t *testing.T) {
+	var h house
+	c, _ := h.open(t, 300*time.Millisecond)
+	for _, open := range []bool{true, false} {
+		g := httpgate.New(c, httpgate.Config{FailOpen: open, OnError: func(_ *http.Request, err error) { t.Error(err) }})
+		passes := g(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		codes := map[int]int{}
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				w := get(passes, "/paced", map[bool]string{true: "alice", false: "bob"}[open])
+				mu.Lock()
+				defer mu.Unlock()
+				codes[w.Code]++
+				if w.Header().Get("Headgate-Degraded") != "" {
+					t.Errorf("degraded: %d %v", w.Code, w.Header())
+				}
+			})
+		}
+		all.Wait()
+		if codes[200] != 4 || codes[429] != 16 {
+			t.Errorf("fail open %v: got %v, want 4 x 200 and 16 x 429", open, codes)
+		}
 	}
 }
 
