@@ -30,10 +30,11 @@ var layers = map[string]struct {
 	"internal/certtest":             {nil, "makes certificates for tests"},
 	"internal/servertest":           {nil, "runs other programs"},
 	"internal/ratefield":            {[]string{"."}, "rate limit header fields, for every HTTP door"},
-	"internal/raced":                {nil, "for tests that mind the race detector"},
+	"internal/racetest":             {nil, "for tests that mind the race detector"},
 	"internal/limittest":            {[]string{".", "middleware/httplimit", "store/memstore"}, "the suite for HTTP middleware over a Limiter"},
 	"internal/pause":                {nil, "waiting, and keys that servers have stopped, for outgoing calls"},
-	"internal/refusal":              {[]string{"."}, "statuses and problem documents of refusals, for HTTP middleware"},
+	"internal/faultlog":             {nil, "logs faults without being flooded, for middleware and doors"},
+	"internal/refusal":              {[]string{".", "internal/ratefield"}, "what HTTP middleware and the reverse proxy answer to those who do not pass"},
 	"store/memstore":                {[]string{".", "algo"}, "state in memory"},
 	"lease":                         {[]string{".", "algo"}, "spends locally what an Authority granted"},
 	"guard":                         {[]string{".", "algo", "store/memstore"}, "deadlines, breaker and fallback around a store that may be away"},
@@ -61,18 +62,18 @@ var layers = map[string]struct {
 	"gate/policy":                   {[]string{".", "github.com/goccy/go-yaml"}, "the only room that knows YAML policies"},
 	"gate/expr":                     {[]string{"cel.dev/cel-go"}, "the only room that knows CEL"},
 	"gate":                          {[]string{".", "internal/clientip", "gate/policy", "gate/expr"}, "the engine: policy, expressions and a Store"},
-	"gate/httpgate":                 {[]string{".", "gate", "gate/inlet", "gate/policy", "internal/clientip", "internal/pause", "internal/ratefield", "internal/refusal", "middleware/httplimit"}, "a gate around net/http"},
+	"gate/httpgate":                 {[]string{".", "gate", "gate/inlet", "gate/policy", "internal/clientip", "internal/faultlog", "internal/pause", "internal/ratefield", "internal/refusal", "middleware/httplimit"}, "a gate around net/http"},
 	"gate/envoy":                    {[]string{"gate/policy", ".", "github.com/goccy/go-yaml"}, "configuration of envoyproxy/ratelimit, as policies"},
 	"gate/envoy/envoytest":          {[]string{"gate"}, "configurations of envoyproxy/ratelimit for tests"},
 	"gate/gatetest":                 {[]string{".", "gate"}, "the contract as one table, run through every door"},
-	"server/front":                  {[]string{"."}, "what all doors have in common"},
+	"server/front":                  {[]string{".", "internal/faultlog"}, "what all doors have in common"},
 	"server/front/problem":          {[]string{"."}, "problem+json, for every HTTP door"},
 	"server/front/httpapi":          {[]string{".", "gate", "gate/inlet", "gate/policy", "internal/clientip", "internal/ratefield", "server/front", "server/front/problem"}, "the decision API over net/http"},
 	"server/front/forwardauth":      {[]string{".", "gate", "gate/httpgate", "gate/policy", "internal/clientip", "server/front", "server/front/problem"}, "decisions for proxies over net/http"},
 	"server/front/resp":             {[]string{".", "gate", "gate/inlet", "gate/policy", "internal/clientip", "internal/ratefield", "server/front", "server/front/problem"}, "the Redis protocol, by hand"},
 	"server/front/grpcapi":          {[]string{".", "gate", "gate/policy", "api/headgate/v1", "server/front", "server/front/problem", "google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"}, "the decision API over gRPC"},
 	"server/front/envoyrls":         {[]string{".", "gate", "gate/policy", "internal/ratefield", "server/front", "server/front/problem", "google.golang.org/grpc", "google.golang.org/protobuf", "github.com/envoyproxy/go-control-plane/envoy"}, "Envoy's rate limit service"},
-	"server/front/proxy":            {[]string{"server/front", "server/front/problem", "internal/clientip"}, "forwards HTTP requests to upstreams"},
+	"server/front/proxy":            {[]string{"server/front", "server/front/problem", "internal/clientip", "internal/ratefield", "internal/refusal"}, "forwards HTTP requests to upstreams"},
 	"server/front/fronttest":        {[]string{".", "gate", "gate/gatetest", "store/memstore", "api/headgate/v1", "client", "google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc", "github.com/envoyproxy/go-control-plane/envoy"}, "asks doors as their clients do, for the tests of all of them"},
 	"api/headgate/v1":               {[]string{"google.golang.org/grpc", "google.golang.org/protobuf"}, "generated from the protocol of the gRPC door"},
 	"client":                        {[]string{".", "gate", "gate/policy", "api/headgate/v1", "google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"}, "a gate over the wire"},
@@ -225,7 +226,7 @@ func TestAlone(t *testing.T) {
 			return err
 		}
 		text, err := os.ReadFile(file)
-		if strings.Contains(string(text), "raced.Alone(") {
+		if strings.Contains(string(text), "racetest.Alone(") {
 			found[filepath.ToSlash(filepath.Dir(file))] = true
 		}
 		return err
@@ -234,6 +235,6 @@ func TestAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := slices.Sorted(maps.Keys(found)); len(got) == 0 || !slices.Equal(got, slices.Sorted(slices.Values(both))) {
-		t.Errorf("raced.Alone is called in %q, BOTH of the Makefile has %q", got, both)
+		t.Errorf("racetest.Alone is called in %q, BOTH of the Makefile has %q", got, both)
 	}
 }

@@ -52,10 +52,32 @@ func New(store Store, limits ...Limit) (*Limiter, error) {
 		l.limits[i] = p
 		l.holds = l.holds || p.Algorithm == Concurrency
 	}
+	l.label(limits)
 	if len(limits) == 1 && l.limits[0].Algorithm == TokenBucket {
 		l.single, _ = store.(Single)
 	}
 	return l, nil
+}
+
+// label sees to it that a limit without a name has no label of one with a name, nor of one
+// without that comes before it.
+func (l *Limiter) label(limits []Limit) {
+	for i, p := range l.limits {
+		if limits[i].Name != "" {
+			continue
+		}
+		taken := func() bool {
+			for j, q := range l.limits {
+				if (j < i || limits[j].Name != "") && q.Label == p.Label {
+					return true
+				}
+			}
+			return false
+		}
+		for n, reads := 2, p.Label; taken(); n++ {
+			p.Label = fmt.Sprintf("%s-%d", reads, n)
+		}
+	}
 }
 
 // Limits returns the limits, in the order of New. They must not be changed.

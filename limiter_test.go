@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -458,5 +459,21 @@ func TestErrors(t *testing.T) {
 	}
 	if !errors.Is(fmt.Errorf("redis: %w", e), inner) {
 		t.Error("the cause is lost")
+	}
+}
+
+// TestLabelsOfALimiter: no two are equal, and those that were given stay.
+func TestLabelsOfALimiter(t *testing.T) {
+	minute := headgate.PerMinute(60)
+	lim, err := headgate.New(memstore.New(memstore.Config{}), minute, minute.WithBurst(10), minute.WithName("60-per-minute"), headgate.Sliding(60, time.Minute), headgate.PerHour(60))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range lim.Limits() {
+		got = append(got, p.Label)
+	}
+	if want := []string{"60-per-minute-2", "60-per-minute-3", "60-per-minute", "60-per-minute-4", "60-per-hour"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -39,6 +39,10 @@ const (
 type Prepared struct {
 	// Limit is the limit as given, its defaults filled in.
 	Limit
+	// Label is what clients are told that the limit is called: its name, or where none was
+	// given what its numbers read as, such as 60-per-minute. [New] sees to it that no two
+	// such labels of a limiter are equal.
+	Label string
 	// ID is the identity of the budget's scope and name: 128 bits of SHA-256
 	// over their length-prefixed bytes. Equal on every node.
 	ID [2]uint64
@@ -57,7 +61,7 @@ var serials atomic.Uint32
 // Prepare checks the limit and reduces it to integers. The error names the
 // field and the numbers; it is an *[Error] with code InvalidLimit.
 func (l Limit) Prepare() (*Prepared, error) {
-	p := &Prepared{Limit: l}
+	p := &Prepared{Limit: l, Label: l.Name}
 	if err := p.prepare(); err != nil {
 		return nil, &Error{Code: InvalidLimit, Err: fmt.Errorf("limit %q: %w", p.Name, err)}
 	}
@@ -133,7 +137,7 @@ func (p *Prepared) prepare() error {
 		return err
 	}
 	if p.Name == "" {
-		p.Name = p.defaultName()
+		p.Name, p.Label = p.defaultName(), p.reads()
 	}
 	return CheckName(p.Name)
 }
@@ -252,7 +256,7 @@ func (p *Prepared) prepareIdempotency() error {
 }
 
 // defaultName names a limit by its numbers, so that it is the same on every
-// node.
+// node. State is kept under it: it must not change.
 func (p *Prepared) defaultName() string {
 	switch p.Algorithm {
 	case Quota:
@@ -264,6 +268,30 @@ func (p *Prepared) defaultName() string {
 	default:
 		return fmt.Sprintf("%v-%d-%dus", p.Algorithm, p.Count, p.Period.Microseconds())
 	}
+}
+
+// reads is what the numbers read as.
+func (p *Prepared) reads() string {
+	switch p.Algorithm {
+	case Quota:
+		return fmt.Sprintf("%d-per-%v", p.Count, p.Calendar.Unit)
+	case Concurrency:
+		return fmt.Sprintf("%d-at-once", p.Count)
+	case Ban, Idempotency:
+		return p.Algorithm.String()
+	}
+	for _, unit := range [...]struct {
+		length time.Duration
+		name   string
+	}{{24 * time.Hour, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}, {time.Second, "second"}, {time.Millisecond, "millisecond"}} {
+		switch {
+		case p.Period == unit.length:
+			return fmt.Sprintf("%d-per-%s", p.Count, unit.name)
+		case p.Period%unit.length == 0:
+			return fmt.Sprintf("%d-per-%d-%ss", p.Count, p.Period/unit.length, unit.name)
+		}
+	}
+	return fmt.Sprintf("%d-per-%d-microseconds", p.Count, p.Period.Microseconds())
 }
 
 // CheckName returns an error unless name is 1 to 64 characters of a-z, A-Z,

@@ -175,6 +175,37 @@ func TestPrepareFillsIn(t *testing.T) {
 	}
 }
 
+// TestLabels: a limit without a name is told of by its numbers, and state stays where it
+// was.
+func TestLabels(t *testing.T) {
+	for _, tt := range []struct {
+		l     headgate.Limit
+		label string
+		state string // the name under which it is kept
+	}{
+		{headgate.PerMinute(60).WithBurst(2), "60-per-minute", "token_bucket-60-60000000us-2"},
+		{headgate.PerSecond(10), "10-per-second", "token_bucket-10-1000000us-10"},
+		{headgate.PerHour(5), "5-per-hour", "token_bucket-5-3600000000us-5"},
+		{headgate.Per(5, 24*time.Hour), "5-per-day", "token_bucket-5-86400000000us-5"},
+		{headgate.Per(100, 15*time.Minute), "100-per-15-minutes", "token_bucket-100-900000000us-100"},
+		{headgate.Window(5, 90*time.Second), "5-per-90-seconds", "fixed_window-5-90000000us"},
+		{headgate.Window(headgate.MaxInt, century-time.Microsecond), "9007199254740991-per-3153599999999999-microseconds", "fixed_window-9007199254740991-3153599999999999us"},
+		{headgate.Log(5, time.Millisecond), "5-per-millisecond", "sliding_log-5-1000us"},
+		{headgate.QuotaPer(5, headgate.Month), "5-per-month", "quota-5-month"},
+		{headgate.InFlight(5, 0), "5-at-once", "concurrency-5"},
+		{headgate.Limit{Algorithm: headgate.Ban, Count: 5, Period: time.Minute, TTL: time.Hour}, "ban", "ban-5-60000000us"},
+		{headgate.PerMinute(60).WithName("login"), "login", "login"},
+	} {
+		p := mustPrepare(t, tt.l)
+		if p.Label != tt.label || p.Name != tt.state || p.ID != mustPrepare(t, tt.l.WithName(tt.state)).ID {
+			t.Errorf("got %q for %q, want %q for %q", p.Label, p.Name, tt.label, tt.state)
+		}
+		if err := headgate.CheckName(p.Label); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestIdentity: the identity is that of scope and name, and no choice of
 // strings makes those of two budgets meet.
 func TestIdentity(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/inlet"
 	"github.com/headgate/headgate/gate/policy"
+	"github.com/headgate/headgate/internal/faultlog"
 	"github.com/headgate/headgate/internal/ratefield"
 )
 
@@ -69,12 +70,14 @@ type Config struct {
 
 	// FailOpen lets requests pass that the engine could not decide as it is away or
 	// closed, such as a Client whose server is away. Otherwise they are answered with
-	// 503, as are those that it could not decide for another reason: clients may have
-	// caused it. A gate whose store is away does decide: by on_store_error of each limit.
+	// 503 and a Retry-After of 1 s, as are those that it could not decide for another
+	// reason: clients may have caused it. A gate whose store is away does decide: by
+	// on_store_error of each limit.
 	FailOpen bool
 	// OnError is told of every request that was not decided, the client's faults and
-	// departures included, and of slots that could not be renewed or released; nil means
-	// nobody is.
+	// departures included, and of slots that could not be renewed or released. nil logs
+	// with slog.Default what is no client's doing, of each kind one line in 10 s, which
+	// says with "more" how many others there were.
 	OnError func(*http.Request, error)
 
 	// Decided is called after each decision with the time it took, without that in line.
@@ -83,9 +86,14 @@ type Config struct {
 	// Ended is called when the handler of a request that passed has ended, by a panic
 	// too, with the status of its answer and the time that it took. The status is 101
 	// where the handler took the connection over, and 500 where it panicked before it
-	// wrote one. d must not be kept, and is nil if FailOpen let the request pass. nil for
-	// nobody, which costs nothing.
-	Ended func(r *http.Request, d *gate.Decision, status int, took time.Duration)
+	// wrote one. nil for nobody, which costs nothing.
+	Ended func(r *http.Request, by Passed, status int, took time.Duration)
+}
+
+// Passed is by what a request has passed, in the names of the decision. It is zero if
+// nobody decided, and FailOpen let the request pass.
+type Passed struct {
+	Application, Rule, Operation, Subject, Plan string
 }
 
 func (c Config) validate() error {
@@ -102,9 +110,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Skip == nil {
 		c.Skip = func(*http.Request) bool { return false }
-	}
-	if c.OnError == nil {
-		c.OnError = func(*http.Request, error) {}
 	}
 	if c.Decided == nil {
 		c.Decided = func(*gate.Decision, time.Duration) {}
@@ -127,7 +132,7 @@ func New(e Engine, c Config) func(http.Handler) http.Handler {
 	if err != nil {
 		panic("httpgate: Config: " + err.Error())
 	}
-	m := &middleware{Config: c, engine: e, proxies: proxies}
+	m := &middleware{Config: c, engine: e, proxies: proxies, faults: faultlog.Faults{Pause: logEvery}}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.serve(w, r, next) })
 	}

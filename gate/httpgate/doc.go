@@ -22,10 +22,11 @@
 // What passes and what does not carries the same header fields: those of the rate limit
 // conventions that the application wants, Headgate-Reason, -Limit, -Degraded and
 // -Decision-Id, and Retry-After. A refusal is written as the client's Accept asks:
-// application/problem+json (RFC 9457), which is the default, text/html or text/plain. It
-// carries the rule's message, and the status 429 for limits, bans and the end of waiting,
-// 422 for a cost that can never pass, 403 for the deny list and where no rule lets it
-// pass, and 503 where the policy refuses because the store is away or full.
+// application/problem+json (RFC 9457), which is the default, text/html, which says when to
+// come again too, or text/plain. It carries the rule's message, and the status 429 for
+// limits, bans and the end of waiting, 422 for a cost that can never pass, 403 for the deny
+// list and where no rule lets it pass, and 503 where the policy refuses because the store is
+// away or full, or the engine cannot decide.
 //
 // A request that is at fault is answered with 400, such as one with a malformed
 // X-Forwarded-For or without the key that its limits need. Faults of the policy and the

@@ -66,8 +66,8 @@ applications: {default: {default_plan: free}}
 	h := httpgate.New(g, httpgate.Config{
 		Key:  httplimit.ByHeader("X-User"), // set by the authenticating proxy in front
 		Plan: func(r *http.Request) string { return plans[r.Header.Get("X-User")] },
-		Ended: func(r *http.Request, d *gate.Decision, status int, took time.Duration) {
-			fmt.Println(d.Subject, d.Plan, status, took > 0)
+		Ended: func(r *http.Request, by httpgate.Passed, status int, took time.Duration) {
+			fmt.Println(by.Subject, by.Plan, status, took > 0)
 		},
 	})(http.NotFoundHandler())
 

@@ -1,7 +1,6 @@
 package httpgate
 
 import (
-	"cmp"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/inlet"
 	"github.com/headgate/headgate/gate/policy"
 	"github.com/headgate/headgate/internal/ratefield"
 	"github.com/headgate/headgate/internal/refusal"
@@ -28,15 +28,7 @@ type Fields struct {
 // subject's own; Retry-After where it is refused for a time; Headgate-Reason and
 // -Decision-Id; and Headgate-Limit and -Degraded where there is something to say.
 func (f *Fields) Set(h http.Header, d *gate.Decision, styles policy.HeaderStyles) {
-	n := 0
-	limits := d.Limits()
-	for i := range limits {
-		if l := &limits[i]; l.Owner == "subject" && !l.Shadow {
-			f.items[n] = ratefield.From(l.ID, cmp.Or(l.Share, l.Limit), &l.Outcome)
-			n++
-		}
-	}
-	f.set.Set(h, ratefield.Styles(styles), ratefield.Tightest(f.items[:n]), d.At())
+	f.set.Set(h, ratefield.Styles(styles), inlet.Items(f.items[:0], d), d.At())
 	if !d.Allowed && d.Retryable {
 		f.set.SetInteger(h, "Retry-After", ratefield.RetryAfter(d.RetryAfter, d.RetryJitter, rand.Uint64()))
 	}
@@ -74,26 +66,32 @@ func Status(r headgate.Reason) int { return refusal.Of(r).Status }
 // Detail is what a refused client is told: the rule's message, else a sentence that says
 // why, and when to come again.
 func Detail(d *gate.Decision) string {
-	if d.Message != "" {
-		return d.Message
-	}
-	detail := "too many requests"
 	switch {
-	case d.Reason == headgate.CostExceedsLimit:
-		detail = "this request costs more than its limit can ever hold"
-	case d.Reason == headgate.NoRule:
-		detail = "no rule lets this request pass"
-	case d.Reason == headgate.DenyListed:
-		detail = "this client may not pass"
-	case d.Reason == headgate.Banned:
-		detail = "banned"
-	case Status(d.Reason) == http.StatusServiceUnavailable:
-		detail = "the service cannot take this request at the moment"
+	case d.Message != "":
+		return d.Message
+	case d.Retryable:
+		return sentence(d.Reason) + "; try again in " + strconv.FormatInt(ratefield.RetryAfter(d.RetryAfter, 0, 0), 10) + " s"
+	default:
+		return sentence(d.Reason)
 	}
-	if d.Retryable {
-		detail += "; try again in " + strconv.FormatInt(ratefield.RetryAfter(d.RetryAfter, 0, 0), 10) + " s"
+}
+
+// sentence says why a request is refused.
+func sentence(r headgate.Reason) string {
+	switch {
+	case r == headgate.CostExceedsLimit:
+		return "this request costs more than its limit can ever hold"
+	case r == headgate.NoRule:
+		return "no rule lets this request pass"
+	case r == headgate.DenyListed:
+		return "this client may not pass"
+	case r == headgate.Banned:
+		return "banned"
+	case Status(r) == http.StatusServiceUnavailable:
+		return "the service cannot take this request at the moment"
+	default:
+		return "too many requests"
 	}
-	return detail
 }
 
 // The first of the names of our fields, which are lists, and the others, which hold one

@@ -50,9 +50,9 @@ func TestSlotLastsAsLongAsTheHandler(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			g, c, status := inMemory(t), Config{}, -1
 			if tt.ended {
-				c.Ended = func(_ *http.Request, d *gate.Decision, s int, _ time.Duration) {
-					if status = s; d.Rule != "slots" {
-						t.Errorf("rule %q", d.Rule)
+				c.Ended = func(_ *http.Request, by Passed, s int, _ time.Duration) {
+					if status = s; by.Rule != "slots" {
+						t.Errorf("rule %q", by.Rule)
 					}
 				}
 			}
@@ -77,6 +77,23 @@ func TestSlotLastsAsLongAsTheHandler(t *testing.T) {
 				t.Errorf("the hook was told %d, want %d", status, want)
 			}
 		})
+	}
+}
+
+// TestSlotOfBrokenHook: a hook that panics keeps no slot.
+func TestSlotOfBrokenHook(t *testing.T) {
+	g := inMemory(t)
+	h := New(g, Config{Decided: func(*gate.Decision, time.Duration) { panic(http.ErrAbortHandler) }})(teapot)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		serve(h, request("/slots"))
+	}()
+	if n := used(t, g, "/slots"); n != 0 {
+		t.Errorf("%d slots are held", n)
 	}
 }
 

@@ -11,21 +11,25 @@ import (
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/inlet"
 	"github.com/headgate/headgate/internal/clientip"
+	"github.com/headgate/headgate/internal/faultlog"
 	"github.com/headgate/headgate/internal/pause"
+	"github.com/headgate/headgate/internal/refusal"
 )
 
 type middleware struct {
 	Config
 	engine  Engine
 	proxies inlet.Proxies
+	faults  faultlog.Faults
 }
 
 // call is what one decision needs and the next can use again.
 type call struct {
-	req    gate.Request
-	d      gate.Decision
-	fields Fields
-	body   []byte
+	req     gate.Request
+	d       gate.Decision
+	fields  Fields
+	writer  refusal.Writer
+	members []byte // of a refusal's document
 }
 
 var calls = sync.Pool{New: func() any { return new(call) }}
@@ -51,21 +55,22 @@ func (m *middleware) serve(w http.ResponseWriter, r *http.Request, next http.Han
 		passes := m.undecided(w, r, c, err)
 		c.free()
 		if passes {
-			m.run(w, r, next, nil)
+			m.run(w, r, next, Passed{})
 		}
 		return
 	}
-	m.decided(&c.d, time.Since(began)-c.d.Waited)
+	took := time.Since(began) - c.d.Waited
+	if c.d.Allowed && c.d.HasTicket() {
+		defer m.keep(r, &c.d).Release() // of more than the handler: what tells of it may panic
+	}
+	m.decided(&c.d, took)
 	m.tell(w, c)
-	switch {
-	case !c.d.Allowed:
+	if !c.d.Allowed {
 		m.refuse(w, r, c)
 		c.free()
-	case c.d.HasTicket():
-		m.hold(w, r, next, c)
-	default:
-		m.pass(w, r, next, c)
+		return
 	}
+	m.pass(w, r, next, c)
 }
 
 // pass lets the handler answer, after the delay that a leaky bucket asks for.
@@ -75,13 +80,9 @@ func (m *middleware) pass(w http.ResponseWriter, r *http.Request, next http.Hand
 		c.free()
 		return
 	}
-	if m.Ended == nil {
-		c.free() // which a stream would keep for long
-		m.run(w, r, next, nil)
-		return
-	}
-	m.run(w, r, next, &c.d)
-	c.free()
+	by := Passed{c.d.Application, c.d.Rule, c.d.Operation, c.d.Subject, c.d.Plan}
+	c.free() // which a stream would keep for long
+	m.run(w, r, next, by)
 }
 
 // free lets another request use c. Where something panics it is not freed, which costs
@@ -111,6 +112,9 @@ func (m *middleware) tell(w http.ResponseWriter, c *call) {
 func (m *middleware) read(r *http.Request, q *gate.Request) error {
 	q.Application, q.Releases, q.WaitCap = m.Application, true, m.WaitCap
 	q.Method, q.Path, q.Host, q.Headers = r.Method, target(r), r.Host, r.Header
+	if dotted(q.Path) {
+		return &headgate.Error{Code: headgate.InvalidRequest, Field: "request.path", Err: errDotted}
+	}
 	peer, err := clientip.ParsePeer(r.RemoteAddr)
 	if err != nil {
 		return err
@@ -151,8 +155,8 @@ func target(r *http.Request) string {
 	return r.URL.RequestURI()
 }
 
-// run lets the handler answer. d is nil where nobody decided, or nobody asks.
-func (m *middleware) run(under http.ResponseWriter, r *http.Request, next http.Handler, d *gate.Decision) {
+// run lets the handler answer.
+func (m *middleware) run(under http.ResponseWriter, r *http.Request, next http.Handler, by Passed) {
 	w := &writer{ResponseWriter: under}
 	w.own.read(under.Header())
 	if m.Ended == nil {
@@ -165,7 +169,7 @@ func (m *middleware) run(under http.ResponseWriter, r *http.Request, next http.H
 		if w.status != 0 {
 			status = w.status
 		}
-		m.Ended(r, d, status, time.Since(began))
+		m.Ended(r, by, status, time.Since(began))
 	}()
 	next.ServeHTTP(w, r)
 	w.begin(http.StatusOK)

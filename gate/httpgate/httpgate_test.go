@@ -1,10 +1,12 @@
 package httpgate
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -157,7 +159,7 @@ Vary: Accept
 X-Content-Type-Options: nosniff
 {"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Quota exceeded","status":429,"detail":"too many requests; try again in 30 s","violated-policies":["api/burst"],"retry_after_ms":29999}
 `
-		w := serve(h, request("/api/../%61pi//x")) // another spelling
+		w := serve(h, request("/%61pi//x")) // another spelling
 		if got := dump(w); got != refused {
 			t.Errorf("got  %s\nwant %s", got, refused)
 		}
@@ -201,7 +203,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		for _, form := range []struct{ accept, media, before, after string }{
 			{"", "application/problem+json", `"detail":`, ""},
-			{"text/html", "text/html; charset=utf-8", "<p>", "</p></body></html>\n"},
+			{"text/html", "text/html; charset=utf-8", "<h1>", "</p></body></html>\n"},
 			{"text/plain", "text/plain; charset=utf-8", "", "\n"},
 		} {
 			t.Run(tt.name+"/"+form.accept, func(t *testing.T) {
@@ -224,7 +226,12 @@ func TestRefusals(t *testing.T) {
 						}
 						want = form.before + string(detail) + tt.members + "}\n"
 					case "text/html":
-						want = form.before + strings.NewReplacer("<", "&lt;", ">", "&gt;", "&", "&amp;").Replace(tt.detail) + form.after
+						said, _, _ := strings.Cut(tt.detail, "; try again")
+						want = "</h1><p>" + strings.NewReplacer("<", "&lt;", ">", "&gt;", "&", "&amp;").Replace(said)
+						if tt.retry != "" {
+							want += "</p><p>Try again in " + tt.retry + " s."
+						}
+						want += form.after
 					}
 					fields := w.Result().Header
 					if w.Code != tt.status || fields.Get("Headgate-Reason") != tt.reason || fields.Get("Retry-After") != tt.retry ||
@@ -277,8 +284,8 @@ func TestAsked(t *testing.T) {
 		{"absolute form", Config{}, func(r *http.Request) { r.RequestURI = "http://example.com/api/x?y=1" }, func(q *gate.Request) bool { return q.Path == "/api/x?y=1" }},
 		{"no request line", Config{}, func(r *http.Request) { r.RequestURI = "" }, func(q *gate.Request) bool { return q.Path == "/api/x?y=1" }},
 		{"a '#' that the handler sees in the path", Config{}, func(r *http.Request) {
-			r.RequestURI, r.URL.Path, r.URL.RawQuery = "/public#/../api/x", "/public#/../api/x", ""
-		}, func(q *gate.Request) bool { return q.Path == "/public%23/../api/x" }},
+			r.RequestURI, r.URL.Path, r.URL.RawQuery = "/public#/api/x", "/public#/api/x", ""
+		}, func(q *gate.Request) bool { return q.Path == "/public%23/api/x" }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			asked := false
@@ -406,7 +413,11 @@ func TestFaults(t *testing.T) {
 			if tt.change != nil {
 				tt.change(r)
 			}
-			w := serve(New(inMemory(t), tt.config)(teapot), r)
+			var e Engine = inMemory(t)
+			if tt.config.Application == "lost" {
+				e = struct{ Engine }{e} // as a client, which learns it when it asks
+			}
+			w := serve(New(e, tt.config)(teapot), r)
 			if w.Code != tt.want || told == nil || w.Header().Get("Cache-Control") != "no-store" {
 				t.Errorf("told %v, got %s, want %d", told, dump(w), tt.want)
 			}
@@ -446,7 +457,55 @@ func TestUndecided(t *testing.T) {
 		if got := w.Header().Get("Headgate-Degraded"); got != degraded {
 			t.Errorf("%v, open %v: degraded %q, want %q", tt.code, tt.open, got, degraded)
 		}
+		retry := map[int]string{503: "1"}[tt.want]
+		if got := w.Header().Get("Retry-After"); got != retry {
+			t.Errorf("%v, open %v: Retry-After %q, want %q", tt.code, tt.open, got, retry)
+		}
 	}
+}
+
+// TestLogged: without OnError the log is told of what no client has done, of each kind once
+// in ten seconds.
+func TestLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		defer slog.SetDefault(slog.Default())
+		slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
+		var err error
+		e := engine{Gate: inMemory(t), take: func(context.Context, *gate.Request, *gate.Decision) error { return err }}
+		h := New(e, Config{FailOpen: true})(teapot)
+		check := func(want ...string) {
+			t.Helper()
+			lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+			if out.Len() == 0 {
+				lines = nil
+			}
+			if !slices.EqualFunc(lines, want, strings.HasSuffix) {
+				t.Errorf("logged\n%swant %q", out.String(), want)
+			}
+			out.Reset()
+		}
+		for range 3 {
+			err = &headgate.Error{Code: headgate.Unavailable, Err: errors.New("gone")}
+			serve(h, request("/api/x"))
+			err = &headgate.Error{Code: headgate.NotFound, Field: "application", Err: errors.New("lost")}
+			serve(h, request("/api/x"))
+			err = &headgate.Error{Code: headgate.InvalidRequest, Field: "subject", Err: errors.New("the client's")}
+			serve(h, request("/api/x"))
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			serve(h, request("/api/x").WithContext(ctx))
+		}
+		const away = `level=ERROR msg="no decision" application=default code=unavailable error=gone`
+		check(away, `level=ERROR msg="no decision" application=default code=not_found error="application: lost"`)
+		<-time.After(logEvery - time.Nanosecond)
+		err = &headgate.Error{Code: headgate.Unavailable, Err: errors.New("gone")}
+		serve(h, request("/api/x"))
+		check()
+		<-time.After(time.Nanosecond)
+		serve(h, request("/api/x"))
+		check(away + " more=3")
+	})
 }
 
 // TestGoneIsNotAway: a client that has left is no reason to run the handler.
@@ -662,10 +721,11 @@ func TestDecided(t *testing.T) {
 func TestNewPanics(t *testing.T) {
 	g := inMemory(t)
 	for name, build := range map[string]func(){
-		"no engine":     func() { New(nil, Config{}) },
-		"unknown style": func() { New(g, Config{Headers: new(policy.HeaderStyles(1 << 6))}) },
-		"wait below 0":  func() { New(g, Config{WaitCap: -2}) },
-		"no prefix":     func() { New(g, Config{TrustedProxies: []netip.Prefix{{}}}) },
+		"no engine":           func() { New(nil, Config{}) },
+		"unknown style":       func() { New(g, Config{Headers: new(policy.HeaderStyles(1 << 6))}) },
+		"wait below 0":        func() { New(g, Config{WaitCap: -2}) },
+		"no prefix":           func() { New(g, Config{TrustedProxies: []netip.Prefix{{}}}) },
+		"no such application": func() { New(g, Config{Application: "lost"}) },
 	} {
 		func() {
 			defer func() {

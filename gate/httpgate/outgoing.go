@@ -6,6 +6,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/internal/faultlog"
 	"github.com/headgate/headgate/middleware/httplimit"
 )
 
@@ -22,8 +23,8 @@ type OutgoingConfig struct {
 	// Plan is the subject's plan where its record names none; nil or "" means the rule's,
 	// else that of the application.
 	Plan func(*http.Request) string
-	// OnError is told of slots that could not be renewed or released; nil means nobody
-	// is. Of requests that were not decided the Transport tells.
+	// OnError is told of slots that could not be renewed or released; nil logs it as that
+	// of Config does. Of requests that were not decided the Transport tells.
 	OnError func(*http.Request, error)
 }
 
@@ -42,11 +43,8 @@ func Outgoing(e Engine, c OutgoingConfig) httplimit.Budget {
 	if e == nil {
 		panic("httpgate: Outgoing without an engine")
 	}
-	if c.OnError == nil {
-		c.OnError = func(*http.Request, error) {}
-	}
 	c.Application = cmp.Or(c.Application, "default")
-	return &outgoing{OutgoingConfig: c, keeper: &middleware{Config: Config{Application: c.Application, OnError: c.OnError}, engine: e}}
+	return &outgoing{OutgoingConfig: c, keeper: &middleware{Config: Config{Application: c.Application, OnError: c.OnError}, engine: e, faults: faultlog.Faults{Pause: logEvery}}}
 }
 
 type outgoing struct {

@@ -2,7 +2,7 @@ package httpgate
 
 import (
 	"errors"
-	"html"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -23,15 +23,15 @@ func (m *middleware) refuse(w http.ResponseWriter, r *http.Request, c *call) {
 		m.OnLimited(w, r, &c.d)
 		return
 	}
-	p := refusal.Of(c.d.Reason)
-	detail := ""
-	if c.d.Message == "" && p.Status == http.StatusTooManyRequests {
+	p, detail := refusal.Of(c.d.Reason), c.d.Message
+	if detail == "" && p.Status == http.StatusTooManyRequests {
 		detail = m.Message
 	}
-	if detail == "" {
-		detail = Detail(&c.d)
+	again := detail == ""
+	if again {
+		detail = sentence(c.d.Reason)
 	}
-	c.answer(w, r, p, detail, &c.d)
+	c.answer(w, r, refusal.Answer{Problem: p, Detail: detail, Again: again}, &c.d)
 }
 
 // undecided answers a request that the engine could not decide, and reports whether it
@@ -46,7 +46,7 @@ func (m *middleware) undecided(w http.ResponseWriter, r *http.Request, c *call, 
 		m.fault(w, r, c, err, fault == inlet.OfProgram)
 		return false
 	}
-	m.OnError(r, err)
+	m.report(r, err, undecidedLine)
 	yield(w)
 	if m.FailOpen && fault == inlet.OfAway {
 		w.Header().Set("Headgate-Degraded", "open")
@@ -56,60 +56,64 @@ func (m *middleware) undecided(w http.ResponseWriter, r *http.Request, c *call, 
 	if headgate.CodeOf(err) == headgate.Overloaded {
 		reason = headgate.OverloadedReason
 	}
-	w.Header().Set("Headgate-Degraded", "closed")
-	w.Header().Set("Headgate-Reason", reason.String())
-	c.answer(w, r, refusal.ReducedCapacity, unchecked, nil)
+	h, set := w.Header(), &c.fields.set
+	set.SetString(h, "Headgate-Degraded", "closed")
+	set.SetString(h, "Headgate-Reason", reason.String())
+	set.SetInteger(h, "Retry-After", engineRetry)
+	c.answer(w, r, refusal.Answer{Problem: refusal.ReducedCapacity, Detail: unchecked}, nil)
 	return false
 }
+
+// engineRetry is when to ask again after the engine could not decide, in seconds. Errors
+// do not say it; gates of which only the store is away say the same in their decisions.
+const engineRetry = 1
 
 const unchecked = "the limits of this request could not be checked"
 
 // fault answers a request that is at fault with 400, and one for which the program is
 // with 500. Causes are told to OnError, not to the client.
 func (m *middleware) fault(w http.ResponseWriter, r *http.Request, c *call, err error, ours bool) {
-	m.OnError(r, err)
 	if ours {
-		c.answer(w, r, refusal.InternalError, unchecked, nil)
+		m.report(r, err, undecidedLine)
+		c.answer(w, r, refusal.Answer{Problem: refusal.InternalError, Detail: unchecked}, nil)
 		return
 	}
+	m.report(r, err, "")
 	detail := "the request cannot be limited as it stands"
 	if e, ok := errors.AsType[*headgate.Error](err); ok && e.Field != "" {
 		detail += ": " + e.Field
 	}
-	c.answer(w, r, refusal.InvalidRequest, detail, nil)
+	c.answer(w, r, refusal.Answer{Problem: refusal.InvalidRequest, Detail: detail}, nil)
 }
 
 // gone answers a request that was ended while it waited: by a client that left, who gets
 // nothing, or by the program.
 func (m *middleware) gone(w http.ResponseWriter, r *http.Request, c *call, err error) {
-	m.OnError(r, err)
-	c.answer(w, r, refusal.ReducedCapacity, "the request was ended while it waited", nil)
+	m.report(r, err, "")
+	c.answer(w, r, refusal.Answer{Problem: refusal.ReducedCapacity, Detail: "the request was ended while it waited"}, nil)
 }
 
-// answer writes a problem in the form that the client likes best. d is nil where nothing
-// was decided.
-func (c *call) answer(w http.ResponseWriter, r *http.Request, p refusal.Problem, detail string, d *gate.Decision) {
-	h, set := w.Header(), &c.fields.set
-	switch accepted(r.Header["Accept"]) {
-	case htmlForm:
-		set.SetString(h, "Content-Type", "text/html; charset=utf-8")
-		set.SetString(h, "Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-		c.body = appendPage(c.body[:0], p, detail)
-	case textForm:
-		set.SetString(h, "Content-Type", "text/plain; charset=utf-8")
-		c.body = append(append(c.body[:0], detail...), '\n')
-	default:
-		set.SetString(h, "Content-Type", refusal.JSON)
-		c.body = append(appendMembers(p.Append(c.body[:0], detail), d), "}\n"...)
+// logEvery is how often the log is told of errors of one kind, at most.
+const logEvery = 10 * time.Second
+
+const undecidedLine = "no decision"
+
+// report tells OnError of an error, or where there is none the log: the line, unless it is
+// "", which is for faults and departures of clients.
+func (m *middleware) report(r *http.Request, err error, line string) {
+	switch code := headgate.CodeOf(err).String(); {
+	case m.OnError != nil:
+		m.OnError(r, err)
+	case line != "":
+		m.faults.Log(slog.Default(), slog.LevelError, line+code, line, "application", m.Application, "code", code, "error", err)
 	}
-	h.Add("Vary", "Accept")
-	set.SetString(h, "Cache-Control", "no-store")
-	set.SetString(h, "X-Content-Type-Options", "nosniff")
-	set.SetInteger(h, "Content-Length", int64(len(c.body)))
-	w.WriteHeader(p.Status)
-	if r.Method != http.MethodHead {
-		w.Write(c.body) // an error means that the client has gone
-	}
+}
+
+// answer writes what the client is told. d is nil where nothing was decided.
+func (c *call) answer(w http.ResponseWriter, r *http.Request, a refusal.Answer, d *gate.Decision) {
+	c.members = appendMembers(c.members[:0], d)
+	a.Members = c.members
+	c.writer.Write(w, r, &c.fields.set, a)
 }
 
 // appendMembers appends the limits that refuse, and when the request would pass.
@@ -134,13 +138,4 @@ func appendMembers(b []byte, d *gate.Decision) []byte {
 		b = strconv.AppendInt(b, (d.RetryAfter + up).Milliseconds(), 10)
 	}
 	return b
-}
-
-func appendPage(b []byte, p refusal.Problem, detail string) []byte {
-	b = append(b, `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>`...)
-	b = strconv.AppendInt(b, int64(p.Status), 10)
-	b = append(append(b, ' '), p.Title...)
-	b = append(append(b, "</title></head><body><h1>"...), p.Title...)
-	b = append(append(b, "</h1><p>"...), html.EscapeString(detail)...)
-	return append(b, "</p></body></html>\n"...)
 }

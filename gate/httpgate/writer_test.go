@@ -186,8 +186,8 @@ func TestEnded(t *testing.T) {
 				took       time.Duration
 			}
 			ended := make(chan end, 1)
-			server := httptest.NewServer(New(inMemory(t), Config{Ended: func(r *http.Request, d *gate.Decision, status int, took time.Duration) {
-				ended <- end{r.URL.Path, d.Rule, status, took}
+			server := httptest.NewServer(New(inMemory(t), Config{Ended: func(r *http.Request, by Passed, status int, took time.Duration) {
+				ended <- end{r.URL.Path, by.Rule, status, took}
 			}})(tt.handler))
 			defer server.Close()
 			if res, err := http.Get(server.URL + "/api/x"); err == nil {
@@ -206,9 +206,9 @@ func TestEndedOnlyOfWhatPassed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var took []time.Duration
 		decided := true
-		c := Config{FailOpen: true, Ended: func(_ *http.Request, d *gate.Decision, status int, d2 time.Duration) {
-			if took = append(took, d2); (d != nil) != decided || status != 200 {
-				t.Errorf("decision %v, status %d", d, status)
+		c := Config{FailOpen: true, Ended: func(_ *http.Request, by Passed, status int, d time.Duration) {
+			if took = append(took, d); (by != Passed{}) != decided || status != 200 {
+				t.Errorf("%+v, status %d", by, status)
 			}
 		}}
 		slow := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-time.After(time.Second) })

@@ -1,14 +1,13 @@
 // Package inlet is what middleware around servers has in common that lets a gate decide,
 // such as packages httpgate and grpcgate: whom it asks, whose word it takes for a client's
-// address, whose fault it is that nothing was decided, and the slots that a request holds
-// for as long as its handler runs.
+// address, whose fault it is that nothing was decided, what clients are told of their
+// limits, and the slots that a request holds for as long as its handler runs.
 package inlet
 
 import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/headgate/headgate"
@@ -57,21 +56,32 @@ type proxied interface {
 }
 
 // NewProxies returns the proxies that are said. nil means those of the application where
-// the engine knows them, else 127.0.0.0/8 and ::1; an empty slice is nobody. The error
-// says that one is no prefix.
+// the engine knows them, else 127.0.0.0/8 and ::1; an empty slice is nobody. IPv4 networks
+// may be mapped to IPv6, such as ::ffff:10.0.0.0/104. The error says that one is no prefix,
+// or that it is mapped and shorter than 96 bits, or that an engine that knows its policy
+// does not have the application in it.
 func NewProxies(e Engine, application string, said []netip.Prefix) (Proxies, error) {
-	for _, p := range said {
-		if !p.IsValid() {
-			return Proxies{}, fmt.Errorf("trusted proxies: %v is no prefix", p)
+	plain, err := clientip.Trusted(said)
+	if err != nil {
+		return Proxies{}, err
+	}
+	p := Proxies{application: application, said: plain}
+	policy, _ := e.(proxied)
+	if policy != nil {
+		if _, ok := policy.TrustedProxies(application); !ok {
+			return Proxies{}, notFound(application)
 		}
 	}
-	p := Proxies{application: application, said: slices.Clone(said)}
 	if said == nil {
-		if p.policy, _ = e.(proxied); p.policy == nil {
+		if p.policy = policy; policy == nil {
 			p.said = clientip.Loopback()
 		}
 	}
 	return p, nil
+}
+
+func notFound(application string) error {
+	return &headgate.Error{Code: headgate.NotFound, Field: "application", Err: fmt.Errorf("%.64q is not in the policy", application)}
 }
 
 // Find sets the address and strangeness of a request of which peer, the other end of the
@@ -83,7 +93,7 @@ func (p *Proxies) Find(q *gate.Request, peer netip.Addr) (err error) {
 	if p.policy != nil {
 		var ok bool
 		if trusted, ok = p.policy.TrustedProxies(p.application); !ok {
-			return &headgate.Error{Code: headgate.NotFound, Field: "application", Err: fmt.Errorf("%.64q is not in the policy", p.application)}
+			return notFound(p.application)
 		}
 	}
 	if q.IP, err = clientip.Find(peer, q.Headers, trusted); err != nil {

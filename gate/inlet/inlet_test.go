@@ -82,10 +82,10 @@ func TestProxies(t *testing.T) {
 	}{
 		{"the policy's", engine{}, "a", nil, "10.0.0.1", "198.51.100.7", false},
 		{"a stranger to it", engine{}, "a", nil, "127.0.0.1", "127.0.0.1", true},
-		{"those said", engine{}, "lost", []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, "192.0.2.1", "198.51.100.7", false},
+		{"those said", engine{}, "a", []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, "192.0.2.1", "198.51.100.7", false},
+		{"mapped", engine{}, "a", []netip.Prefix{netip.MustParsePrefix("::ffff:192.0.2.0/120")}, "192.0.2.1", "198.51.100.7", false},
 		{"nobody", engine{}, "a", []netip.Prefix{}, "10.0.0.1", "10.0.0.1", true},
 		{"loopback where nobody knows", unknowing{}, "a", nil, "127.0.0.1", "198.51.100.7", false},
-		{"unknown application", engine{}, "lost", nil, "10.0.0.1", headgate.NotFound.String(), false},
 	} {
 		p, err := NewProxies(tt.engine, tt.application, tt.said)
 		if err != nil {
@@ -102,7 +102,18 @@ func TestProxies(t *testing.T) {
 			t.Errorf("%s: got %s, stranger %v, want %s, %v", tt.name, got, q.Stranger, tt.want, tt.stranger)
 		}
 	}
-	if _, err := NewProxies(unknowing{}, "a", make([]netip.Prefix, 1)); err == nil {
-		t.Error("no prefix: no error")
+	for _, said := range [][]netip.Prefix{nil, {}} {
+		if _, err := NewProxies(engine{}, "lost", said); headgate.CodeOf(err) != headgate.NotFound {
+			t.Errorf("unknown application: got %v", err)
+		}
+	}
+	gone := Proxies{application: "lost", policy: engine{}} // by a policy loaded later
+	if err := gone.Find(new(gate.Request), netip.MustParseAddr("10.0.0.1")); headgate.CodeOf(err) != headgate.NotFound {
+		t.Errorf("application that has gone: got %v", err)
+	}
+	for _, said := range []netip.Prefix{{}, netip.MustParsePrefix("::ffff:0:0/95")} {
+		if _, err := NewProxies(unknowing{}, "a", []netip.Prefix{said}); err == nil {
+			t.Errorf("%v: no error", said)
+		}
 	}
 }

@@ -36,6 +36,25 @@ var (
 // which are the usual default for trusted proxies.
 func Loopback() []netip.Prefix { return slices.Clone(loopback) }
 
+// Trusted returns the prefixes as Find and Within need them: IPv4 where they can be,
+// so that ::ffff:10.0.0.0/104 is 10.0.0.0/8, which without that would match nothing.
+// nil stays nil. The error names the first that is no prefix, or that holds IPv4
+// addresses besides others.
+func Trusted(said []netip.Prefix) ([]netip.Prefix, error) {
+	plain := slices.Clone(said)
+	for i, p := range plain {
+		switch {
+		case !p.IsValid():
+			return nil, fmt.Errorf("trusted proxies: number %d is no prefix: make it with netip.ParsePrefix or netip.PrefixFrom", i+1)
+		case p.Addr().Is4In6() && p.Bits() < 96:
+			return nil, fmt.Errorf("trusted proxies: %v holds more than IPv4 addresses: write the IPv4 network, such as 10.0.0.0/8", p)
+		case p.Addr().Is4In6():
+			plain[i] = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+	}
+	return plain, nil
+}
+
 // Find returns the client's address, IPv4 where it can be, without a zone.
 //
 // If peer, the other end of the connection, is not within trusted, it is the
@@ -45,8 +64,8 @@ func Loopback() []netip.Prefix { return slices.Clone(loopback) }
 // are there they must name the same client, unless X-Real-IP is within trusted:
 // then it names the proxy before ours and X-Forwarded-For rules.
 //
-// The prefixes of trusted must be IPv4 where they can be: ::ffff:10.0.0.0/104
-// matches nothing. The keys of header are canonical, as net/http has them.
+// The prefixes of trusted must be as Trusted returns them. The keys of header are
+// canonical, as net/http has them.
 //
 // The error says that what a proxy sent is no address, too long or in
 // contradiction; answer 400.

@@ -166,6 +166,41 @@ func TestKey(t *testing.T) {
 	}
 }
 
+func TestTrusted(t *testing.T) {
+	for said, want := range map[string]string{
+		"10.0.0.0/8":          "10.0.0.0/8",
+		"2001:db8::/32":       "2001:db8::/32",
+		"::/0":                "::/0",
+		"::ffff:10.0.0.0/104": "10.0.0.0/8",
+		"::ffff:10.0.0.1/128": "10.0.0.1/32",
+		"::ffff:0.0.0.0/96":   "0.0.0.0/0",
+		"::ffff:10.0.0.0/95":  "trusted proxies: ::ffff:10.0.0.0/95 holds more than IPv4 addresses: write the IPv4 network, such as 10.0.0.0/8",
+		"nothing":             "trusted proxies: number 2 is no prefix: make it with netip.ParsePrefix or netip.PrefixFrom",
+	} {
+		var p netip.Prefix
+		if said != "nothing" {
+			p = netip.MustParsePrefix(said)
+		}
+		got, err := Trusted([]netip.Prefix{netip.MustParsePrefix("::1/128"), p})
+		switch {
+		case err != nil && err.Error() != want:
+			t.Errorf("%s: got %v, want %s", said, err, want)
+		case err == nil && got[1].String() != want:
+			t.Errorf("%s: got %v, want %s", said, got, want)
+		}
+	}
+	if got, err := Trusted(nil); got != nil || err != nil {
+		t.Errorf("nil: got %v, %v", got, err)
+	}
+	if got, err := Trusted([]netip.Prefix{}); got == nil || err != nil {
+		t.Errorf("empty: got %v, %v", got, err)
+	}
+	mapped := []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}
+	if got, _ := Trusted(mapped); !Within(netip.MustParseAddr("10.1.2.3"), got) || mapped[0].Bits() != 104 {
+		t.Errorf("got %v of %v", got, mapped)
+	}
+}
+
 func TestLoopbackIsACopy(t *testing.T) {
 	Loopback()[0] = netip.MustParsePrefix("0.0.0.0/0")
 	if got := Loopback()[0].String(); got != "127.0.0.0/8" {

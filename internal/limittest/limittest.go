@@ -8,9 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -32,6 +34,7 @@ type Mount func(lim *headgate.Limiter, c httplimit.Config, next http.Handler) ht
 func Run(t *testing.T, mount Mount) {
 	for name, test := range map[string]func(*testing.T, Mount){
 		"AllowThenRefuse":             testAllowThenRefuse,
+		"Forms":                       testForms,
 		"Undecided":                   testUndecided,
 		"Skip":                        testSkip,
 		"Cost":                        testCost,
@@ -39,9 +42,11 @@ func Run(t *testing.T, mount Mount) {
 		"Keys":                        testKeys,
 		"FaultNamesTheField":          testFaultNamesTheField,
 		"Headers":                     testHeaders,
+		"Labels":                      testLabels,
 		"OnLimited":                   testOnLimited,
 		"Stacked":                     testStacked,
 		"SlotLastsAsLongAsTheHandler": testSlotLastsAsLongAsTheHandler,
+		"SlotsAndConnections":         testSlotsAndConnections,
 		"ReleaseOutlivesTheClient":    testReleaseOutlivesTheClient,
 		"NeverMoreInFlightThanSlots":  testNeverMoreInFlightThanSlots,
 		"DelayIsWaitedFor":            testDelayIsWaitedFor,
@@ -117,12 +122,15 @@ Ratelimit: "rate";r=1;t=1, "daily";r=9;t=86400
 		<-time.After(time.Millisecond) // the bubble's clock
 		const refused = `Too Many Requests
 Cache-Control: no-store
+Content-Length: 195
 Content-Type: application/problem+json
 Headgate-Limit: rate
 Headgate-Reason: rate_limited
 Ratelimit-Policy: "rate";q=2;w=2, "daily";q=10;w=86400
 Ratelimit: "rate";r=0;t=1, "daily";r=8;t=86400
 Retry-After: 1
+Vary: Accept
+X-Content-Type-Options: nosniff
 {"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Quota exceeded","status":429,"detail":"Slow down, \"friend\"","violated-policies":["rate"],"retry_after_ms":999}
 `
 		if got := dump(serve(h, request())); got != refused {
@@ -133,6 +141,32 @@ Retry-After: 1
 			t.Errorf("refused after the time that Retry-After said: %s", dump(w))
 		}
 	})
+}
+
+// What clients are told has the form that they like best.
+func testForms(t *testing.T, mount Mount) {
+	for _, tt := range []struct{ accept, media, body string }{
+		{"*/*", "application/problem+json", `"detail":"Slow & <steady>"`},
+		{"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html; charset=utf-8", "<p>Slow &amp; &lt;steady&gt;</p><p>Try again in 3600 s.</p>"},
+		{"text/plain", "text/plain; charset=utf-8", "Slow & <steady>\n"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := mount(inMemory(t, headgate.PerHour(1)), httplimit.Config{Message: "Slow & <steady>"}, teapot)
+			serve(h, request())
+			w := serve(h, request("Accept: "+tt.accept))
+			body := w.Body.String()
+			if tt.media == "application/problem+json" {
+				body = strings.NewReplacer(`\u0026`, "&", `\u003c`, "<", `\u003e`, ">").Replace(body)
+			}
+			if w.Code != 429 || w.Header().Get("Content-Type") != tt.media || w.Header().Get("Vary") != "Accept" || !strings.Contains(body, tt.body) {
+				t.Errorf("%s: got %s", tt.accept, dump(w))
+			}
+			bad := mount(inMemory(t, headgate.PerHour(1)), httplimit.Config{Key: httplimit.ByHeader("X-Api-Key")}, teapot)
+			if w := serve(bad, request("Accept: "+tt.accept)); w.Code != 400 || w.Header().Get("Content-Type") != tt.media || w.Header().Get("Vary") != "Accept" {
+				t.Errorf("%s, at fault: got %s", tt.accept, dump(w))
+			}
+		})
+	}
 }
 
 func testUndecided(t *testing.T, mount Mount) {
@@ -157,7 +191,7 @@ func testUndecided(t *testing.T, mount Mount) {
 				var told []error
 				w := serve(mount(lim, httplimit.Config{FailOpen: tt.failOpen, OnError: func(_ *http.Request, err error) { told = append(told, err) }}, teapot), request())
 				h := w.Header()
-				if w.Code != tt.status || h.Get("Headgate-Reason") != tt.reason || h.Get("Headgate-Degraded") != tt.degraded || h.Get("Retry-After") != "" {
+				if w.Code != tt.status || h.Get("Headgate-Reason") != tt.reason || h.Get("Headgate-Degraded") != tt.degraded || (h.Get("Retry-After") == "1") != (tt.status == 503) {
 					t.Errorf("got %s", dump(w))
 				}
 				if strings.Contains(w.Body.String(), "db.internal") {
@@ -327,6 +361,19 @@ func testHeaders(t *testing.T, mount Mount) {
 	}
 }
 
+// A limit without a name is told of by what its numbers read as.
+func testLabels(t *testing.T, mount Mount) {
+	h := mount(inMemory(t, headgate.PerMinute(60).WithBurst(1), headgate.PerMinute(60).WithBurst(2)), httplimit.Config{}, teapot)
+	serve(h, request())
+	w := serve(h, request())
+	if got, want := w.Header().Get("RateLimit-Policy"), `"60-per-minute";q=1;w=1, "60-per-minute-2";q=2;w=2`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if w.Header().Get("Headgate-Limit") != "60-per-minute" || !strings.Contains(w.Body.String(), `"violated-policies":["60-per-minute"]`) {
+		t.Errorf("got %s", dump(w))
+	}
+}
+
 func testOnLimited(t *testing.T, mount Mount) {
 	h := mount(inMemory(t, headgate.PerHour(1).WithName("rate")), httplimit.Config{OnLimited: func(w http.ResponseWriter, r *http.Request, d headgate.Decision) {
 		if w.Header().Get("Retry-After") != "3600" || w.Header().Get("Headgate-Limit") != "rate" {
@@ -385,6 +432,93 @@ func testSlotLastsAsLongAsTheHandler(t *testing.T, mount Mount) {
 			}
 		})
 	}
+}
+
+// However a handler treats its connection, its slot is free when it has ended, and what
+// it wants of the connection it gets.
+func testSlotsAndConnections(t *testing.T, mount Mount) {
+	for name, handler := range map[string]func(http.ResponseWriter, *http.Request) error{
+		"panics at once":        func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) },
+		"panics after a header": func(w http.ResponseWriter, _ *http.Request) error { w.WriteHeader(200); panic(http.ErrAbortHandler) },
+		"panics within a body": func(w http.ResponseWriter, _ *http.Request) error {
+			io.WriteString(w, "half")
+			http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		},
+		"says 103 first": func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Link", "</style.css>; rel=preload")
+			w.WriteHeader(http.StatusEarlyHints)
+			_, err := io.WriteString(w, "then")
+			return err
+		},
+		"panics after 103": func(w http.ResponseWriter, _ *http.Request) error {
+			w.WriteHeader(http.StatusEarlyHints)
+			panic(http.ErrAbortHandler)
+		},
+		"asks the controller": func(w http.ResponseWriter, _ *http.Request) error {
+			c, later := http.NewResponseController(w), time.Now().Add(time.Minute)
+			return errors.Join(c.EnableFullDuplex(), c.SetReadDeadline(later), c.SetWriteDeadline(later), c.Flush())
+		},
+		"hijacks":            func(w http.ResponseWriter, _ *http.Request) error { return hijack(w) },
+		"hijacks and panics": func(w http.ResponseWriter, _ *http.Request) error { hijack(w); panic(http.ErrAbortHandler) },
+		"fails to hijack what it has begun": func(w http.ResponseWriter, _ *http.Request) error {
+			io.WriteString(w, "begun")
+			if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+				conn.Close() // some can, with net/http
+			}
+			return nil
+		},
+		"ends its goroutine": func(http.ResponseWriter, *http.Request) error { runtime.Goexit(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ran := 0
+			limited := mount(inMemory(t, headgate.InFlight(1, time.Hour)), httplimit.Config{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				ran++
+				if err := handler(w, r); err != nil {
+					t.Error(err)
+				}
+			}))
+			ended := make(chan struct{}, 1)
+			srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer func() { ended <- struct{}{} }()
+				limited.ServeHTTP(w, r)
+			}))
+			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+			srv.Start()
+			defer srv.Close()
+			for range 2 { // the second one needs the slot of the first
+				ctx, leave := context.WithCancel(t.Context())
+				r, err := http.NewRequestWithContext(ctx, "POST", srv.URL, strings.NewReader("body")) // which no client sends twice
+				if err != nil {
+					t.Fatal(err)
+				}
+				answered := make(chan struct{})
+				go func() {
+					defer close(answered)
+					if resp, err := http.DefaultClient.Do(r); err == nil {
+						io.Copy(io.Discard, resp.Body)
+						resp.Body.Close()
+					}
+				}()
+				<-ended
+				leave() // a goroutine that ended itself leaves its connection open
+				<-answered
+			}
+			if ran != 2 {
+				t.Errorf("%d of 2 handlers ran", ran)
+			}
+		})
+	}
+}
+
+// hijack takes the connection over, and ends it.
+func hijack(w http.ResponseWriter) error {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(conn, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+	return errors.Join(err, conn.Close())
 }
 
 func testReleaseOutlivesTheClient(t *testing.T, mount Mount) {

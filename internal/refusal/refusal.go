@@ -1,5 +1,6 @@
-// Package refusal is what HTTP middleware answers to requests that do not pass: the
-// status of each reason, and problem documents (RFC 9457).
+// Package refusal is what HTTP middleware and the reverse proxy answer to requests that do
+// not pass: the status of each reason, and a problem document (RFC 9457), a page or a text,
+// as Accept asks.
 package refusal
 
 import (

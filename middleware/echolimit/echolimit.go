@@ -32,11 +32,11 @@ type Config struct {
 	Plan  func(*echo.Context) string
 	Plans map[string]*headgate.Limiter
 
-	// Message is the detail of answers with status 429; "" means "Too many requests".
+	// Message is the text of answers with status 429; "" means "Too many requests".
 	Message string
-	// OnLimited answers a refused request instead of the problem+json body; nil means
-	// that one. The fields that httplimit.Config says are set already; the usual status
-	// is httplimit.Status(d.Reason). An error that it returns is answered as those of
+	// OnLimited answers a refused request instead of the usual body; nil means that one.
+	// The fields that httplimit.Config says are set already; the usual status is
+	// httplimit.Status(d.Reason). An error that it returns is answered as those of
 	// handlers are, by echo's error handler, such as
 	// echo.NewHTTPError(httplimit.Status(d.Reason), "slow down").
 	OnLimited func(c *echo.Context, d headgate.Decision) error

@@ -32,11 +32,11 @@ type Config struct {
 	Plan  func(*gin.Context) string
 	Plans map[string]*headgate.Limiter
 
-	// Message is the detail of answers with status 429; "" means "Too many requests".
+	// Message is the text of answers with status 429; "" means "Too many requests".
 	Message string
-	// OnLimited answers a refused request instead of the problem+json body; nil means
-	// that one. The fields that httplimit.Config says are set already; the usual status
-	// is httplimit.Status(d.Reason). The request is aborted afterwards.
+	// OnLimited answers a refused request instead of the usual body; nil means that one.
+	// The fields that httplimit.Config says are set already; the usual status is
+	// httplimit.Status(d.Reason). The request is aborted afterwards.
 	OnLimited func(c *gin.Context, d headgate.Decision)
 
 	// Headers is the set of conventions for the rate limit fields; 0 means

@@ -3,6 +3,7 @@ package grpcgate
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/headgate/headgate"
@@ -40,6 +42,24 @@ func TestSlot(t *testing.T) {
 func TestNeverMoreInFlightThanSlots(t *testing.T) {
 	g := inMemory(t)
 	grpctest.Slots(t, NewServer(g, ServerConfig{Operation: does("slots")}), 1)
+	if n := used(t, g, "slots"); n != 0 {
+		t.Errorf("%d slots are held", n)
+	}
+}
+
+// TestSlotOfBrokenHook: a hook that panics keeps no slot.
+func TestSlotOfBrokenHook(t *testing.T) {
+	g := inMemory(t)
+	s := NewServer(g, ServerConfig{Operation: does("slots"), Decided: func(*gate.Decision, time.Duration) { panic("hook") }})
+	ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(203, 0, 113, 9)}})
+	func() {
+		defer func() {
+			if recover() != "hook" {
+				t.Error("no panic")
+			}
+		}()
+		s.Unary(ctx, nil, method, func(context.Context, any) (any, error) { return nil, nil })
+	}()
 	if n := used(t, g, "slots"); n != 0 {
 		t.Errorf("%d slots are held", n)
 	}
@@ -186,7 +206,8 @@ func TestWaitInLine(t *testing.T) {
 }
 
 // TestClientLeavesTheLine: whose call ends while it waits holds nothing and is not waited
-// for, whatever FailOpen says.
+// for, whatever FailOpen says. Who would wait beyond a deadline is refused in time to hear
+// of it.
 func TestClientLeavesTheLine(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -196,7 +217,7 @@ func TestClientLeavesTheLine(t *testing.T) {
 		{"cancels", context.WithCancel, codes.Canceled},
 		{"deadline", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithTimeout(ctx, time.Second)
-		}, codes.DeadlineExceeded},
+		}, codes.ResourceExhausted},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -224,13 +245,13 @@ func TestClientLeavesTheLine(t *testing.T) {
 				if g.Waiting() != 1 {
 					t.Errorf("%d wait, want 1", g.Waiting())
 				}
-				if tt.code == codes.DeadlineExceeded {
+				if tt.name == "deadline" {
 					<-time.After(time.Second)
 					synctest.Wait()
 				}
 				leave()
 				synctest.Wait()
-				if g.Waiting() != 0 || used(t, g, "queue") != 1 || told == nil || ran.Load() != 1 {
+				if g.Waiting() != 0 || used(t, g, "queue") != 1 || (told == nil) != (tt.name == "deadline") || ran.Load() != 1 {
 					t.Errorf("%d wait, %d slots are held, told %v, %d ran", g.Waiting(), used(t, g, "queue"), told, ran.Load())
 				}
 				endFirst()

@@ -130,7 +130,17 @@ func (s *Server) admit(c grpclimit.Call, md metadata.MD) (held *inlet.Slots, err
 		}
 		return nil, s.undecided(c, st, err, md)
 	}
-	s.config.Decided(&st.d, time.Since(began)-st.d.Waited)
+	took := time.Since(began) - st.d.Waited
+	if st.d.Allowed && st.d.HasTicket() {
+		held = inlet.Keep(c.Context, s.engine, s.config.Application, &st.d, func(err error) { s.config.OnError(c, err) })
+		defer func() {
+			if p := recover(); p != nil { // of a hook
+				held.Release()
+				panic(p)
+			}
+		}()
+	}
+	s.config.Decided(&st.d, took)
 	styles := st.d.Headers
 	if s.config.Headers != nil {
 		styles = *s.config.Headers
@@ -140,9 +150,6 @@ func (s *Server) admit(c grpclimit.Call, md metadata.MD) (held *inlet.Slots, err
 	answer.Move(md, st.told)
 	if !st.d.Allowed {
 		return nil, s.refuse(c, &st.d, md)
-	}
-	if st.d.HasTicket() {
-		held = inlet.Keep(c.Context, s.engine, s.config.Application, &st.d, func(err error) { s.config.OnError(c, err) })
 	}
 	if err := pause.Sleep(c.Context, st.d.Delay); err != nil {
 		return held, s.gone(c, err, err)

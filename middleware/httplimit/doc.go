@@ -4,8 +4,9 @@
 //	mux.Handle("/api/", httplimit.New(lim, httplimit.Config{})(api))
 //
 // Every request is charged to its client, an IP address unless Config.Key says
-// otherwise. A refused one is answered with 429, a problem+json body (RFC 9457)
-// and Retry-After; every answer tells of the limits in RateLimit-Policy and
+// otherwise. A refused one is answered with 429, Retry-After and, as its Accept
+// asks, application/problem+json (RFC 9457), which is the default, a page that
+// says when to come again, or the text alone; every answer tells of the limits in RateLimit-Policy and
 // RateLimit (draft-ietf-httpapi-ratelimit-headers-11).
 //
 // # When nothing could be decided

@@ -39,11 +39,11 @@ type Config struct {
 	Plan  func(*http.Request) string
 	Plans map[string]*headgate.Limiter
 
-	// Message is the detail of answers with status 429; "" means
+	// Message is the text of answers with status 429; "" means
 	// "Too many requests".
 	Message string
-	// OnLimited answers a refused request instead of the problem+json body;
-	// nil means that one. Rate limit fields, Retry-After, Headgate-Reason,
+	// OnLimited answers a refused request instead of the usual body; nil
+	// means that one. Rate limit fields, Retry-After, Headgate-Reason,
 	// Headgate-Limit and Cache-Control are set already; the usual status is
 	// Status(d.Reason).
 	OnLimited func(w http.ResponseWriter, r *http.Request, d headgate.Decision)
@@ -56,7 +56,7 @@ type Config struct {
 	RetryJitter int
 
 	// FailOpen lets requests pass that the limiter could not decide. Otherwise
-	// they are answered with 503.
+	// they are answered with 503 and a Retry-After of 1 s.
 	FailOpen bool
 	// OnError is told of every request that could not be decided, and of slots
 	// that could not be released; nil means nobody is. When the client has
@@ -164,10 +164,11 @@ func newPlan(lim *headgate.Limiter) plan {
 
 // state is what one request needs and the next can use again.
 type state struct {
-	batch  headgate.Batch
-	items  [headgate.MaxCharges]ratefield.Item
-	setter ratefield.Setter
-	body   []byte
+	batch   headgate.Batch
+	items   [headgate.MaxCharges]ratefield.Item
+	setter  ratefield.Setter
+	writer  refusal.Writer
+	members []byte // of a refusal's document
 }
 
 var states = sync.Pool{New: func() any { return new(state) }}
@@ -242,7 +243,7 @@ func (m *middleware) answer(w http.ResponseWriter, r *http.Request, s *state, d 
 func (s *state) describe() []ratefield.Item {
 	outcomes := s.batch.Outcomes()
 	for i, c := range s.batch.Charges() {
-		s.items[i] = ratefield.From(c.Limit.Name, c.Limit, &outcomes[i])
+		s.items[i] = ratefield.From(c.Limit.Label, c.Limit, &outcomes[i])
 	}
 	return s.items[:len(outcomes)]
 }
@@ -261,6 +262,6 @@ func waited(w http.ResponseWriter, r *http.Request, d time.Duration) bool {
 	if pause.Sleep(r.Context(), d) == nil {
 		return true
 	}
-	writeProblem(w, refusal.ReducedCapacity, "The request was ended while it waited")
+	answer(w, r, refusal.ReducedCapacity, "The request was ended while it waited")
 	return false
 }

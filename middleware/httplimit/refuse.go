@@ -23,9 +23,10 @@ func (m *middleware) refuse(w http.ResponseWriter, r *http.Request, s *state, d 
 	}
 	s.setter.SetString(h, "Headgate-Reason", d.Reason.String())
 	if d.BoundBy >= 0 {
-		s.setter.SetString(h, "Headgate-Limit", s.batch.Charges()[d.BoundBy].Limit.Name)
+		s.setter.SetString(h, "Headgate-Limit", s.batch.Charges()[d.BoundBy].Limit.Label)
 	}
-	// A cached refusal would refuse those who may pass (RFC 6585, section 4).
+	// Also where OnLimited answers: a cached refusal would refuse those who may pass
+	// (RFC 6585, section 4).
 	s.setter.SetString(h, "Cache-Control", "no-store")
 	if m.OnLimited != nil {
 		m.OnLimited(w, r, d)
@@ -38,35 +39,36 @@ func (m *middleware) refuse(w http.ResponseWriter, r *http.Request, s *state, d 
 	case http.StatusServiceUnavailable:
 		detail = "The service is short of capacity"
 	}
-	s.body = problem.Append(s.body[:0], detail)
-	s.appendViolated()
-	if d.Retryable {
-		const up = time.Millisecond - time.Nanosecond
-		s.body = append(s.body, `,"retry_after_ms":`...)
-		s.body = strconv.AppendInt(s.body, (d.RetryAfter + up).Milliseconds(), 10)
-	}
-	s.body = append(s.body, "}\n"...)
-	s.setter.SetString(h, "Content-Type", refusal.JSON)
-	w.WriteHeader(problem.Status)
-	w.Write(s.body) // an error means that the client has gone
+	s.appendMembers(d)
+	s.writer.Write(w, r, &s.setter, refusal.Answer{Problem: problem, Detail: detail, Members: s.members})
 }
 
-// appendViolated names the limits that refuse. Their names need no escapes, see
-// headgate.CheckName.
-func (s *state) appendViolated() {
+// appendMembers names the limits that refuse, and says when the request would pass. Labels
+// need no escapes, see headgate.CheckName.
+func (s *state) appendMembers(d headgate.Decision) {
+	s.members = s.members[:0]
 	outcomes, sep := s.batch.Outcomes(), `,"violated-policies":["`
 	for i, c := range s.batch.Charges() {
 		if outcomes[i].Allowed {
 			continue
 		}
-		s.body = append(s.body, sep...)
-		s.body = append(s.body, c.Limit.Name...)
+		s.members = append(s.members, sep...)
+		s.members = append(s.members, c.Limit.Label...)
 		sep = `","`
 	}
 	if sep == `","` {
-		s.body = append(s.body, `"]`...)
+		s.members = append(s.members, `"]`...)
+	}
+	if d.Retryable {
+		const up = time.Millisecond - time.Nanosecond
+		s.members = append(s.members, `,"retry_after_ms":`...)
+		s.members = strconv.AppendInt(s.members, (d.RetryAfter + up).Milliseconds(), 10)
 	}
 }
+
+// storeRetry is when to ask again after nothing could be decided, in seconds: stores do
+// not say it.
+const storeRetry = "1"
 
 // undecided handles an error of the limiter and reports whether the request
 // passes in spite of it.
@@ -86,7 +88,8 @@ func (m *middleware) undecided(w http.ResponseWriter, r *http.Request, err error
 	}
 	w.Header().Set("Headgate-Degraded", "closed")
 	w.Header().Set("Headgate-Reason", reason.String())
-	writeProblem(w, refusal.ReducedCapacity, "The limits of this request could not be checked")
+	w.Header().Set("Retry-After", storeRetry)
+	answer(w, r, refusal.ReducedCapacity, "The limits of this request could not be checked")
 	return false
 }
 
@@ -95,19 +98,19 @@ func (m *middleware) undecided(w http.ResponseWriter, r *http.Request, err error
 func (m *middleware) fault(w http.ResponseWriter, r *http.Request, err error) {
 	m.OnError(r, err)
 	if headgate.CodeOf(err) != headgate.InvalidRequest {
-		writeProblem(w, refusal.InternalError, "The limits of this request could not be checked")
+		answer(w, r, refusal.InternalError, "The limits of this request could not be checked")
 		return
 	}
 	detail := "The request cannot be limited as it stands"
 	if e, ok := errors.AsType[*headgate.Error](err); ok && e.Field != "" {
 		detail += ": " + e.Field
 	}
-	writeProblem(w, refusal.InvalidRequest, detail)
+	answer(w, r, refusal.InvalidRequest, detail)
 }
 
-func writeProblem(w http.ResponseWriter, p refusal.Problem, detail string) {
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Content-Type", refusal.JSON)
-	w.WriteHeader(p.Status)
-	w.Write(append(p.Append(nil, detail), "}\n"...)) // an error means that the client has gone
+// answer is told where nothing was decided.
+func answer(w http.ResponseWriter, r *http.Request, p refusal.Problem, detail string) {
+	s := states.Get().(*state)
+	s.writer.Write(w, r, &s.setter, refusal.Answer{Problem: p, Detail: detail})
+	states.Put(s)
 }

@@ -5,9 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -55,8 +54,12 @@ type TransportConfig struct {
 	// 503; 0 means never. It is sent again if the answer says when, by one of the
 	// ways above, if that is within MaxPause and may be waited for, and if the
 	// request has no body or has GetBody, as those of http.NewRequest over a
-	// bytes.Buffer, bytes.Reader or strings.Reader have. Otherwise the caller gets
-	// the answer. Each try is charged. Needs MaxWait and MaxPause.
+	// bytes.Buffer, bytes.Reader or strings.Reader have. It waits for 100 to 200 ms
+	// at the least, at random, also where the server asks for less. Each try is
+	// charged, and gives its slots back before it waits for the next. If that one
+	// may not be sent within MaxWait, or for any other reason but the end of the
+	// context, the caller gets the answer that there is, its body unread. Needs
+	// MaxWait and MaxPause.
 	Retries int
 
 	// FailOpen sends requests that could not be decided. Otherwise they fail, as do
@@ -106,8 +109,9 @@ type Budget interface {
 	//
 	// release gives back what is held for as long as the request is under way: it
 	// is called once, when the answer was read or closed, possibly by another
-	// goroutine and after the request's context has ended. It is nil where nothing
-	// is held, as in all refusals and errors.
+	// goroutine and after the request's context has ended. The last Read, or Close,
+	// waits for it: what may take long goes on behind it. It is nil where nothing is
+	// held, as in all refusals and errors.
 	Acquire(r *http.Request, key string, cost int64) (d headgate.Decision, release func() error, err error)
 }
 
@@ -215,28 +219,51 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("httplimit: not sent: key: %w", err)
 	}
 	patience := pause.Patience{Most: t.config.MaxWait}
+	ended, err := t.admit(r, key, &patience)
+	if err != nil {
+		closeBody(r)
+		return nil, err
+	}
 	for retries := t.config.Retries; ; retries-- {
-		release, err := t.admit(r, key, &patience)
-		if err != nil {
-			closeBody(r)
-			return nil, err
-		}
-		resp, err := t.send(r, release)
+		resp, err := t.send(r, ended)
 		if err != nil || t.config.MaxPause == 0 {
 			return resp, err
 		}
 		wait, told := t.heed(key, resp)
-		if retries == 0 || !told || !refused(resp) || wait > t.config.MaxPause || !patience.Covers(r.Context(), wait) {
+		if retries == 0 || !told || !refused(resp) || wait > t.config.MaxPause {
+			return resp, nil
+		}
+		wait = max(wait, leastWait())
+		if !patience.Covers(r.Context(), wait) {
 			return resp, nil
 		}
 		again, ok := rewound(r)
 		if !ok {
 			return resp, nil
 		}
-		io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
-		resp.Body.Close()
+		if ended, err = t.admitAgain(again, key, &patience, wait, ended); err != nil {
+			closeBody(again)
+			if err = r.Context().Err(); err == nil {
+				return resp, nil
+			}
+		}
+		// Not read to its end, which may never come, although that costs the connection.
+		if resp.Body != nil {
+			resp.Body.Close()
+		}
+		if err != nil {
+			return nil, err
+		}
 		r = again
 	}
+}
+
+// leastWait is the shortest wait before a request is sent again. Servers may ask for
+// none (RFC 9110, section 10.2.3: 0, or a date that is over), but whoever obeys spends all
+// its tries before anything can have changed, at the same instant as all others that were
+// refused: so it is longer than most round trips, and spread. In whole milliseconds.
+func leastWait() time.Duration {
+	return time.Duration(100+rand.IntN(101)) * time.Millisecond
 }
 
 // CloseIdleConnections closes those of the base, see http.Client.
@@ -246,11 +273,27 @@ func (t *Transport) CloseIdleConnections() {
 	}
 }
 
+// admitAgain is admit for a request that was answered, after a wait. It ends the earlier
+// try first, for which ended is nil if it holds nothing: the next needs what it holds.
+func (t *Transport) admitAgain(r *http.Request, key string, p *pause.Patience, wait time.Duration, ended func()) (func(), error) {
+	if ended != nil {
+		ended()
+	}
+	if err := pause.Sleep(r.Context(), wait); err != nil {
+		return nil, err
+	}
+	return t.admit(r, key, p)
+}
+
 // admit decides whether a request is sent, and waits if it may. What it returns is
-// to be released, unless nil.
-func (t *Transport) admit(r *http.Request, key string, p *pause.Patience) (release func() error, err error) {
+// to be called when the request has ended, once or more often; it is nil if nothing is
+// held.
+func (t *Transport) admit(r *http.Request, key string, p *pause.Patience) (ended func(), err error) {
 	ctx, cost := r.Context(), t.config.Cost(r)
 	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err // uncharged
+		}
 		if err := t.pass(ctx, key, p); err != nil {
 			return nil, err
 		}
@@ -263,16 +306,19 @@ func (t *Transport) admit(r *http.Request, key string, p *pause.Patience) (relea
 			}
 			return nil, fmt.Errorf("httplimit: not sent: %w", err)
 		case d.Allowed:
+			ended := t.releaser(r, release)
 			if d.Delay > 0 {
 				if err = pause.Sleep(ctx, d.Delay); err == nil {
 					err = t.pass(ctx, key, p)
 				}
 			}
 			if err != nil {
-				t.release(r, release)
+				if ended != nil {
+					ended()
+				}
 				return nil, err
 			}
-			return release, nil
+			return ended, nil
 		case !d.Retryable || d.RetryAfter <= 0:
 			return nil, &LimitedError{Decision: d}
 		case !p.Covers(ctx, d.RetryAfter):
@@ -300,12 +346,11 @@ func (t *Transport) pass(ctx context.Context, key string, p *pause.Patience) err
 	}
 }
 
-// send sends a request and sees to it that release is called when it has ended.
-func (t *Transport) send(r *http.Request, release func() error) (resp *http.Response, err error) {
-	if release == nil {
+// send sends a request and sees to it that ended, unless nil, is called when it has.
+func (t *Transport) send(r *http.Request, ended func()) (resp *http.Response, err error) {
+	if ended == nil {
 		return t.base.RoundTrip(r)
 	}
-	ended := sync.OnceFunc(func() { t.release(r, release) })
 	passedOn := false
 	defer func() {
 		if !passedOn {
@@ -325,13 +370,16 @@ func (t *Transport) send(r *http.Request, release func() error) (resp *http.Resp
 	return resp, nil
 }
 
-func (t *Transport) release(r *http.Request, release func() error) {
+// releaser returns what calls release at its first call, nil for nil.
+func (t *Transport) releaser(r *http.Request, release func() error) func() {
 	if release == nil {
-		return
+		return nil
 	}
-	if err := release(); err != nil {
-		t.config.OnError(r, fmt.Errorf("release: %w", err))
-	}
+	return sync.OnceFunc(func() {
+		if err := release(); err != nil {
+			t.config.OnError(r, fmt.Errorf("release: %w", err))
+		}
+	})
 }
 
 // heed stops key if the server asks for it. It returns for how long, and whether the
@@ -398,26 +446,4 @@ func closeBody(r *http.Request) {
 	if r.Body != nil {
 		r.Body.Close()
 	}
-}
-
-// maxHost is the longest name of a host in DNS, with a dot at its end.
-const maxHost = 254
-
-// ByOrigin is a key of scheme, host and port of the URL, in lower case and with the
-// port that the scheme implies: one budget for each server, such as
-// https://api.example.com:443. It fails for URLs without a host.
-func ByOrigin(r *http.Request) (string, error) {
-	scheme, host, port := strings.ToLower(r.URL.Scheme), strings.ToLower(r.URL.Hostname()), r.URL.Port()
-	if host == "" || len(host) > maxHost {
-		return "", invalid("request.url", "has no host of 1 to 254 bytes")
-	}
-	if port == "" {
-		switch scheme {
-		case "http":
-			port = "80"
-		case "https":
-			port = "443"
-		}
-	}
-	return scheme + "://" + net.JoinHostPort(host, port), nil
 }

@@ -89,7 +89,7 @@ func TestGateInAChain(t *testing.T) {
 			}
 			defer g.Close()
 			var ended, seen []int
-			limit := httpgate.New(g, httpgate.Config{Ended: func(_ *http.Request, _ *gate.Decision, status int, _ time.Duration) { ended = append(ended, status) }})
+			limit := httpgate.New(g, httpgate.Config{Ended: func(_ *http.Request, _ httpgate.Passed, status int, _ time.Duration) { ended = append(ended, status) }})
 			var h http.Handler
 			ask := func(path string) *httptest.ResponseRecorder {
 				w := httptest.NewRecorder()

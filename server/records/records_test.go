@@ -13,7 +13,7 @@ import (
 
 	"github.com/headgate/headgate/store/pgstore/pgtest"
 
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 )
 
 // kinds opens a new database of each kind.
@@ -357,7 +357,7 @@ func (m *mirror) follow(t testing.TB, d *DB) {
 }
 
 func TestFeed(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	each(t, func(t *testing.T, d *DB) {
 		ctx := t.Context()
 		var m mirror
@@ -417,7 +417,7 @@ func TestFeed(t *testing.T) {
 
 // TestFeedWhileWritten reads page by page while what is read changes.
 func TestFeedWhileWritten(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	each(t, func(t *testing.T, d *DB) {
 		ctx := t.Context()
 		var list []Subject

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 )
 
 // began is an hour of the tests, 2026-11-01 in UTC.
@@ -197,7 +197,7 @@ func walk(t *testing.T, d *DB, q UsageQuery) (list []Usage) {
 
 // Usage is what was reported, in every span, on every page, and whatever of it was folded.
 func TestUsage(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	each(t, func(t *testing.T, d *DB) {
 		r := rand.New(rand.NewPCG(6, 1))
 		rows := random(r, 4_000)

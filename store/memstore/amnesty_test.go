@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -147,7 +147,7 @@ func TestLostUnderSeveralNumbers(t *testing.T) {
 
 // A small debt is forgiven once by a kill, but not by leaving memory.
 func TestSpillForgivesNothing(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	j := newPaper()
 	c := memstore.Config{MaxBytes: 1 << 20, Shards: 1}
 	l := prepared(t, headgate.Per(1000, 24*time.Hour), "bucket")

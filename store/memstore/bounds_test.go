@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 )
 
 // apply decides charges at an instant.
@@ -98,7 +98,7 @@ func flood(t *testing.T, s *Store, l *headgate.Prepared, now int64, n int) (shar
 }
 
 func TestFlood(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	for _, limit := range []headgate.Limit{
 		headgate.Per(4, 1000*time.Hour),
 		headgate.Sliding(4, 1000*time.Hour),

@@ -6,13 +6,13 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 )
 
 // In a store full of live state there is an answer for every key of every
 // limit: with many limits, all keys of a limit and shard share one last cell.
 func TestEveryLimitHasARoomForNewKeys(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	s := New(Config{MaxBytes: 1 << 20})
 	now := s.Now()
 	var limits []*headgate.Prepared

@@ -11,7 +11,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -62,7 +62,7 @@ func take(t testing.TB, s headgate.Store, owner string, cost int64, limits ...*h
 
 // More keys than memory has room for leave it, and come back as they were.
 func TestSpill(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	j := newPaper()
 	s := kept(t, j, memstore.Config{MaxBytes: 1 << 20, Shards: 1})
 	l, w := prepared(t, headgate.PerHour(1).WithBurst(3), "bucket"), prepared(t, headgate.Window(3, 24*time.Hour), "window")

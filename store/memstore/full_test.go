@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -183,7 +183,7 @@ func (v *fullLives) take() {
 // However full memory is and however the disk fails, kills and stops admit no more than
 // one store that lives on.
 func TestFullLives(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	for _, seed := range []uint64{0, 1, 2, 39} { // the last one found something
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

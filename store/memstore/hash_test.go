@@ -5,13 +5,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 )
 
 // The hash of an owner depends on every byte of it, on its length and on the secret,
 // and on nothing else.
 func TestHash(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	h := newHasher([32]byte{1})
 	seen := make(map[[2]uint64]string)
 	add := func(owner string) {

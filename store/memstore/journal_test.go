@@ -10,7 +10,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/memstore"
 	"github.com/headgate/headgate/store/storetest"
 )
@@ -139,7 +139,7 @@ func TestStoreWithJournal(t *testing.T) {
 }
 
 func TestDifferentialWithJournal(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	storetest.Differential(t, onPaper[*testing.T](memstore.Config{}), capabilities, *ops/4, 4)
 	t.Run("own clock", func(t *testing.T) {
 		storetest.Differential(t, onPaper[*testing.T](memstore.Config{}), storetest.Capabilities{}, *ops/10, 5)

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 )
 
 // borrow acquires at an instant.
@@ -222,7 +222,7 @@ func TestRefusalsVoidNoLeases(t *testing.T) {
 // Whatever is asked, no block of memory is lost or kept twice, and in the end
 // nothing is left.
 func TestLeasesLeaveNothingBehind(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	var limits [][]*headgate.Prepared
 	for i, f := range [][]headgate.Limit{
 		{headgate.PerSecond(1000).WithBurst(5000), headgate.PerHour(2000), {Algorithm: headgate.LeakyBucket, Count: 1000, Period: time.Second}},

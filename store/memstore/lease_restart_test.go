@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/lease"
 	"github.com/headgate/headgate/store/memstore"
 )
@@ -149,7 +149,7 @@ func TestResetAndKill(t *testing.T) {
 // States of which something is leased out may leave memory as others do: who holds
 // leases goes on with them.
 func TestLeasesSpill(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	j := newPaper()
 	s := kept(t, j, memstore.Config{MaxBytes: 1 << 20, Shards: 1})
 	l := prepared(t, headgate.Per(5000, 1000*time.Hour), "limit")

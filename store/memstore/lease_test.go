@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/memstore"
 	"github.com/headgate/headgate/store/storetest"
 )
@@ -74,7 +74,7 @@ func TestAuthority(t *testing.T) {
 }
 
 func TestDifferentialAuthority(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	t.Run("one shard", func(t *testing.T) {
 		storetest.DifferentialAuthority(t, authorities(memstore.Config{Shards: 1}), lending, *ops/2, 11)
 	})

@@ -9,7 +9,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/algo"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 )
 
 // checkStore fails unless every shard is whole: its table in order, each block
@@ -269,7 +269,7 @@ func (a *attacker) step(t *testing.T) {
 }
 
 func TestRandomBatchesLeaveTheStoreWhole(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	ban := headgate.Limit{Algorithm: headgate.Ban, Count: 3, Period: 5 * time.Second, TTL: 3 * time.Second}
 	longBan := ban
 	longBan.Count, longBan.TTL = 5, 6*time.Second

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
-	"github.com/headgate/headgate/internal/raced"
+	"github.com/headgate/headgate/internal/racetest"
 )
 
 // Limits are forgotten while others come, are converted to and run out: what a
@@ -96,7 +96,7 @@ func TestVersionsAreCollectedWhenDue(t *testing.T) {
 // A store that knows as many limits as it may looks for some to forget once a
 // second, and finds them without anybody calling Sweep.
 func TestTooManyVersions(t *testing.T) {
-	raced.Alone(t)
+	racetest.Alone(t)
 	const second = 1_000_000
 	now := int64(hour)
 	s := New(Config{Origin: now, Shards: 1})

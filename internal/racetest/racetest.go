@@ -1,5 +1,5 @@
-// Package raced is for tests that mind the race detector.
-package raced
+// Package racetest is for tests that mind the race detector.
+package racetest
 
 import "testing"
 

@@ -1,24 +1,27 @@
-package httpgate
+package refusal
 
 import "strings"
 
-// form is how a refusal is written.
-type form uint8
+// Form is how a refusal is written.
+type Form uint8
 
 // The forms, the default first.
 const (
-	jsonForm form = iota
-	htmlForm
-	textForm
+	// Document is application/problem+json.
+	Document Form = iota
+	// Page is text/html.
+	Page
+	// Text is text/plain.
+	Text
 	forms
 )
 
-// accepted returns the form that the lines of an Accept field (RFC 9110, 12.5.1) like
+// Accepted returns the form that the lines of an Accept field (RFC 9110, 12.5.1) like
 // best; of equals the one that they name more precisely, then the first. Where they
 // accept none, or there are none, it is the default.
-func accepted(lines []string) form {
+func Accepted(lines []string) Form {
 	if len(lines) == 0 {
-		return jsonForm
+		return Document
 	}
 	var quality, precision [forms]int
 	for _, line := range lines {
@@ -38,8 +41,8 @@ func accepted(lines []string) form {
 			}
 		}
 	}
-	best := jsonForm
-	for f := htmlForm; f < forms; f++ {
+	best := Document
+	for f := Page; f < forms; f++ {
 		if quality[f] > quality[best] || quality[f] == quality[best] && quality[f] > 0 && precision[f] > precision[best] {
 			best = f
 		}
@@ -48,14 +51,14 @@ func accepted(lines []string) form {
 }
 
 // precision is how closely a media range names the form; 0 if it does not.
-func (f form) precision(media string) int {
+func (f Form) precision(media string) int {
 	kind, plain, exact := "application", "", ""
 	switch f {
-	case jsonForm:
+	case Document:
 		plain, exact = "application/json", "application/problem+json"
-	case htmlForm:
+	case Page:
 		kind, exact = "text", "text/html"
-	case textForm:
+	case Text:
 		kind, exact = "text", "text/plain"
 	}
 	switch {

@@ -1,7 +1,7 @@
-//go:build !race
+//go:build race
 
-package raced
+package racetest
 
 // Enabled reports whether this program was built with the race detector, which allocates,
 // and makes everything several times slower.
-const Enabled = false
+const Enabled = true
