@@ -216,30 +216,30 @@ func (cl *Client) admit(c Call) (key string, release func() error, err error) {
 		return "", nil, cl.fault(c, fmt.Errorf("key: %w", err))
 	}
 	w := pause.Patience{Most: cl.config.MaxWait}
-	if cl.config.MaxPause > 0 {
-		if err := cl.pass(c.Context, key, &w); err != nil {
-			return "", nil, err
-		}
-	}
 	delay, release, err := cl.decide(c, &w, key)
-	if err == nil {
-		err = sleep(c.Context, delay)
+	if err == nil && delay > 0 {
+		if err = sleep(c.Context, delay); err == nil {
+			err = cl.pass(c.Context, key, &w)
+		}
 	}
 	return key, release, err
 }
 
-// decide charges a call, again and again as long as it may wait. It passes after
-// the delay, or the error is a status.
+// decide charges a call, again and again as long as it may wait, and not while its key is
+// stopped. It passes after the delay, or the error is a status.
 func (cl *Client) decide(c Call, w *pause.Patience, key string) (delay time.Duration, release func() error, err error) {
 	cost := cl.config.Cost(c)
 	for {
+		if err := cl.pass(c.Context, key, w); err != nil {
+			return 0, nil, err
+		}
 		v, release, err := cl.budget.Acquire(c, key, cost)
 		switch {
 		case err != nil:
 			return 0, nil, cl.undecided(c, err)
 		case v.Allowed:
 			return v.Delay, release, nil
-		case !v.Retryable || !w.Covers(c.Context, v.RetryAfter):
+		case !v.Retryable || v.RetryAfter <= 0 || !w.Covers(c.Context, v.RetryAfter):
 			return 0, nil, v.Refusal(v.RetryAfter, answer.Message(v.Reason, "Not sent: the client's own limit refuses"), "client")
 		}
 		if err := sleep(c.Context, v.RetryAfter); err != nil {

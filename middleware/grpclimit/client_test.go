@@ -473,3 +473,109 @@ func TestNewClientPanics(t *testing.T) {
 		}()
 	}
 }
+
+// TestClientPausesWhatWaits: a call that waits for its budget, or for its delay, when the
+// server stops its key is not sent before that is over. Its slot is free again.
+func TestClientPausesWhatWaits(t *testing.T) {
+	pace := headgate.Limit{Algorithm: headgate.LeakyBucket, Count: 1, Period: time.Second, Burst: 9}
+	for _, tt := range []struct {
+		name    string
+		limits  []headgate.Limit
+		maxWait time.Duration
+		code    codes.Code // of the second call
+		after   time.Duration
+	}{
+		{"budget", []headgate.Limit{headgate.PerSecond(1)}, 2 * time.Second, codes.Unavailable, time.Second},
+		{"budget, long patience", []headgate.Limit{headgate.PerSecond(1)}, 5 * time.Second, codes.OK, 4500 * time.Millisecond},
+		{"delay", []headgate.Limit{pace, headgate.InFlight(2, time.Hour)}, 2 * time.Second, codes.Unavailable, time.Second},
+		{"delay, long patience", []headgate.Limit{pace, headgate.InFlight(2, time.Hour)}, 5 * time.Second, codes.OK, 4500 * time.Millisecond},
+	} {
+		for kind, call := range kinds {
+			t.Run(tt.name+"/"+kind, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var reached atomic.Int64
+					answer := func() error {
+						if reached.Add(1) > 1 {
+							return nil
+						}
+						<-time.After(time.Second / 2) // the second call waits meanwhile
+						_, err := says(codes.Unavailable, "", 4*time.Second)()
+						return err
+					}
+					h := &grpctest.House{Service: grpctest.Service{
+						Unary: func(context.Context) error { return answer() },
+						Duplex: func(s grpctest.Duplex) error {
+							if err := answer(); err != nil {
+								return err
+							}
+							return grpctest.Echo(s)
+						},
+					}}
+					lim := inMemory(t, tt.limits...)
+					c, end := h.LimitClient(NewClient(lim, ClientConfig{
+						MaxWait: tt.maxWait, MaxPause: 5 * time.Second, Key: func(Call) (string, error) { return "k", nil },
+					})).Open(t)
+					defer end()
+					begin := time.Now()
+					first := make(chan grpctest.Answer)
+					go func() { first <- call(t, c) }()
+					synctest.Wait()
+					a := call(t, c)
+					if a.Status.Code() != tt.code || time.Since(begin) != tt.after {
+						t.Errorf("after %v: got %v, want %v after %v", time.Since(begin), a, tt.code, tt.after)
+					}
+					if a := <-first; a.Status.Code() != codes.Unavailable {
+						t.Errorf("the first call: got %v", a)
+					}
+					if want := map[codes.Code]int64{codes.OK: 2, codes.Unavailable: 1}[tt.code]; reached.Load() != want {
+						t.Errorf("%d calls reached the server, want %d", reached.Load(), want)
+					}
+					synctest.Wait()
+					if len(tt.limits) == 1 {
+						return
+					}
+					for range 2 { // both slots are free
+						b := new(headgate.Batch)
+						if d, err := lim.Acquire(t.Context(), b, "k", 1); err != nil || !d.Allowed {
+							t.Errorf("got %+v, %v", d, err)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestClientsInAChain: what one Client does not send is not the server's word for the other,
+// whether its budget refuses or it heeds a server.
+func TestClientsInAChain(t *testing.T) {
+	for kind, call := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var reached atomic.Int64
+				who := "a"
+				outer := NewClient(inMemory(t, headgate.PerSecond(1000)), ClientConfig{MaxPause: time.Hour})
+				inner := NewClient(inMemory(t, headgate.PerHour(1)), ClientConfig{MaxPause: time.Hour, Key: func(Call) (string, error) { return who, nil }})
+				h := &grpctest.House{Service: counting(&reached)}
+				c, end := h.LimitClient(outer).LimitClient(inner).Open(t)
+				defer end()
+				for i, want := range []codes.Code{codes.OK, codes.ResourceExhausted, codes.OK} {
+					who = []string{"a", "a", "b"}[i]
+					if a := call(t, c); a.Status.Code() != want {
+						t.Errorf("call %d for %s: got %v, want %v", i, who, a, want)
+					}
+				}
+				inner.pauses.Stop("c", time.Minute, codes.Unavailable)
+				for i, want := range []codes.Code{codes.Unavailable, codes.OK} {
+					who = []string{"c", "d"}[i]
+					if a := call(t, c); a.Status.Code() != want {
+						t.Errorf("for %s: got %v, want %v", who, a, want)
+					}
+				}
+				if reached.Load() != 3 {
+					t.Errorf("%d calls reached the server", reached.Load())
+				}
+			})
+		})
+	}
+}

@@ -3,6 +3,7 @@ package grpclimit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -44,8 +45,14 @@ type Call struct {
 // different clients, unless x-real-ip is within trusted: have the proxy set one
 // and clear the other. A connection without an IP address, such as a pipe in
 // memory, is answered with INTERNAL: set another Key.
+//
+// IPv4 networks may be mapped to IPv6, such as ::ffff:10.0.0.0/104. It panics if one of
+// trusted is no prefix, or is mapped and shorter than 96 bits.
 func ByPeer(trusted []netip.Prefix) func(Call) (string, error) {
-	trusted = slices.Clone(trusted)
+	trusted, err := clientip.Trusted(trusted)
+	if err != nil {
+		panic("grpclimit: ByPeer: " + err.Error())
+	}
 	return func(c Call) (string, error) {
 		addr, err := Peer(c.Context)
 		if err != nil {
@@ -128,8 +135,16 @@ func ByTarget(c Call) (string, error) { return c.Target, nil }
 
 // ByAll returns a key of several: one budget for each combination, such as a
 // method and a peer. No two combinations give the same key. It fails as the first
-// of keys that fails or is empty.
+// of keys that fails or is empty. It panics without keys, or if one is nil.
 func ByAll(keys ...func(Call) (string, error)) func(Call) (string, error) {
+	if len(keys) == 0 {
+		panic("grpclimit: ByAll without keys")
+	}
+	for i, key := range keys {
+		if key == nil {
+			panic(fmt.Sprintf("grpclimit: ByAll: key number %d is nil", i+1))
+		}
+	}
 	keys = slices.Clone(keys)
 	return func(c Call) (string, error) {
 		var buf [256]byte

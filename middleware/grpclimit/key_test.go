@@ -45,6 +45,7 @@ func TestKeys(t *testing.T) {
 		{"proxy on a unix socket", nil, &net.UnixAddr{Name: "@", Net: "unix"}, []string{"x-real-ip", "198.51.100.7"}, "198.51.100.7"},
 		{"ByPeer", ByPeer(inside), tcp("10.1.2.3"), []string{"x-forwarded-for", "1.1.1.1, 198.51.100.7, 10.0.0.2"}, "198.51.100.7"},
 		{"ByPeer, several lines", ByPeer(inside), tcp("10.1.2.3"), []string{"x-forwarded-for", "198.51.100.7", "x-forwarded-for", "10.0.0.2"}, "198.51.100.7"},
+		{"ByPeer, mapped network", ByPeer([]netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}), tcp("10.1.2.3"), []string{"x-forwarded-for", "198.51.100.7"}, "198.51.100.7"},
 		{"ByPeer, mapped", ByPeer(inside), tcp("::ffff:10.1.2.3"), []string{"x-forwarded-for", "198.51.100.7"}, "198.51.100.7"},
 		{"ByPeer trusts what it was given", ByPeer(inside), tcp("127.0.0.1"), []string{"x-forwarded-for", "198.51.100.7"}, "127.0.0.1"},
 		{"ByPeer of nobody", ByPeer(nil), tcp("127.0.0.1"), []string{"x-forwarded-for", "198.51.100.7"}, "127.0.0.1"},
@@ -104,5 +105,25 @@ func TestByAllIsInjective(t *testing.T) {
 func TestNoPeer(t *testing.T) {
 	if key, err := ByPeer(nil)(Call{Context: t.Context()}); err == nil {
 		t.Errorf("got %q, want an error", key)
+	}
+}
+
+// TestKeysAtFault: what could name nobody is found when it is made.
+func TestKeysAtFault(t *testing.T) {
+	for want, make := range map[string]func(){
+		"grpclimit: ByMetadata without a name":  func() { ByMetadata("") },
+		"grpclimit: ByAll without keys":         func() { ByAll() },
+		"grpclimit: ByAll: key number 2 is nil": func() { ByAll(ByMethod, nil) },
+		"grpclimit: ByPeer: trusted proxies: number 1 is no prefix: make it with netip.ParsePrefix or netip.PrefixFrom":                    func() { ByPeer([]netip.Prefix{{}}) },
+		"grpclimit: ByPeer: trusted proxies: ::ffff:0.0.0.0/95 holds more than IPv4 addresses: write the IPv4 network, such as 10.0.0.0/8": func() { ByPeer([]netip.Prefix{netip.MustParsePrefix("::ffff:0:0/95")}) },
+	} {
+		t.Run(want, func(t *testing.T) {
+			defer func() {
+				if got := recover(); got != want {
+					t.Errorf("got %v", got)
+				}
+			}()
+			make()
+		})
 	}
 }

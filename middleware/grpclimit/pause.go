@@ -16,6 +16,9 @@ import (
 
 // pass waits until key is not stopped. The error is a status.
 func (cl *Client) pass(ctx context.Context, key string, w *pause.Patience) error {
+	if cl.config.MaxPause == 0 {
+		return nil
+	}
 	for {
 		left, code := cl.pauses.Left(key)
 		if left <= 0 {
@@ -46,8 +49,13 @@ func (cl *Client) heed(key string, err error, trailer metadata.MD) {
 		}
 	}
 	for _, detail := range st.Details() {
-		if retry, ok := detail.(*errdetails.RetryInfo); ok {
-			wait = max(wait, retry.GetRetryDelay().AsDuration())
+		switch d := detail.(type) {
+		case *errdetails.RetryInfo:
+			wait = max(wait, d.GetRetryDelay().AsDuration())
+		case *errdetails.ErrorInfo:
+			if answer.Unsent(d) { // another Client's word, perhaps of another key
+				return
+			}
 		}
 	}
 	if wait = min(wait, cl.config.MaxPause); wait > 0 {

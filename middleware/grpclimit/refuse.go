@@ -18,11 +18,11 @@ func (s *state) verdict(d headgate.Decision) answer.Verdict {
 	v := answer.Verdict{Decision: d}
 	charges, outcomes := s.batch.Charges(), s.batch.Outcomes()
 	if d.BoundBy >= 0 {
-		v.Limit = charges[d.BoundBy].Limit.Name
+		v.Limit = charges[d.BoundBy].Limit.Label
 	}
 	for i, c := range charges {
 		if o := &outcomes[i]; !o.Allowed {
-			v.Violations = append(v.Violations, answer.Violation(c.Limit.Name, "requests", c.Cost, c.Limit.Algorithm, o))
+			v.Violations = append(v.Violations, answer.Violation(c.Limit.Label, "requests", c.Cost, c.Limit.Algorithm, o))
 		}
 	}
 	return v

@@ -31,9 +31,10 @@ type ServerConfig struct {
 	Cost func(Call) int64
 	// MessageCost is the number of tokens that a message takes which a stream
 	// receives, in addition to Cost; nil charges none. The request of a call that
-	// streams its answer is such a message. A refused message ends the stream
-	// with the refusal, whatever its handler returns; a leaky bucket's delay
-	// holds the next message back. The limiters must have no concurrency limit.
+	// streams its answer is such a message. A refused message ends the stream:
+	// RecvMsg and SendMsg fail with the refusal from then on, the context of the
+	// handler ends with it as its cause, and it is the stream's status whatever
+	// the handler returns. A leaky bucket's delay holds the next message back. The limiters must have no concurrency limit.
 	MessageCost func(Call) int64
 	// Skip lets the calls for which it is true pass uncharged; nil skips none.
 	Skip func(Call) bool
@@ -184,6 +185,8 @@ func (s *Server) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 		return err
 	}
 	w := &serverStream{Stream: answer.Stream{ServerStream: ss, MD: metadata.MD{}}, server: s, call: c, plan: p, key: key}
+	w.ctx, w.end = context.WithCancelCause(c.Context)
+	defer w.end(nil)
 	held, err := s.admit(c, p, key, w.MD)
 	if held != nil {
 		defer s.release(c, p, held)

@@ -80,7 +80,7 @@ func (s *state) describe(md metadata.MD, styles ratefield.Styles) {
 	}
 	outcomes := s.batch.Outcomes()
 	for i, c := range s.batch.Charges() {
-		s.items[i] = ratefield.From(c.Limit.Name, c.Limit, &outcomes[i])
+		s.items[i] = ratefield.From(c.Limit.Label, c.Limit, &outcomes[i])
 	}
 	s.setter.Set(s.header, styles, ratefield.Tightest(s.items[:len(outcomes)]), time.UnixMicro(s.batch.At))
 	answer.Move(md, s.header)

@@ -1,6 +1,7 @@
 package grpclimit
 
 import (
+	"context"
 	"sync"
 
 	"google.golang.org/grpc/metadata"
@@ -9,17 +10,23 @@ import (
 )
 
 // serverStream tells of the limits with the first message and charges those
-// that come in.
+// that come in. When one is refused the stream is over: nothing is received or sent any
+// more, and the context of the handler ends.
 type serverStream struct {
 	answer.Stream
 	server *Server
 	call   Call
 	plan   plan
 	key    string
+	ctx    context.Context
+	end    context.CancelCauseFunc // of ctx
 
 	mu      sync.Mutex
 	refused error // the status that ends the stream
 }
+
+// Context implements grpc.ServerStream.
+func (w *serverStream) Context() context.Context { return w.ctx }
 
 // RecvMsg implements grpc.ServerStream.
 func (w *serverStream) RecvMsg(m any) error {
@@ -37,8 +44,17 @@ func (w *serverStream) RecvMsg(m any) error {
 		w.mu.Lock()
 		w.refused = err
 		w.mu.Unlock()
+		w.end(err)
 	}
 	return err
+}
+
+// SendMsg implements grpc.ServerStream.
+func (w *serverStream) SendMsg(m any) error {
+	if err := w.refusal(); err != nil {
+		return err
+	}
+	return w.Stream.SendMsg(m)
 }
 
 // charge decides a message and waits for its delay. The error is a status.

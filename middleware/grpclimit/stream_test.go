@@ -192,3 +192,64 @@ func TestSkippedStream(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusedMessageEndsTheHandler: a handler that receives in one goroutine and sends, or
+// waits, in another does not go on after the refusal.
+func TestRefusedMessageEndsTheHandler(t *testing.T) {
+	for name, rest := range map[string]func(grpctest.Duplex) error{
+		"sends": func(s grpctest.Duplex) error {
+			for {
+				if err := s.Send(&testgrpc.StreamingOutputCallResponse{}); err != nil {
+					if status.Code(err) != codes.ResourceExhausted {
+						t.Errorf("Send: got %v, want the refusal", err)
+					}
+					return nil
+				}
+				<-time.After(20 * time.Millisecond)
+			}
+		},
+		"waits": func(s grpctest.Duplex) error {
+			<-s.Context().Done()
+			if cause := context.Cause(s.Context()); status.Code(cause) != codes.ResourceExhausted {
+				t.Errorf("the context ended with %v, want the refusal", cause)
+			}
+			return s.Context().Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := new(grpctest.House)
+				h.Service.Duplex = func(s grpctest.Duplex) error {
+					go func() {
+						for {
+							if _, err := s.Recv(); err != nil {
+								return
+							}
+						}
+					}()
+					return rest(s)
+				}
+				c, end := h.Limit(NewServer(inMemory(t, headgate.PerHour(2).WithName("x")), ServerConfig{MessageCost: size})).Open(t)
+				defer end()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				begin := time.Now()
+				stream, err := c.FullDuplexCall(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 2 { // the stream takes 1, the first message 1, the second finds nothing
+					if err := stream.Send(&testgrpc.StreamingOutputCallRequest{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for err == nil {
+					_, err = stream.Recv()
+				}
+				if status.Code(err) != codes.ResourceExhausted || time.Since(begin) > time.Second {
+					t.Errorf("got %v after %v, want the refusal at once", err, time.Since(begin))
+				}
+			})
+		})
+	}
+}

@@ -138,6 +138,12 @@ func Paused(code codes.Code, left time.Duration) error {
 	return withDetails(code, "Not sent: the server asked to wait", retry(left), info("paused", meta))
 }
 
+// Unsent reports whether info is that of a call which a client has not sent, by Paused or
+// by a Refusal of origin "client".
+func Unsent(info *errdetails.ErrorInfo) bool {
+	return info.GetDomain() == domain && info.GetMetadata()["origin"] == "client"
+}
+
 func retry(wait time.Duration) *errdetails.RetryInfo {
 	return &errdetails.RetryInfo{RetryDelay: durationpb.New(wait)}
 }
