@@ -147,13 +147,17 @@ func quoted(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// maxOptions is the largest number of options that near compares.
+// maxOptions is the largest number of options that Near compares.
 const maxOptions = 200
 
-// near returns the option that a typing error may have turned into s, or "".
-// It is a help, not a search: long words and many options are not compared.
-func near(s string, options []string) string {
-	if len(s) > 40 || len(options) > maxOptions {
+// maxWord is the longest word, in bytes, that is compared with others.
+const maxWord = 40
+
+// Near returns the option that a typing error may have turned into s, or "".
+// It is a help, not a search: words of more than 40 bytes and more than 200
+// options are not compared.
+func Near(s string, options []string) string {
+	if len(s) > maxWord || len(options) > maxOptions {
 		return ""
 	}
 	plain := plainWord(s)

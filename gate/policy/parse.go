@@ -137,7 +137,7 @@ func (r *reader) knownPlan(v value, name string) {
 }
 
 // sortedKeys returns the keys to choose a likely one from, or nothing of so many
-// that [near] would not look at them: sorting costs more than the fault.
+// that [Near] would not look at them: sorting costs more than the fault.
 func sortedKeys[V any](m map[string]V) []string {
 	if len(m) > maxOptions {
 		return nil

@@ -103,6 +103,7 @@ func (r *reader) rules(v value, a *Application) []Rule {
 		rules = append(rules, rule)
 	}
 	r.warnReplaced(replaced, first)
+	r.warnSlips(matches, rules)
 	return rules
 }
 

@@ -222,7 +222,7 @@ func (v value) word(options ...string) int {
 }
 
 func didYouMean(s string, options []string) string {
-	if o := near(s, options); o != "" {
+	if o := Near(s, options); o != "" {
 		return fmt.Sprintf("; did you mean %s?", o)
 	}
 	return ""

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/headgate/headgate"
@@ -119,6 +120,74 @@ func periodOf(l *headgate.Limit, unlimited bool) string {
 	default:
 		return ""
 	}
+}
+
+// warnSlips tells of operations that look like one, written in two ways: the
+// requests that name the other one then meet no rule.
+func (r *reader) warnSlips(matches []match, rules []Rule) {
+	var seen []*match
+	known := make(map[string]bool)
+	for i := range matches {
+		m := &matches[i]
+		if !m.ok || m.operation == "" || known[m.operation] {
+			continue
+		}
+		known[m.operation] = true
+		for _, o := range seen {
+			if slip(o.operation, m.operation) {
+				m.at.warn("operation %s is written %s in rules[%d] %s, in line %d: a request that names one does not meet the rule of the other", quoted(m.operation), quoted(o.operation), o.rule, rules[o.rule].Name, rules[o.rule].Pos.Line)
+				break
+			}
+		}
+		seen = append(seen, m)
+	}
+}
+
+// slip reports whether two names are likely one with a typing error: they differ
+// in case, or in one letter, added, lost, changed or swapped with its neighbour.
+// Numbers, plurals and words of less than 5 letters, such as get and set, differ
+// on purpose, and so do long names.
+func slip(a, b string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	if len(b) > maxWord || len(b) > len(a)+1 {
+		return false
+	}
+	if strings.EqualFold(a, b) {
+		return true
+	}
+	head := 0
+	for head < len(a) && a[head] == b[head] {
+		head++
+	}
+	tail := 0
+	for tail < len(a)-head && a[len(a)-1-tail] == b[len(b)-1-tail] {
+		tail++
+	}
+	was, is, after := a[head:len(a)-tail], b[head:len(b)-tail], b[len(b)-tail:]
+	swapped := len(was) == 2 && len(is) == 2 && was[0] == is[1] && was[1] == is[0]
+	switch {
+	case !swapped && len(is) > 1:
+		return false
+	case strings.Trim(was+is, lower) != "":
+		return false
+	case was == "" && is == "s" && strings.TrimLeft(after, lower) == after:
+		return false // a plural
+	}
+	return len(wordAround(b, head)) >= 5
+}
+
+const lower = "abcdefghijklmnopqrstuvwxyz"
+
+// wordAround returns the word that s[at], a lower-case letter, is in: lower-case
+// letters, and the capital before them.
+func wordAround(s string, at int) string {
+	start := len(strings.TrimRight(s[:at], lower))
+	if start > 0 && 'A' <= s[start-1] && s[start-1] <= 'Z' {
+		start--
+	}
+	return s[start : len(s)-len(strings.TrimLeft(s[at:], lower))]
 }
 
 // requestUse finds each use of request and the field that is read directly.

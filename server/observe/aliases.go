@@ -15,7 +15,7 @@ type Ratio struct {
 
 // aliases are metrics under the names that dashboards of other systems know.
 type aliases struct {
-	hits          *family
+	hits          *counters
 	ratio, queued *prometheus.Desc
 }
 

@@ -52,14 +52,14 @@ type Build struct{ Version, Commit, GoVersion string }
 type Metrics struct {
 	registry  *prometheus.Registry
 	decisions *prometheus.CounterVec
-	cost      *family
+	cost      *counters
 	seconds   *prometheus.HistogramVec
-	candidate *family
-	shadow    *family
-	degraded  *family
-	replayed  *family
-	envoy     *family
-	errors    *family
+	candidate *counters
+	shadow    *counters
+	degraded  *counters
+	replayed  *counters
+	envoy     *counters
+	errors    *counters
 	failOpen  prometheus.Counter
 	store     *prometheus.HistogramVec
 	failures  *prometheus.CounterVec
@@ -153,10 +153,10 @@ func New(b Build, state func() State) *Metrics {
 		labelled: xsync.NewMap[string, *xsync.Map[string, struct{}]](),
 	}
 	m.envoy.most = 10 * MaxSets // of each application 200 rules, and those of another cannot take them
-	for _, f := range []*family{m.cost, m.candidate, m.shadow, m.degraded, m.replayed, m.envoy, m.errors, m.upstreams.requests} {
+	for _, f := range []*counters{m.cost, m.candidate, m.shadow, m.degraded, m.replayed, m.envoy, m.errors, m.upstreams.requests} {
 		m.registry.MustRegister(f.vec)
 	}
-	m.registry.MustRegister(m.decisions, m.seconds, m.failOpen, m.store, m.failures, m.panics, m.reloads, m.configs, m.upstreams.seconds, newStateCollector(b, state, m.aliases, m.upstreams),
+	m.registry.MustRegister(m.decisions, m.seconds, m.failOpen, m.store, m.failures, m.panics, m.reloads, m.configs, m.upstreams.seconds, m.upstreams.rules.vec, newStateCollector(b, state, m.aliases, m.upstreams),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,5 +26,33 @@ func TestUpstreams(t *testing.T) {
 	)
 	if text = scrape(t, New(Build{}, func() State { return State{} })); strings.Contains(text, "headgate_proxy") {
 		t.Error("there is no proxy, and there are its metrics")
+	}
+}
+
+// TestPassed: what rules let pass is measured by rule and status, and rules beyond the
+// bound count as one.
+func TestPassed(t *testing.T) {
+	m := New(Build{}, func() State { return State{} })
+	for _, status := range []int{101, 200, 204, 302, 404, 502, 0, 999} {
+		m.Passed("shop", "pages", status, 3*time.Millisecond)
+	}
+	m.Passed("shop", "api", 200, 2*time.Second)
+	wantLines(t, scrape(t, m),
+		`headgate_proxy_request_duration_seconds_count{application="shop",rule="pages",status_class="1xx"} 1`,
+		`headgate_proxy_request_duration_seconds_count{application="shop",rule="pages",status_class="2xx"} 2`,
+		`headgate_proxy_request_duration_seconds_count{application="shop",rule="pages",status_class="5xx"} 1`,
+		`headgate_proxy_request_duration_seconds_count{application="shop",rule="pages",status_class="none"} 1`,
+		`headgate_proxy_request_duration_seconds_count{application="shop",rule="pages",status_class="other"} 1`,
+		`headgate_proxy_request_duration_seconds_bucket{application="shop",rule="pages",status_class="2xx",le="0.0025"} 0`,
+		`headgate_proxy_request_duration_seconds_bucket{application="shop",rule="pages",status_class="2xx",le="0.005"} 2`,
+		`headgate_proxy_request_duration_seconds_sum{application="shop",rule="api",status_class="2xx"} 2`,
+	)
+	for i := range MaxSets + 10 {
+		m.Passed("shop", "r"+strconv.Itoa(i), 200, time.Millisecond)
+	}
+	text := scrape(t, m)
+	wantLines(t, text, `headgate_proxy_request_duration_seconds_count{application="other",rule="other",status_class="2xx"} 18`)
+	if n := strings.Count(text, "headgate_proxy_request_duration_seconds_count{"); n != MaxSets+1 {
+		t.Errorf("%d sets", n)
 	}
 }

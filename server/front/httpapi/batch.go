@@ -191,7 +191,7 @@ func (d *door) takeEach(a *answers, b *batch) {
 			began = time.Now()
 			continue
 		}
-		a.decision(&c.d)
+		a.decision(&c.ask, &c.d)
 		now := time.Now()
 		d.Decided(&c.d, now.Sub(began))
 		began = now
@@ -227,7 +227,7 @@ func (d *door) takeAll(a *answers, b *batch) {
 		return
 	}
 	for i := range ds {
-		a.decision(ds[i])
+		a.decision(&asks[i], ds[i])
 		d.Decided(ds[i], time.Since(began))
 	}
 	a.end()
@@ -244,10 +244,10 @@ type answers struct {
 	sent bool // the answer has begun and can only be broken off
 }
 
-func (a *answers) decision(d *gate.Decision) {
+func (a *answers) decision(q *ask, d *gate.Decision) {
 	a.next()
 	a.c.out = append(a.c.out, `{"decision":`...)
-	a.c.out = append(appendDecision(a.c.out, d, d.Limits()), '}')
+	a.c.out = append(q.appendAnswer(a.c.out, d), '}')
 }
 
 func (a *answers) problem(p *problem.Problem) {

@@ -36,6 +36,7 @@ type mirror struct {
 	} `json:"request"`
 	IdempotencyKey string `json:"idempotency_key"`
 	MaxWaitMS      *int64 `json:"max_wait_ms"`
+	Fields         bool   `json:"fields"`
 }
 
 const sample = `{"application":"email","operation":"sendEmail","subject":"alice","cost":5,"costs":{"tokens":3000},"plan":"","attributes":{"org":"acme"},
@@ -47,7 +48,7 @@ func FuzzDecodeTake(f *testing.F) {
 	for _, s := range []string{
 		sample, `{}`, `{"cost":0}`, `{"cost":-1}`, `{"cost":1e3}`, `{"cost":01}`, `{"cost":9007199254740991}`, `{"subject":"\ud83d\ude00\u00e9\n\/"}`,
 		`{"subject":"\ud800"}`, `{"subject":"a"}x`, `{"subject":"a",}`, `{"attributes":{"a":"b","c":"d"}}`, `{"request":{"headers":{"x-a":"b"},"ip":"::1"}}`, `{"request":{"headers":{"a":["b","c"],"d":[]}}}`, `{"request":{"headers":{"a":[,]}}}`,
-		`[1]`, `null`, "{\"subject\":\"\xff\"}", "\ufeff{}", `{"costs":{"a":1,"b":0}}`, `{"costs":{"a":-1}}`, `{"costs":{"":1}}`, `{"costs":{"a":1,"a":1}}`, `{"idempotency_key":"k\u0000","max_wait_ms":300000}`, `{"max_wait_ms":300001}`, `{"a":1}`, `{"plan":null}`, "{\"plan\":\"\u2028\"}", `{"plan":"\u000g"}`,
+		`[1]`, `null`, "{\"subject\":\"\xff\"}", "\ufeff{}", `{"costs":{"a":1,"b":0}}`, `{"costs":{"a":-1}}`, `{"costs":{"":1}}`, `{"costs":{"a":1,"a":1}}`, `{"idempotency_key":"k\u0000","max_wait_ms":300000}`, `{"max_wait_ms":300001}`, `{"fields":true}`, `{"fields":false}`, `{"fields":truer}`, `{"a":1}`, `{"plan":null}`, "{\"plan\":\"\u2028\"}", `{"plan":"\u000g"}`,
 	} {
 		f.Add(s)
 	}
@@ -99,6 +100,9 @@ func FuzzDecodeTake(f *testing.F) {
 		}
 		if !maps.Equal(r.Costs, m.Costs) || len(r.Costs) > front.MaxUnits || r.IdempotencyKey != m.IdempotencyKey {
 			t.Fatalf("%q: costs %v, key %q; encoding/json %v, %q", body, r.Costs, r.IdempotencyKey, m.Costs, m.IdempotencyKey)
+		}
+		if c.fields != m.Fields {
+			t.Fatalf("%q: fields %v", body, c.fields)
 		}
 		if r.MaxWaitSaid != (m.MaxWaitMS != nil) || r.MaxWait.Milliseconds() != or(m.MaxWaitMS) || r.MaxWait > policy.MaxMaxWait {
 			t.Fatalf("%q: waits %v (said %v)", body, r.MaxWait, r.MaxWaitSaid)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/inlet"
+	"github.com/headgate/headgate/internal/ratefield"
 	"github.com/headgate/headgate/server/front"
 )
 
@@ -15,6 +17,27 @@ import (
 // them: every field, always in one order.
 func appendDecision(b []byte, d *gate.Decision, limits []gate.LimitState) []byte {
 	return append(appendOpen(b, d, limits), '}')
+}
+
+// appendAnswer appends d as it was asked for.
+func (a *ask) appendAnswer(b []byte, d *gate.Decision) []byte {
+	b = appendOpen(b, d, d.Limits())
+	if a.fields {
+		b = appendFields(b, d)
+	}
+	return append(b, '}')
+}
+
+// appendFields appends the header fields that tell HTTP clients of d.
+func appendFields(b []byte, d *gate.Decision) []byte {
+	var room [headgate.MaxCharges]ratefield.Item
+	items := inlet.Items(room[:0], d)
+	if len(items) == 0 {
+		return b
+	}
+	var text [512]byte // usually enough
+	b = appendString(append(b, `,"ratelimit_policy":`...), string(ratefield.AppendPolicy(text[:0], items)))
+	return appendString(append(b, `,"ratelimit":`...), string(ratefield.AppendLimit(text[:0], items)))
 }
 
 // appendHeld appends the answer to a ticket.

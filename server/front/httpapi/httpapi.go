@@ -205,7 +205,7 @@ func first(lines []string) string {
 var contentType = []string{"application/json"}
 
 func (c *call) write(w http.ResponseWriter) {
-	c.out = append(appendDecision(c.out[:0], &c.d, c.d.Limits()), '\n')
+	c.out = append(c.appendAnswer(c.out[:0], &c.d), '\n')
 	c.send(w)
 }
 

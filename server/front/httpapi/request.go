@@ -23,10 +23,12 @@ type ask struct {
 	head  http.Header
 	costs map[string]int64
 	ttl   time.Duration // of a reservation; 0 if none was said
+
+	fields bool // the decision has the header fields that HTTP clients are sent
 }
 
 func (a *ask) reset() {
-	a.req, a.ttl = gate.Request{}, 0
+	a.req, a.ttl, a.fields = gate.Request{}, 0, false
 	a.attrs, a.head, a.costs = emptied(a.attrs), emptied(a.head), emptied(a.costs)
 }
 
@@ -62,7 +64,7 @@ func start(body string) (scanner, error) {
 // The fields of each object.
 var (
 	takeFields = []string{
-		"application", "operation", "subject", "cost", "costs", "plan", "attributes", "request", "idempotency_key", "max_wait_ms",
+		"application", "operation", "subject", "cost", "costs", "plan", "attributes", "request", "idempotency_key", "max_wait_ms", "fields",
 	}
 	reserveFields  = append(slices.Clip(takeFields), "ttl_ms")
 	batchFields    = []string{"items", "atomic"}
@@ -143,6 +145,8 @@ func (a *ask) field(s *scanner, name string) (err error) {
 		r.MaxWait, r.MaxWaitSaid = time.Duration(ms)*time.Millisecond, true
 	case "ttl_ms":
 		a.ttl, err = s.ttl()
+	case "fields":
+		a.fields, err = s.truth(name)
 	}
 	return err
 }

@@ -71,7 +71,7 @@ func (d *door) explain(c *call, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.out = append(c.out[:0], `{"decision":`...)
-	c.out = appendDecision(c.out, &c.d, c.d.Limits())
+	c.out = c.appendAnswer(c.out, &c.d)
 	c.out = append(c.out, `,"explanation":`...)
 	c.out = append(appendExplanation(c.out, &e), "}\n"...)
 	c.send(w)

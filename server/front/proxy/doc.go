@@ -11,7 +11,8 @@
 // parameters, is its own affair. Parts of a query that cannot be read are left out, and so
 // are fields that Connection names: a rule would see what the upstream does not. Of
 // protocols to upgrade to only websocket passes: within others, such as h2c, requests
-// would pass that nobody counts. CONNECT is refused.
+// would pass that nobody counts. CONNECT is refused, and so is OPTIONS *, which has no path
+// to decide by.
 //
 // X-Forwarded-For, -Host and -Proto are ours; those of a trusted proxy are added to or
 // kept. The other fields that say where a request came from, or what it asks for, are

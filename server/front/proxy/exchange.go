@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -42,11 +41,11 @@ type exchange struct {
 	began   time.Time
 
 	body    *body       // the client's, nil for none
-	header  http.Header // of the answer, and what was set of it when the exchange began
-	before  http.Header
-	server  *server // that was picked last, nil for none
-	status  int     // of the answer, 0 for none
-	interim int     // answers before it
+	header  http.Header // of the answer
+	before  []told      // what was set of it when the exchange began
+	server  *server     // that was picked last, nil for none
+	status  int         // of the answer, 0 for none
+	interim int         // answers before it
 	took    time.Duration
 
 	mu    sync.Mutex // guards what follows
@@ -72,7 +71,7 @@ func (p *pool) serve(proxy *Proxy, trusted []netip.Prefix, w http.ResponseWriter
 	ctx, cancel := context.WithCancelCause(r.Context())
 	x := &exchange{
 		proxy: proxy, pool: p, trusted: trusted, in: r, ctx: ctx, cancel: cancel, began: time.Now(),
-		header: w.Header(), before: maps.Clone(w.Header()), control: http.NewResponseController(w),
+		header: w.Header(), before: toldIn(w.Header()), control: http.NewResponseController(w),
 	}
 	if r.ContentLength != 0 && r.Body != nil {
 		x.body = &body{x: x, from: r.Body}
@@ -366,9 +365,7 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if cause == context.Canceled { // the client has left
 		panic(http.ErrAbortHandler)
 	}
-	p := x.problemOf(cause, err)
-	x.proxy.Failed(p.Name)
-	p.ServeHTTP(w, r)
+	x.tellFailure(w, x.problemOf(cause, err))
 }
 
 // problemOf is what the client is told. It says nothing of addresses: those are logged.

@@ -611,6 +611,9 @@ func TestHealth(t *testing.T) {
 	if p.Upstreams()[0].Servers[0].Up {
 		t.Error("it is up")
 	}
+	if wait, ok := p.pools[0].nextCheck(time.Now()); !ok || wait > time.Millisecond {
+		t.Errorf("the next check is in %v, %v", wait, ok)
+	}
 	ill.Store(false)
 	log.await(t, "healthy again")
 	stop()

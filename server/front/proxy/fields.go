@@ -1,9 +1,9 @@
 package proxy
 
 import (
-	"maps"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 
 	"github.com/headgate/headgate/internal/clientip"
@@ -97,20 +97,40 @@ func limits(name string) bool {
 	return strings.HasPrefix(name, "Ratelimit") || strings.HasPrefix(name, "X-Ratelimit-") || strings.HasPrefix(name, "X-Rate-Limit-")
 }
 
+// told is a field that was set before the exchange began.
+type told struct {
+	name   string
+	values []string
+}
+
+// toldIn returns the fields of h.
+func toldIn(h http.Header) []told {
+	list := make([]told, 0, len(h))
+	for name, values := range h {
+		list = append(list, told{name, values})
+	}
+	return list
+}
+
 // strip removes from an upstream's answer what only we say, what was said before, and what
 // it says of limits where we have said something of ours.
-func strip(answer, before http.Header) {
-	limited := false
-	for name := range before {
-		limited = limited || limits(name)
-	}
+func strip(answer http.Header, before []told) {
+	limited := slices.ContainsFunc(before, func(f told) bool { return limits(f.name) })
 	for name := range answer {
 		p := plain(name)
-		if _, said := before[p]; said || ours(p) || limited && limits(p) {
+		if ours(p) || limited && limits(p) || slices.ContainsFunc(before, func(f told) bool { return f.name == p }) {
 			delete(answer, name)
 		}
 	}
 }
 
-// restore says again what was said before: it is gone after an interim answer.
-func restore(h, before http.Header) { maps.Copy(h, before) }
+// restore says again what was said before: an interim answer has added to it, and after
+// one it is gone. What is there is left alone: a small map that is full grows by being
+// written to.
+func restore(h http.Header, before []told) {
+	for _, f := range before {
+		if now, ok := h[f.name]; !ok || len(now) != len(f.values) {
+			h[f.name] = f.values
+		}
+	}
+}

@@ -17,7 +17,8 @@ func (p *pool) check(ctx context.Context) {
 		servers.Go(func() {
 			t := time.NewTicker(p.Health.Interval)
 			defer t.Stop()
-			for {
+			for at := time.Now(); ; {
+				p.checkedNext(s, at.Add(p.Health.Interval))
 				err := p.ask(ctx, s)
 				if ctx.Err() != nil {
 					return
@@ -26,12 +27,36 @@ func (p *pool) check(ctx context.Context) {
 				select {
 				case <-ctx.Done():
 					return
-				case <-t.C:
+				case at = <-t.C:
 				}
 			}
 		})
 	}
 	servers.Wait()
+}
+
+// checkedNext notes when a server is looked at again.
+func (p *pool) checkedNext(s *server, at time.Time) {
+	p.mu.Lock()
+	s.checkAt = at
+	p.mu.Unlock()
+}
+
+// nextCheck is the time until a check looks at one of the servers. ok is false where there
+// are no checks, or a server is up: then nobody knows when it answers again.
+func (p *pool) nextCheck(now time.Time) (wait time.Duration, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var first time.Time
+	for _, s := range p.servers {
+		if s.checkAt.IsZero() || !s.down && s.backoff == 0 {
+			return 0, false
+		}
+		if first.IsZero() || s.checkAt.Before(first) {
+			first = s.checkAt
+		}
+	}
+	return first.Sub(now), true
 }
 
 // ask asks a server once how it is.

@@ -166,6 +166,7 @@ type server struct {
 	// kind.
 	down      bool
 	good, bad int
+	checkAt   time.Time // of the next check, zero where there are none
 	// backoff is for how long it is left alone after the last failure, 0 if it is not;
 	// retryAt is when one request may try it, and probing whether one does.
 	backoff time.Duration

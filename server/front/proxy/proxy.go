@@ -145,8 +145,7 @@ func New(c Config) (*Proxy, error) {
 // ServeHTTP lets a request be decided and forwards it.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if bad := unify(r); bad != nil {
-		p.Failed(bad.Name)
-		bad.ServeHTTP(w, r)
+		p.tell(w, r, bad)
 		return
 	}
 	p.handler(r.URL.Path).ServeHTTP(w, r)
@@ -167,9 +166,7 @@ func (p *Proxy) handler(path string) http.Handler {
 }
 
 func (p *Proxy) noRoute(w http.ResponseWriter, r *http.Request) {
-	none := &problem.Problem{Name: "not_found", Status: http.StatusNotFound, Detail: "nothing is served at this path"}
-	p.Failed(none.Name)
-	none.ServeHTTP(w, r)
+	p.tell(w, r, &problem.Problem{Name: "not_found", Status: http.StatusNotFound, Detail: "nothing is served at this path"})
 }
 
 // Run checks servers, where that is wanted, until ctx ends.

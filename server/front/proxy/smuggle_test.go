@@ -143,6 +143,7 @@ func TestSmuggling(t *testing.T) {
 		"a broken escape":       {"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"CONNECT":               {"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n", 405},
 		"a header that floods":  {"GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("a", 2*maxHeader) + "\r\n\r\n", 431},
+		"OPTIONS of no path":    {"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"no path":               {"GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"a method with a break": {"GE\tT / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 	} {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/gate/inlet"
+	"github.com/headgate/headgate/internal/ratefield"
 	"github.com/headgate/headgate/server/front"
 )
 
@@ -58,6 +60,8 @@ var (
 	keyResetsAt   = key("resets_at", "")
 	keyExact      = key("exact", ":")
 	keyRecovering = key("recovering", ":")
+	keyPolicy     = key("ratelimit_policy", "")
+	keyRateLimit  = key("ratelimit", "")
 
 	enforce = key("enforce", "")
 	shadow  = key("shadow", "")
@@ -103,9 +107,26 @@ var reasons = func() (list [headgate.Reasons]string) {
 }()
 
 // appendDecision appends d as the contract writes it: every entry, always in one
-// order, and allowed first. Only limits are missing where the client wants it brief.
+// order, and allowed first. Only limits are missing where the client wants it brief, and
+// header fields are there where it wants them.
 func (c *conn) appendDecision(b []byte, d *gate.Decision) []byte {
+	if c.w.fields {
+		return c.appendWithFields(b, d)
+	}
 	return c.appendEntries(c.appendMap(b, c.entries(d)), d)
+}
+
+// appendWithFields appends d and the header fields that tell HTTP clients of it.
+func (c *conn) appendWithFields(b []byte, d *gate.Decision) []byte {
+	var room [headgate.MaxCharges]ratefield.Item
+	items := inlet.Items(room[:0], d)
+	if len(items) == 0 {
+		return c.appendEntries(c.appendMap(b, c.entries(d)), d)
+	}
+	b = c.appendEntries(c.appendMap(b, c.entries(d)+2), d)
+	var text [512]byte // usually enough
+	b = appendBulk(append(b, keyPolicy...), view(ratefield.AppendPolicy(text[:0], items)))
+	return appendBulk(append(b, keyRateLimit...), view(ratefield.AppendLimit(text[:0], items)))
 }
 
 // appendHeld appends the answer to a ticket.

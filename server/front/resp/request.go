@@ -13,7 +13,7 @@ import (
 
 // takeOptions is what may follow the subject of a request. Each word stands before
 // its own values, and those with dots may come again.
-const takeOptions = "[COST n] [COSTS unit n ...] [PLAN p] [ID k] [WAIT ms] [ATTR k v ...] [METHOD m] [PATH p] [HOST h] [IP a] [HEADER n v ...] [BRIEF]"
+const takeOptions = "[COST n] [COSTS unit n ...] [PLAN p] [ID k] [WAIT ms] [ATTR k v ...] [METHOD m] [PATH p] [HOST h] [IP a] [HEADER n v ...] [BRIEF] [FIELDS]"
 
 // ask is a request as it was read, and the maps that it points to, which are used
 // again for the next one.
@@ -24,6 +24,8 @@ type ask struct {
 	costs map[string]int64
 	ttl   time.Duration // of a reservation; 0 if none was said
 	brief bool          // the reply has no limits
+
+	fields bool // the reply has the header fields that HTTP clients are sent
 }
 
 // reset empties the request. Its maps must not outlive the bytes of their keys.
@@ -37,7 +39,7 @@ func (a *ask) reset() {
 	if a.req.Costs != nil {
 		clear(a.costs)
 	}
-	a.req, a.ttl, a.brief = gate.Request{}, 0, false
+	a.req, a.ttl, a.brief, a.fields = gate.Request{}, 0, false, false
 }
 
 func invalid(field, format string, args ...any) error {
@@ -59,6 +61,7 @@ const (
 	optTTL
 	optApplication
 	optBrief
+	optFields
 	// These may come again.
 	optCosts
 	optAttr
@@ -70,7 +73,7 @@ const many = optCosts | optAttr | optHeader | optLimit
 
 var options = map[string]option{
 	"COST": optCost, "PLAN": optPlan, "ID": optID, "WAIT": optWait, "METHOD": optMethod, "PATH": optPath, "HOST": optHost, "IP": optIP,
-	"TTL": optTTL, "APPLICATION": optApplication, "BRIEF": optBrief, "COSTS": optCosts, "ATTR": optAttr, "HEADER": optHeader, "LIMIT": optLimit,
+	"TTL": optTTL, "APPLICATION": optApplication, "BRIEF": optBrief, "FIELDS": optFields, "COSTS": optCosts, "ATTR": optAttr, "HEADER": optHeader, "LIMIT": optLimit,
 }
 
 // scanner reads the options of a command.
@@ -97,7 +100,7 @@ func (s *scanner) next(known option) (o option, values []string, err error) {
 	switch {
 	case o&(optCosts|optAttr|optHeader) != 0:
 		n = 2
-	case o == optBrief:
+	case o&(optBrief|optFields) != 0:
 		n = 0
 	}
 	switch {
@@ -113,7 +116,7 @@ func (s *scanner) next(known option) (o option, values []string, err error) {
 	return o, values, nil
 }
 
-const requestOptions = optCost | optPlan | optID | optWait | optMethod | optPath | optHost | optIP | optCosts | optAttr | optHeader | optBrief
+const requestOptions = optCost | optPlan | optID | optWait | optMethod | optPath | optHost | optIP | optCosts | optAttr | optHeader | optBrief | optFields
 
 // request reads application, operation, subject and the options of known.
 func (w *work) request(known option) error {
@@ -184,6 +187,8 @@ func (w *work) set(o option, v []string) (err error) {
 		w.ttl, err = ttl(v[0])
 	case optBrief:
 		w.brief = true
+	case optFields:
+		w.fields = true
 	}
 	return err
 }

@@ -221,6 +221,7 @@ func TestNoAllocations(t *testing.T) {
 		{"HG.PEEK", wire("HG.PEEK", "a", "three", "alice", "IP", "1.2.3.4", "METHOD", "GET"), "*50\r\n$7\r\nallowed\r\n:1\r\n"},
 		{"HG.TAKE with facts", wire("HG.TAKE", "a", "three", "alice", "ATTR", "k", "v", "ATTR", "l", "w"), "*50\r\n$7\r\nallowed\r\n:1\r\n"},
 		{"HG.TAKE by turns", wire("HG.TAKE", "a", "three", "alice") + wire("HG.TAKE", "a", "other", "bob", "BRIEF"), "*50\r\n$7\r\nallowed\r\n:1\r\n"},
+		{"HG.TAKE with fields", wire("HG.TAKE", "a", "three", "alice", "FIELDS"), "*54\r\n$7\r\nallowed\r\n:1\r\n"},
 		{"PING", "PING\r\n", "+PONG\r\n"},
 	} {
 		c, sc := threeLimits(t)
