@@ -127,7 +127,7 @@ func askCommand(cmd *cobra.Command, path string, show func(w io.Writer, body []b
 				return badCost("-" + e.GetSpecifiedShortnames())
 			}
 		}
-		return usageError{err}
+		return usageError{flagError(err)}
 	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		q := question{Application: args[0], Operation: args[1], Subject: args[2]}

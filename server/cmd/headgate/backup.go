@@ -22,7 +22,9 @@ func newBackup() *cobra.Command {
 		Use:   "backup FILE",
 		Short: "Copy the state of limits of a running server to a file",
 		Long: `Copy the state of limits of a running server, whose store is embedded, to FILE,
-which must not exist. The server goes on deciding. 'headgate restore' reads it.`,
+which must not exist. The server goes on deciding. 'headgate restore' reads it.
+
+  headgate backup monday.backup`,
 		Args: args(cobra.ExactArgs(1)),
 	}
 	reach := adminCommand(cmd)
@@ -72,7 +74,7 @@ func partBeside(file string) (*os.File, error) {
 	dir := filepath.Dir(file)
 	switch info, err := os.Stat(dir); {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%s cannot be made: there is no directory %s", file, dir)
+		return nil, noDirectory(file)
 	case err == nil && !info.IsDir():
 		return nil, fmt.Errorf("%s cannot be made: %s is not a directory", file, dir)
 	}
@@ -81,6 +83,11 @@ func partBeside(file string) (*os.File, error) {
 		return nil, notMade(file, err)
 	}
 	return part, nil
+}
+
+// noDirectory is the error for a file in a directory that does not exist.
+func noDirectory(file string) error {
+	return fmt.Errorf("%s cannot be made: there is no directory %s", file, filepath.Dir(file))
 }
 
 // notMade says why file was not made, and not what it was called meanwhile.
@@ -155,7 +162,9 @@ What was admitted after the backup was made is not in it. So that nothing is
 admitted twice, every limit starts empty: buckets fill at their rate, windows and
 quotas open when the next one begins. --nothing-since says that nothing was
 admitted after the backup, as when a server was stopped in order to be moved: the
-limits then go on as they were.`,
+limits then go on as they were.
+
+  headgate restore monday.backup --data headgate-data`,
 		Args: args(cobra.ExactArgs(1)),
 	}
 	cmd.Flags().StringVar(&data, "data", "", "data `DIR` of the server (default "+defaultData+") [HEADGATE_DATA]")

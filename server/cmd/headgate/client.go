@@ -208,11 +208,14 @@ func (r *remote) unreachable(err error, within time.Duration) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		why = e.Err
 	}
+	dns, dnsSays := errors.AsType[*net.DNSError](err)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
 		return fmt.Errorf("no server at %s: start one with 'headgate serve', or say where it is with --server", r.address)
 	case strings.HasSuffix(why.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%s does not speak TLS: leave out the https:// of --server", r.address)
+	case dnsSays && dns.IsNotFound:
+		return fmt.Errorf("there is no host %s: say where the server is with --server", dns.Name)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no answer from %s within %s", r.address, span(within.Milliseconds()))
 	}

@@ -15,6 +15,9 @@ func newConvert() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "convert",
 		Short: "Make a policy of what another system reads",
+		Long: `Make a policy of what another system reads.
+
+  headgate convert envoy ratelimit.yaml -o policy.yaml`,
 	}, newConvertEnvoy())
 }
 

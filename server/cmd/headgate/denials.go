@@ -25,7 +25,9 @@ func newDenials() *cobra.Command {
 		Short: "List who was refused lately, by what, and for how long",
 		Long: `List who was refused lately, by what, and for how long, newest first. A server
 keeps the last few thousand; of many at once it keeps some, and "12 x" says that
-a line stands for twelve.`,
+a line stands for twelve.
+
+  headgate denials --since 15m --application email`,
 		Args: args(cobra.NoArgs),
 	}
 	cmd.Flags().StringVar(&subject, "subject", "", "only of this `SUBJECT`")

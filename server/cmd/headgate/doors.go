@@ -58,6 +58,8 @@ type house struct {
 	at       *listeners
 	started  time.Time
 
+	unmatched unmatched
+
 	clock func() time.Time // of usage; nil is time.Now
 }
 
@@ -207,7 +209,7 @@ func (h *house) httpDoor() *http.Server {
 		maps.Copy(routes, h.admin)
 	}
 	return httpapi.NewServer(h.countFailures(httpapi.New(httpapi.Config{
-		Gate: h.gate, Admit: auth.decisions(), Routes: routes, Now: h.now(), Decided: h.decided("http"), Corrected: h.corrected, Panicked: h.metrics.Panicked, Logger: h.log,
+		Gate: h.gate, Admit: auth.decisions(), Routes: routes, Now: h.now(), Decided: h.decidedNamed("http"), Corrected: h.corrected, Panicked: h.metrics.Panicked, Logger: h.log,
 	})), h.log)
 }
 
@@ -274,6 +276,17 @@ func (h *house) decided(door string) func(*gate.Decision, time.Duration) {
 	}
 }
 
+// decidedNamed is decided for a door whose callers name the operation themselves.
+func (h *house) decidedNamed(door string) func(*gate.Decision, time.Duration) {
+	decided := h.decided(door)
+	return func(d *gate.Decision, took time.Duration) {
+		decided(d, took)
+		if d.Rule == "" && d.Operation != "" {
+			h.noteUnmatched(d, time.Now())
+		}
+	}
+}
+
 // listeners are the addresses that were opened, nil for those that are turned off.
 // admin is nil too where the administration shares http.
 type listeners struct{ http, admin, grpc, resp, proxy net.Listener }
@@ -302,7 +315,7 @@ func openListeners(s *settings) (*listeners, error) {
 		err = open(&ls.resp, "resp", s.resp)
 	}
 	if err == nil {
-		err = open(&ls.proxy, proxyName, s.proxy)
+		err = open(&ls.proxy, s.proxyFlag, s.proxy)
 	}
 	if err != nil {
 		ls.close()

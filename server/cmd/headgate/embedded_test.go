@@ -143,7 +143,7 @@ func TestNoBackup(t *testing.T) {
 	if out := verb(t, exitUsage, "backup"); !strings.Contains(out, "usage: headgate backup FILE") {
 		t.Errorf("backup without a file:\n%s", out)
 	}
-	if out := verb(t, exitCouldNot, "restore", file, "--data", t.TempDir()); !strings.Contains(out, "no such file") {
+	if out := verb(t, exitCouldNot, "restore", file, "--data", t.TempDir()); !strings.Contains(out, "there is no file "+file) {
 		t.Errorf("restore of nothing:\n%s", out)
 	}
 	s.stop(t)

@@ -18,7 +18,9 @@ func newExplain() *cobra.Command {
 charged.
 
 Exits with 0 if it would pass, with 2 if it would be refused, with 1 if nobody
-could say.`,
+could say.
+
+  headgate explain email sendEmail alice --plan premium`,
 	}, "/v1/explain", showExplanation)
 }
 

@@ -19,23 +19,24 @@ import (
 func group(cmd *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(verbs...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	onlyVerbs(cmd)
+	return cmd
+}
+
+// onlyVerbs lets a command that has others below it take nothing else.
+func onlyVerbs(cmd *cobra.Command) {
 	cmd.Args = func(cmd *cobra.Command, said []string) error {
 		if len(said) == 0 {
 			return nil
 		}
-		names := make([]string, len(verbs))
-		for i, v := range verbs {
-			names[i] = v.Name()
-		}
-		return usageError{fmt.Errorf("unknown command %q for %q; there are %s", said[0], cmd.CommandPath(), strings.Join(names, ", "))}
+		return usageError{unknownVerb(cmd, said[0])}
 	}
 	cmd.SetFlagErrorFunc(func(at *cobra.Command, err error) error {
 		if at == cmd { // whose flags nobody knows: what stands before them is no verb
 			err = cmp.Or(cmd.Args(cmd, cmd.Flags().Args()), err)
 		}
-		return cmd.Parent().FlagErrorFunc()(at, err)
+		return usageError{flagError(err)}
 	})
-	return cmd
 }
 
 // pageFlags declares the flags that say which part of a list is shown. The function

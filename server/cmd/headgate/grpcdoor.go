@@ -55,7 +55,7 @@ func (h *house) grpcDoor(l net.Listener) door {
 	s := &grpcService{stopping: make(chan struct{})}
 	c := grpcapi.Config{
 		Gate: h.gate, Admit: h.admission(l).calls(), Register: h.envoy("envoy").Register, Now: h.now(), Stopping: s.stopping,
-		Decided: h.decided("grpc"), Corrected: h.corrected, Panicked: h.metrics.Panicked, Logger: h.log,
+		Decided: h.decidedNamed("grpc"), Corrected: h.corrected, Panicked: h.metrics.Panicked, Logger: h.log,
 	}
 	if h.certs != nil && l.Addr().Network() != "unix" {
 		c.TLS = h.certs.TLS("h2")

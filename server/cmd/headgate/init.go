@@ -15,7 +15,12 @@ func newInit() *cobra.Command {
 	return &cobra.Command{
 		Use:   "init [FILE]",
 		Short: "Write a commented policy to start from (policy.yaml, or - for the output)",
-		Args:  args(cobra.MaximumNArgs(1)),
+		Long: `Write a commented policy to start from, to policy.yaml or to FILE, which must not
+exist; - is standard output.
+
+  headgate init
+  headgate init - | less`,
+		Args: args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file := "policy.yaml"
 			if len(args) == 1 {
@@ -36,16 +41,21 @@ func newInit() *cobra.Command {
 
 // writeNew writes a file that must not exist.
 func writeNew(file string, data []byte) error {
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s exists and is left as it is; name another file", file)
+	if file == "" {
+		return usageError{errors.New("the name of the file is empty: name one that does not exist")}
 	}
-	if err != nil {
-		return fmt.Errorf("write policy: %w", err)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("%s exists and is left as it is; name another file", file)
+	case errors.Is(err, fs.ErrNotExist):
+		return noDirectory(file)
+	case err != nil:
+		return notMade(file, err)
 	}
 	_, err = f.Write(data)
 	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write policy: %w", err)
+		return notMade(file, err)
 	}
 	return nil
 }

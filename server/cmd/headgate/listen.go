@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 )
 
 // listen opens the address of a door.
@@ -64,10 +65,20 @@ func listenUnix(flag, path string) (net.Listener, error) {
 	return l, nil
 }
 
-// cause drops the address that the message has already.
+// cause drops the address that the message has already, and names what to do.
 func cause(err error) error {
 	if e, ok := errors.AsType[*net.OpError](err); ok {
-		return e.Err
+		err = e.Err
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w: another program listens there; end it, or name another address", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%w: this machine does not have that address; name one that it has", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: this user must not listen there; name a port above 1023, or another directory", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: make the directory of the socket first", err)
 	}
 	return err
 }

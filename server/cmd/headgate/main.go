@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,14 +40,26 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	// Help is printed without a look at what else was said: a verb that nobody knows is
+	// wrong there too.
+	var unknown error
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, said []string) {
+		if cmd.HasSubCommands() {
+			unknown = cmd.ValidateArgs(cmd.Flags().Args())
+		}
+		if unknown == nil {
+			help(cmd, said)
+		}
+	})
 	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil {
+	if err = cmp.Or(err, unknown); err == nil {
 		return exitDone
 	}
 	if errors.Is(err, errDenied) {
 		return exitDenied
 	}
-	fmt.Fprintf(stderr, "headgate: %v\n", err)
+	fmt.Fprintf(stderr, "headgate: %s\n", sentence(err))
 	if _, ok := errors.AsType[usageError](err); ok {
 		fmt.Fprintf(stderr, "'%s --help' says more.\n", cmd.CommandPath())
 		return exitUsage
@@ -67,7 +80,6 @@ must wait, or is refused, and says why.
   headgate init && headgate serve --policy policy.yaml`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if version {
 				return printVersion(cmd.OutOrStdout())
@@ -76,21 +88,53 @@ must wait, or is refused, and says why.
 		},
 	}
 	root.Flags().BoolVar(&version, "version", false, "say what this program is made of, as the verb version does")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newInit(), newServe(), newProxy(), newValidate(), newTake(), newPeek(), newExplain(), newMode(), newDenials(), newSubject(), newPolicy(), newPlans(), newToken(), newAudit(), newUsage(), newStatus(), newTop(), newBackup(), newRestore(), newConvert(), newSchema(), newVersion())
+	root.SetHelpCommand(newHelp())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Long = completionHelp
+			onlyVerbs(cmd)
+		}
+	}
+	onlyVerbs(root)
 	return root
+}
+
+const completionHelp = `Print a script with which a shell completes verbs and flags at the Tab key.
+
+  source <(headgate completion bash)        in this shell
+  headgate completion bash --help           in every new one`
+
+// newHelp is the verb that prints the help of others.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]...",
+		Short: "Say how a command is used",
+		Long: `Say how a command is used, as --help behind it does.
+
+  headgate help subject reset`,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			about, rest, err := cmd.Root().Find(names)
+			if err == nil && about.HasSubCommands() {
+				err = about.ValidateArgs(rest)
+			}
+			if err != nil {
+				return err
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
 }
 
 // args makes a wrong number of arguments wrong usage.
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		err := check(cmd, args)
-		switch {
-		case err == nil:
-			return nil
-		case cmd.HasParent():
+		if check(cmd, args) != nil {
 			return usageError{fmt.Errorf("usage: %s", cmd.UseLine())}
 		}
-		return usageError{err}
+		return nil
 	}
 }

@@ -8,6 +8,8 @@ func newPeek() *cobra.Command {
 		Short: "Ask a server whether a request would pass, and charge nothing",
 		Long: `Ask a server whether a request would pass, and charge nothing.
 
-Exits with 0 if it would, with 2 if it would be refused, with 1 if nobody could say.`,
+Exits with 0 if it would, with 2 if it would be refused, with 1 if nobody could say.
+
+  headgate peek email sendEmail alice --plan premium`,
 	}, "/v1/peek", showAnswer(outcome{allowed: "would be allowed", denied: "would be denied"}))
 }

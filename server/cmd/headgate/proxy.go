@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -76,7 +77,7 @@ func (h *house) openProxy(s *settings) (*proxy.Proxy, error) {
 // limit lets the gate decide the requests of an application at the proxy.
 func (h *house) limit(application string) func(http.Handler) http.Handler {
 	return httpgate.New(h.gate, httpgate.Config{
-		Application: application, Decided: h.decided(proxyName),
+		Application: application, Decided: h.decided(proxyName), Ended: h.passed,
 		OnError: func(r *http.Request, err error) {
 			p := problem.Of(err)
 			if r.Context().Err() != nil {
@@ -88,6 +89,14 @@ func (h *house) limit(application string) func(http.Handler) http.Handler {
 			}
 		},
 	})
+}
+
+// passed measures a request that a rule let pass at the proxy.
+func (h *house) passed(r *http.Request, by httpgate.Passed, status int, took time.Duration) {
+	if status == http.StatusInternalServerError && r.Context().Err() != nil {
+		status = 0 // the client left, which ended the handler
+	}
+	h.metrics.Passed(by.Application, by.Rule, status, took)
 }
 
 // proxyService is the server of the proxy.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -13,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headgate/headgate/gate/httpgate"
 	"github.com/headgate/headgate/server/front/proxy"
+	"github.com/headgate/headgate/server/observe"
 )
 
 // site is an application: it echoes WebSockets, and answers other requests with their path.
@@ -213,6 +216,7 @@ proxy:
 		`headgate_proxy_requests_total{status_class="2xx",upstream="api"} 1`, `headgate_proxy_requests_total{status_class="2xx",upstream="app"} 1`,
 		`headgate_proxy_requests_in_flight{upstream="app"} 0`, `headgate_proxy_upstream_up{server="` + strings.TrimPrefix(main.URL, "http://") + `",upstream="app"} 1`,
 		`headgate_decisions_total{application="api",door="proxy",plan="",reason="rate_limited",rule="calls"} 2`,
+		`headgate_proxy_request_duration_seconds_count{application="api",rule="calls",status_class="2xx"} 1`,
 		`headgate_request_errors_total{code="not_found",door="proxy"} 1`, `headgate_proxy_upstream_duration_seconds_count{upstream="app"} 1`,
 	} {
 		if !strings.Contains(metrics, "\n"+line+"\n") {
@@ -268,5 +272,26 @@ proxy: {upstream: app, max_body: 1KiB, client_timeout: 9s, routes: [{prefix: /a/
 	got.routes = append(got.routes, proxy.Route{Prefix: "/x/", Upstream: "nowhere"})
 	if err := got.check(); err == nil || !strings.Contains(err.Error(), `there is no upstream "nowhere"`) {
 		t.Error(err)
+	}
+}
+
+// TestPassed: a client that leaves is no failure of what it asked for.
+func TestPassed(t *testing.T) {
+	h := &house{metrics: observe.New(observe.Build{}, func() observe.State { return observe.State{} })}
+	left, leave := context.WithCancel(t.Context())
+	leave()
+	r := httptest.NewRequest("GET", "/", nil)
+	by := httpgate.Passed{Application: "shop", Rule: "pages"}
+	h.passed(r, by, 500, time.Second)
+	h.passed(r.WithContext(left), by, 500, time.Second)
+	h.passed(r.WithContext(left), by, 500, time.Second)
+	h.passed(r.WithContext(left), by, 200, time.Second)
+	w := httptest.NewRecorder()
+	h.metrics.Handler().ServeHTTP(w, r)
+	for class, n := range map[string]int{"2xx": 1, "5xx": 1, "none": 2} {
+		line := fmt.Sprintf("headgate_proxy_request_duration_seconds_count{application=\"shop\",rule=\"pages\",status_class=%q} %d\n", class, n)
+		if !strings.Contains(w.Body.String(), line) {
+			t.Errorf("no line %s", line)
+		}
 	}
 }

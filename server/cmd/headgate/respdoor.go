@@ -45,7 +45,7 @@ func (h *house) respDoor(l net.Listener) door {
 	auth := h.admission(l)
 	name, _ := buildVersion()
 	c := resp.Config{
-		Gate: h.gate, Admit: auth.peers(), Resetting: h.noteReset, Now: h.now(), Decided: h.decided(respName), Corrected: h.corrected,
+		Gate: h.gate, Admit: auth.peers(), Resetting: h.noteReset, Now: h.now(), Decided: h.decidedNamed(respName), Corrected: h.corrected,
 		Panicked: h.metrics.Panicked, Logger: h.log, Version: name,
 	}
 	if h.guard != nil {

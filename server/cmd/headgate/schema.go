@@ -15,6 +15,8 @@ it from the first line of a policy:
 
   # yaml-language-server: $schema=policy.schema.json
 
+  headgate schema > policy.schema.json
+
 A running server has it at /v1/policy/schema.json.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,7 +32,10 @@ func newServe() *cobra.Command {
 		Short: "Serve decisions",
 		Long: `Serve decisions until SIGTERM or SIGINT. Every flag has an environment variable,
 named after it; the flag wins, then the variable, then the --config file. What
-may hold a password can also stand in a file: HEADGATE_STORE_FILE names it.`,
+may hold a password can also stand in a file: HEADGATE_STORE_FILE names it.
+
+  headgate serve --policy policy.yaml
+  headgate serve --http 127.0.0.1:9080 --store redis://127.0.0.1:6379`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := readSettings(cmd)
@@ -67,7 +71,8 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	h.backend = b
-	c := gate.Config{PolicyFile: s.policy, Store: b.store, Local: b.local, Patience: b.patience, Now: b.now, Away: b.away, Logger: log}
+	starting := &startHandler{Handler: log.Handler()}
+	c := gate.Config{PolicyFile: s.policy, Store: b.store, Local: b.local, Patience: b.patience, Now: b.now, Away: b.away, Logger: slog.New(starting)}
 	if s.envoy != "" {
 		c.Read = func() (gate.Source, error) { return s.readEnvoy(log) }
 	}
@@ -108,6 +113,8 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) (err error) {
 		}
 		defer func() { err = errors.Join(err, db.Close()) }()
 	}
+	starting.over.Store(true)
+	logPolicy(log, g)
 
 	// They go on while requests drain: those count too, and may meet a ban.
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -160,6 +167,27 @@ func serve(ctx context.Context, s *settings, log *slog.Logger) (err error) {
 		tasks.Go(func() { sweep(background, b.memory, log) })
 	}
 	return serveUntil(ctx, h.doors(), drain, log)
+}
+
+// startHandler keeps quiet until the start is over: what a gate says of the policy that
+// it opens with is void where another one, or another revision of it, is on record.
+type startHandler struct {
+	slog.Handler
+	over atomic.Bool
+}
+
+func (s *startHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return s.over.Load() && s.Handler.Enabled(ctx, level)
+}
+
+// logPolicy says which policy a gate has started with, as the gate says it of later ones.
+func logPolicy(log *slog.Logger, g *gate.Gate) {
+	p := g.Source()
+	_, warnings, _ := policy.Parse(p.Name, p.Data, nil) // it has no faults, as it rules
+	for _, w := range warnings {
+		log.Warn("policy: " + w.String())
+	}
+	log.Info("policy in force", "file", p.Name, "revision", p.Revision, "applications", len(g.Policy().Applications))
 }
 
 // sweepEvery is how often state that has run out is dropped. The store drops it

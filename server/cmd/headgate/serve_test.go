@@ -272,7 +272,7 @@ func TestListen(t *testing.T) {
 		{"IPv6", "[::1]:0", ""},
 		{"all", ":0", ""},
 		{"no port", "localhost", "--http localhost: address localhost: missing port in address"},
-		{"busy", busy.Addr().String(), "--http " + busy.Addr().String() + ": bind: address already in use"},
+		{"busy", busy.Addr().String(), "--http " + busy.Addr().String() + ": bind: address already in use: another program listens there; end it, or name another address"},
 		{"stale socket", "unix:" + stale, ""},
 		{"busy socket", "unix:" + dir + "/busy", "--http unix:" + dir + "/busy: another server listens there"},
 		{"file", "unix:" + file, "--http unix:" + file + ": there is a file that is no socket"},

@@ -36,11 +36,13 @@ type settings struct {
 	grpc  string
 	resp  string
 	proxy string
-	admin string // "" for none, autoAdmin for the usual
-	tls   certs.Files
-	data  string
-	token string // of the administration, "" for that of the data directory
-	store string // "embedded", "memory" or a URL, which may hold a password
+	// proxyFlag is what the verb calls proxy.
+	proxyFlag string
+	admin     string // "" for none, autoAdmin for the usual
+	tls       certs.Files
+	data      string
+	token     string // of the administration, "" for that of the data directory
+	store     string // "embedded", "memory" or a URL, which may hold a password
 	// storeFrom is who said so: a flag, a variable or a key of the configuration.
 	storeFrom string
 	// records is where people's records are, which may hold a password, "" for the data
@@ -153,6 +155,7 @@ func readSettings(cmd *cobra.Command) (*settings, error) {
 		}
 	}
 	s.token = token
+	s.proxyFlag, _ = flagOf(cmd, setting{name: proxyName})
 	return s, err
 }
 

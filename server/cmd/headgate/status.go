@@ -22,7 +22,10 @@ func newStatus() *cobra.Command {
 		Use:   "status",
 		Short: "Show the nodes, which modes hold, and what needs attention",
 		Long: `Show the nodes that share the records, which modes hold, and what needs
-attention. The node that was asked has a * behind its name.`,
+attention. The node that was asked has a * behind its name.
+
+  headgate status
+  headgate status --json`,
 		Args: args(cobra.NoArgs),
 	}
 	reach := adminCommand(cmd)

@@ -19,6 +19,9 @@ import (
 	"github.com/headgate/headgate/server/records"
 )
 
+// maxBan is gate.MaxBan in hours.
+var maxBan = fmt.Sprintf("%.0fh", gate.MaxBan.Hours())
+
 func newSubjectBan() *cobra.Command {
 	var span, reason string
 	cmd := &cobra.Command{
@@ -30,7 +33,7 @@ the one before.
   headgate subject ban default mallory --for 15m --reason 'scrapes prices'`,
 		Args: args(cobra.ExactArgs(2)),
 	}
-	cmd.Flags().StringVar(&span, "for", "", fmt.Sprintf("how long: a `TIME` such as 15m, up to %s", gate.MaxBan))
+	cmd.Flags().StringVar(&span, "for", "", "how long: a `TIME` of 1s to "+maxBan+", such as 15m")
 	cmd.Flags().StringVar(&reason, "reason", "", "`TEXT` that says why, for the record and the audit log")
 	return subjectCommand(cmd, func([]string) (askSubject, error) {
 		d, err := time.ParseDuration(span)
@@ -38,7 +41,7 @@ the one before.
 		case span == "":
 			return nil, usageError{errors.New("--for is required: how long, such as --for 15m")}
 		case err != nil || d < time.Second || d > gate.MaxBan:
-			return nil, usageError{fmt.Errorf("--for %q: must be a time of 1s to %s, such as 15m", span, gate.MaxBan)}
+			return nil, usageError{fmt.Errorf("--for %q: must be a time of 1s to %s, such as 15m", span, maxBan)}
 		case len(reason) > records.MaxNote || !utf8.ValidString(reason) || strings.ContainsRune(reason, 0):
 			return nil, usageError{fmt.Errorf("--reason: must be a text of at most %d bytes", records.MaxNote)}
 		}

@@ -80,9 +80,9 @@ func TestTLS(t *testing.T) {
 		t.Errorf("by TLS: %d %s", code, out)
 	}
 	for what, args := range map[string][]string{
-		"speaks TLS: say https://":                {"--server", at},
-		"certificate signed by unknown authority": {"--server", "https://" + at},
-		"--ca: open":                                 {"--server", "https://" + at, "--ca", ca + "x"},
+		"speaks TLS: say https://":                   {"--server", at},
+		"certificate signed by unknown authority":    {"--server", "https://" + at},
+		"--ca: there is no file":                     {"--server", "https://" + at, "--ca", ca + "x"},
 		"--cert and --key go together":               {"--server", "https://" + at, "--cert", ca},
 		"holds no certificate in PEM":                {"--server", "https://" + at, "--ca", filepath.Join(p.dir, "key.pem")},
 		"does not speak TLS: leave out the https://": {"--server", "https://" + plainServer(t)},

@@ -16,7 +16,11 @@ func newValidate() *cobra.Command {
 	return &cobra.Command{
 		Use:   "validate FILE",
 		Short: "Check a policy file and name every fault in it",
-		Args:  args(cobra.ExactArgs(1)),
+		Long: `Check a policy file and name every fault in it by line and column, and with
+"warning" what is allowed and seldom meant. Exits with 0 if there is no fault.
+
+  headgate validate policy.yaml`,
+		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file := args[0]
 			data, err := os.ReadFile(file)
