@@ -20,7 +20,7 @@ deps:
 
 # All modules of go.work, shuffled, under the race detector but for packages in which
 # nothing runs at once: it makes their arithmetic and parsing several times slower. Those
-# in which that is so of some tests (raced.Alone) are tested both ways. The examples have a
+# in which that is so of some tests (racetest.Alone) are tested both ways. The examples have a
 # run of their own: they drive a plain binary under load.
 ALONE := algo gate/policy gate/envoy server/openapi
 BOTH  := store/memstore server/records
