@@ -413,11 +413,7 @@ func TestFaults(t *testing.T) {
 			if tt.change != nil {
 				tt.change(r)
 			}
-			var e Engine = inMemory(t)
-			if tt.config.Application == "lost" {
-				e = struct{ Engine }{e} // as a client, which learns it when it asks
-			}
-			w := serve(New(e, tt.config)(teapot), r)
+			w := serve(New(inMemory(t), tt.config)(teapot), r)
 			if w.Code != tt.want || told == nil || w.Header().Get("Cache-Control") != "no-store" {
 				t.Errorf("told %v, got %s, want %d", told, dump(w), tt.want)
 			}
@@ -721,11 +717,10 @@ func TestDecided(t *testing.T) {
 func TestNewPanics(t *testing.T) {
 	g := inMemory(t)
 	for name, build := range map[string]func(){
-		"no engine":           func() { New(nil, Config{}) },
-		"unknown style":       func() { New(g, Config{Headers: new(policy.HeaderStyles(1 << 6))}) },
-		"wait below 0":        func() { New(g, Config{WaitCap: -2}) },
-		"no prefix":           func() { New(g, Config{TrustedProxies: []netip.Prefix{{}}}) },
-		"no such application": func() { New(g, Config{Application: "lost"}) },
+		"no engine":     func() { New(nil, Config{}) },
+		"unknown style": func() { New(g, Config{Headers: new(policy.HeaderStyles(1 << 6))}) },
+		"wait below 0":  func() { New(g, Config{WaitCap: -2}) },
+		"no prefix":     func() { New(g, Config{TrustedProxies: []netip.Prefix{{}}}) },
 	} {
 		func() {
 			defer func() {

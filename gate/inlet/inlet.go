@@ -58,30 +58,19 @@ type proxied interface {
 // NewProxies returns the proxies that are said. nil means those of the application where
 // the engine knows them, else 127.0.0.0/8 and ::1; an empty slice is nobody. IPv4 networks
 // may be mapped to IPv6, such as ::ffff:10.0.0.0/104. The error says that one is no prefix,
-// or that it is mapped and shorter than 96 bits, or that an engine that knows its policy
-// does not have the application in it.
+// or that it is mapped and shorter than 96 bits.
 func NewProxies(e Engine, application string, said []netip.Prefix) (Proxies, error) {
 	plain, err := clientip.Trusted(said)
 	if err != nil {
 		return Proxies{}, err
 	}
 	p := Proxies{application: application, said: plain}
-	policy, _ := e.(proxied)
-	if policy != nil {
-		if _, ok := policy.TrustedProxies(application); !ok {
-			return Proxies{}, notFound(application)
-		}
-	}
 	if said == nil {
-		if p.policy = policy; policy == nil {
+		if p.policy, _ = e.(proxied); p.policy == nil {
 			p.said = clientip.Loopback()
 		}
 	}
 	return p, nil
-}
-
-func notFound(application string) error {
-	return &headgate.Error{Code: headgate.NotFound, Field: "application", Err: fmt.Errorf("%.64q is not in the policy", application)}
 }
 
 // Find sets the address and strangeness of a request of which peer, the other end of the
@@ -93,7 +82,7 @@ func (p *Proxies) Find(q *gate.Request, peer netip.Addr) (err error) {
 	if p.policy != nil {
 		var ok bool
 		if trusted, ok = p.policy.TrustedProxies(p.application); !ok {
-			return notFound(p.application)
+			return &headgate.Error{Code: headgate.NotFound, Field: "application", Err: fmt.Errorf("%.64q is not in the policy", p.application)}
 		}
 	}
 	if q.IP, err = clientip.Find(peer, q.Headers, trusted); err != nil {

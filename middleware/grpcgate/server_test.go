@@ -423,11 +423,7 @@ func TestFaults(t *testing.T) {
 					t.Errorf("told of %q", c.Method)
 				}
 			}
-			var e Engine = inMemory(t)
-			if tt.config.Application == "lost" {
-				e = struct{ Engine }{e} // as a client, which learns it when it asks
-			}
-			h := proxied(e, tt.config)
+			h := proxied(inMemory(t), tt.config)
 			h.Service.Unary = func(context.Context) error {
 				t.Error("the handler ran")
 				return nil
@@ -687,7 +683,6 @@ func TestNewServerPanics(t *testing.T) {
 		"hint above 24 h":     func() { NewServer(g, ServerConfig{MaxRetryHint: 25 * time.Hour}) },
 		"wait cap below -1":   func() { NewServer(g, ServerConfig{WaitCap: -2}) },
 		"no prefix":           func() { NewServer(g, ServerConfig{TrustedProxies: make([]netip.Prefix, 1)}) },
-		"no such application": func() { NewServer(g, ServerConfig{Application: "lost"}) },
 		"outgoing: no engine": func() { Outgoing(nil, OutgoingConfig{}) },
 	} {
 		func() {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate/httpgate"
+	"github.com/headgate/headgate/internal/faultlog"
 	"github.com/headgate/headgate/server/front/problem"
 	"github.com/headgate/headgate/server/front/proxy"
 	"github.com/headgate/headgate/server/observe"
@@ -76,6 +78,7 @@ func (h *house) openProxy(s *settings) (*proxy.Proxy, error) {
 
 // limit lets the gate decide the requests of an application at the proxy.
 func (h *house) limit(application string) func(http.Handler) http.Handler {
+	var faults faultlog.Faults
 	return httpgate.New(h.gate, httpgate.Config{
 		Application: application, Decided: h.decided(proxyName), Ended: h.passed,
 		OnError: func(r *http.Request, err error) {
@@ -85,7 +88,8 @@ func (h *house) limit(application string) func(http.Handler) http.Handler {
 			}
 			h.metrics.Failed(proxyName, p.Name)
 			if p.Status >= http.StatusInternalServerError && r.Context().Err() == nil {
-				h.log.Error("no decision", "door", proxyName, "code", headgate.CodeOf(err).String(), "error", err)
+				code := headgate.CodeOf(err).String()
+				faults.Log(h.log, slog.LevelError, code, "no decision", "door", proxyName, "code", code, "error", err)
 			}
 		},
 	})

@@ -19,6 +19,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/internal/faultlog"
 	"github.com/headgate/headgate/server/front"
 )
 
@@ -89,7 +90,7 @@ type Config struct {
 // Service is the door.
 type Service struct {
 	Config
-	faults front.Faults
+	faults faultlog.Faults
 }
 
 // New returns the door.

@@ -21,6 +21,7 @@ import (
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/httpgate"
 	"github.com/headgate/headgate/internal/clientip"
+	"github.com/headgate/headgate/internal/faultlog"
 	"github.com/headgate/headgate/server/front"
 	"github.com/headgate/headgate/server/front/problem"
 )
@@ -83,7 +84,7 @@ func New(c Config) http.Handler {
 
 type door struct {
 	Config
-	faults front.Faults
+	faults faultlog.Faults
 }
 
 // call is everything that one request needs, used again for the next one.

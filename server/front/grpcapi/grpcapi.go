@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/internal/faultlog"
 	"github.com/headgate/headgate/server/front"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -106,7 +107,7 @@ type Config struct {
 
 type door struct {
 	Config
-	faults front.Faults
+	faults faultlog.Faults
 }
 
 // New returns a server with HeadgateService, health, reflection and what the Config

@@ -15,6 +15,7 @@ import (
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/internal/faultlog"
 	"github.com/headgate/headgate/server/front"
 	"github.com/headgate/headgate/server/front/problem"
 )
@@ -68,7 +69,7 @@ type Config struct {
 type door struct {
 	Config
 	mux    *http.ServeMux
-	faults front.Faults
+	faults faultlog.Faults
 }
 
 // New returns the handler of [Routes] and those of the Config. It panics if two

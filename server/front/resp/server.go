@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/headgate/headgate/server/front"
+	"github.com/headgate/headgate/internal/faultlog"
 )
 
 // ErrClosed is returned by [Server.Serve] after [Server.Shutdown].
@@ -25,7 +25,7 @@ type Server struct {
 	end     context.CancelFunc
 	closing atomic.Bool
 	numbers atomic.Uint64 // of connections, as CLIENT ID says them
-	faults  front.Faults
+	faults  faultlog.Faults
 	refused atomic.Uint64
 	turns   chan struct{} // of clients that ask without a pause
 
