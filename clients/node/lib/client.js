@@ -1,6 +1,7 @@
+import {setTimeout as delay} from 'node:timers/promises'
 import {Breaker} from './breaker.js'
 import {withoutServer} from './decision.js'
-import {HeadgateError, isSilence, isUndecided} from './errors.js'
+import {HeadgateError, isAbsence, isSilence, isUndecided, textOf} from './errors.js'
 import {HTTPDoor} from './http.js'
 import {readOptions} from './options.js'
 import {readLimit, readRequest, readReset, readTicket} from './query.js'
@@ -10,8 +11,21 @@ import {Waiting} from './waiting.js'
 // Of each kind of trouble one line is logged in this time, in milliseconds.
 const logEvery = 10_000
 
+// What is no request for a decision rejects where there is no answer.
+const throws = {onError: 'throw'}
+
 // The calls whose answers are counted: they charge somebody.
 const charging = new Set(['take', 'reserve', 'throttle'])
+
+// The calls that end tickets. They may be repeated, and are made even while the client closes.
+const ending = new Set(['settle', 'release'])
+
+// How a ticket is ended that could not be: after pauses of so many milliseconds, at first and
+// at most; how long, if nobody knows when it runs out; and how many of them at one time.
+const firstPause = 100
+const longestPause = 5000
+const usualTTL = 60_000
+const maxRetried = 10_000
 
 /** One question on its way. A door ends it by one of its methods. */
 class Call {
@@ -23,7 +37,10 @@ class Call {
     this.reject = reject
     this.ended = ended
     this.isProbe = this.isOver = false
+    // Whether an answer that nobody has seen may bring a ticket that nobody else can have.
+    this.mayHold = (kind === 'take' || kind === 'reserve') && query.id === undefined
     this.timer = null // of its own, where it may wait in line
+    this.signal = this.giveUp = null
     this.deadline = 0
     this.next = this.prev = null
   }
@@ -37,6 +54,8 @@ class Call {
   }
 }
 
+const aborted = (signal) => new HeadgateError('aborted', 'the caller gave it up', signal.reason)
+
 /** A client of a Headgate server. What its methods do is described in index.d.ts. */
 export class Headgate {
   #options
@@ -44,9 +63,14 @@ export class Headgate {
   #breaker
   #waiting
   #pending = 0
+  #inLine = new Set() // the calls that may wait in line
+  #held = 0 // tickets that limiters have still to end
+  #retried = 0
   #closing = null
+  #isClosed = false
   #drained = null
   #logged = new Map()
+  #missed = 0 // calls that went without the server since it answered last
   #counts = {calls: 0, allowed: 0, refused: 0, failedOpen: 0, failedClosed: 0, timeouts: 0, errors: 0}
 
   constructor(options = {}) {
@@ -56,7 +80,7 @@ export class Headgate {
     const Door = this.#options.url?.protocol.startsWith('http') ? HTTPDoor : RedisDoor
     this.#door = new Door(this.#options, {
       reachable: () => this.#breaker.reachable(),
-      trouble: (err) => this.warn('connection', `the connection to the server: ${err.message || err.code}`)
+      trouble: (err) => this.warn('connection', err.message)
     })
   }
 
@@ -69,44 +93,44 @@ export class Headgate {
     return this.#door.refuses({maxWait: 1}) === undefined
   }
 
-  async take(request) {
-    return this.#ask('take', readRequest(request, this.application), request.onError)
+  take(request) {
+    return this.#ask('take', () => readRequest(request, this.application), request)
   }
 
-  async peek(request) {
-    return this.#ask('peek', readRequest(request, this.application), request.onError)
+  peek(request) {
+    return this.#ask('peek', () => readRequest(request, this.application), request)
   }
 
-  async reserve(request) {
-    return this.#ask('reserve', readRequest(request, this.application, true), request.onError)
+  reserve(request) {
+    return this.#ask('reserve', () => readRequest(request, this.application, true), request)
   }
 
-  async settle(ticket, real = {}) {
-    return this.#ask('settle', readTicket('settle', ticket, real), 'throw')
+  settle(ticket, real = {}) {
+    return this.#ask('settle', () => readTicket('settle', ticket, real), throws)
   }
 
-  async renew(ticket, hold = {}) {
-    return this.#ask('renew', readTicket('renew', ticket, hold), 'throw')
+  renew(ticket, hold = {}) {
+    return this.#ask('renew', () => readTicket('renew', ticket, hold), throws)
   }
 
-  async release(ticket) {
-    return this.#ask('release', readTicket('release', ticket, {}), 'throw')
+  release(ticket) {
+    return this.#ask('release', () => readTicket('release', ticket, {}), throws)
   }
 
-  async consumeTokens(subject, n, operation) {
+  consumeTokens(subject, n, operation) {
     return this.take({subject, cost: n, operation})
   }
 
-  async throttle(key, limit) {
-    return this.#ask('throttle', readLimit(key, limit), limit.onError)
+  throttle(key, limit) {
+    return this.#ask('throttle', () => readLimit(key, limit), limit)
   }
 
-  async reset(what) {
-    return this.#ask('reset', readReset(what, this.application), 'throw')
+  reset(what) {
+    return this.#ask('reset', () => readReset(what, this.application), throws)
   }
 
-  async ping() {
-    return this.#ask('ping', {}, 'throw')
+  ping() {
+    return this.#ask('ping', () => ({}), throws)
   }
 
   stats() {
@@ -119,9 +143,61 @@ export class Headgate {
   }
 
   async #close() {
-    if (this.#pending > 0) await new Promise((resolve) => (this.#drained = resolve))
+    // Timers go before sockets: answers that are here are to be read first.
+    const timer = setTimeout(() => setImmediate(() => this.#endAll()), this.#options.timeout)
+    await new Promise((resolve) => {
+      this.#drained = resolve
+      this.#drain()
+    })
+    clearTimeout(timer)
+    this.#isClosed = true
     this.#waiting.stop()
     this.#door.close()
+  }
+
+  #endAll() {
+    this.#isClosed = true
+    this.#waiting.expire()
+    for (const call of this.#inLine) this.#expired(call)
+    this.#drain()
+  }
+
+  #drain() {
+    if (this.#pending === 0 && (this.#held === 0 || this.#isClosed)) this.#drained?.()
+  }
+
+  /** Has close wait for a ticket that is to be ended. @param {Promise<void>} work does not reject */
+  async hold(work) {
+    this.#held++
+    await work
+    this.#held--
+    this.#drain()
+  }
+
+  /**
+   * Ends a ticket, and tries again where the server does not answer, until it has run out. It
+   * does not reject.
+   *
+   * @param {'settle' | 'release'} kind
+   * @param {string} ticket
+   * @param {number} [ttl] in milliseconds
+   */
+  async endTicket(kind, ticket, ttl = usualTTL) {
+    const until = performance.now() + ttl
+    for (let pause = firstPause; ; pause = Math.min(2 * pause, longestPause)) {
+      try {
+        await this[kind](ticket)
+        return
+      } catch (error) {
+        if (!isUndecided(error) || this.#isClosed || this.#retried >= maxRetried || performance.now() + pause > until) {
+          this.warn('ticket', `a ticket was not ended and stays charged until it runs out: ${error.message}`)
+          return
+        }
+      }
+      this.#retried++
+      await delay(pause * (0.75 + Math.random() / 4), undefined, {ref: false})
+      this.#retried--
+    }
   }
 
   /** Decides without the server: 'open' or 'closed'. The middleware's own policy comes here too. */
@@ -134,13 +210,16 @@ export class Headgate {
     return withoutServer(error, allowed, this.#options.breaker.cooldown)
   }
 
-  #ask(kind, query, onError = this.#options.onError) {
+  // What read throws the promise rejects with.
+  #ask(kind, read, given) {
     return new Promise((resolve, reject) => {
-      if (this.#closing) throw new HeadgateError('client_closed', 'this client was closed')
-      const call = new Call(kind, query, onError, resolve, reject, this.#ended)
+      const query = read()
+      if (this.#isClosed || (this.#closing && !ending.has(kind))) throw new HeadgateError('client_closed', 'this client was closed')
+      const call = new Call(kind, query, given.onError ?? this.#options.onError, resolve, reject, this.#ended)
       this.#counts.calls++
       const refused = this.#door.refuses(query)
       if (refused) return this.#fail(call, new HeadgateError('invalid_request', refused))
+      if (given.signal?.aborted) return this.#fail(call, aborted(given.signal))
       if (this.#breaker.isOpen) {
         // A probe is made even if maxPending calls wait: it finds out that they wait in vain.
         call.isProbe = kind === 'ping' || this.#breaker.probe(performance.now())
@@ -149,35 +228,79 @@ export class Headgate {
         return this.#fail(call, new HeadgateError('too_many_pending', `${this.#door.load} calls wait for an answer (maxPending)`))
       }
       this.#pending++
-      if (query.maxWait > 0) call.timer = setTimeout(() => this.#expired(call), this.#options.timeout + query.maxWait)
-      else this.#waiting.add(call)
-      this.#door.send(call)
+      if (query.maxWait > 0) {
+        call.timer = setTimeout(() => this.#expired(call), this.#options.timeout + query.maxWait)
+        this.#inLine.add(call)
+      } else {
+        this.#waiting.add(call)
+      }
+      if (given.signal) this.#follow(call, given.signal)
+      try {
+        this.#door.send(call)
+      } catch (err) {
+        this.#unasked(call, new HeadgateError('invalid_request', `this cannot be sent: ${err.message}`, err))
+      }
     })
   }
 
-  // A call has ended: by an answer, an error, or as time is up. What comes later is ignored.
-  #ended = (call, error, answer) => {
-    if (call.isOver) return
+  #follow(call, signal) {
+    call.signal = signal
+    call.giveUp = () => {
+      this.#door.cancel(call)
+      this.#unasked(call, aborted(signal))
+    }
+    signal.addEventListener('abort', call.giveUp, {once: true})
+  }
+
+  #finish(call) {
     call.isOver = true
     this.#pending--
-    if (call.timer) clearTimeout(call.timer)
-    else this.#waiting.remove(call)
+    call.signal?.removeEventListener('abort', call.giveUp)
+    if (!call.timer) return this.#waiting.remove(call)
+    clearTimeout(call.timer)
+    this.#inLine.delete(call)
+  }
+
+  // A call has ended by us, which says nothing of the server.
+  #unasked(call, error) {
+    if (call.isOver) return
+    this.#finish(call)
+    if (call.isProbe) this.#breaker.failed(performance.now(), true)
+    this.#fail(call, error)
+    this.#drain()
+  }
+
+  // A call has ended: by an answer, an error, or as time is up. Of what comes later only a
+  // ticket matters, which nobody else knows.
+  #ended = (call, error, answer) => {
+    if (call.isOver) {
+      if (call.mayHold && answer?.ticket) this.hold(this.endTicket('release', answer.ticket, call.query.ttl))
+      return
+    }
+    this.#finish(call)
     if (error && isSilence(error)) this.#silent(call)
-    else this.#breaker.succeeded()
+    else this.#answers()
     if (error) {
       this.#fail(call, error)
     } else {
       if (charging.has(call.kind)) this.#counts[answer.allowed ? 'allowed' : 'refused']++
       call.resolve(answer)
     }
-    if (this.#pending === 0) this.#drained?.()
+    this.#drain()
+  }
+
+  #answers() {
+    this.#breaker.succeeded()
+    if (this.#missed === 0 || !this.#isDue('back')) return
+    this.#options.logger.info(`headgate: the server answers again; ${this.#missed === 1 ? '1 call was' : `${this.#missed} calls were`} decided without it`)
+    this.#missed = 0
   }
 
   #expired(call) {
     this.#counts.timeouts++
     this.#door.drop(call)
     const {lastError} = this.#door
-    const why = lastError ? `: ${lastError.message || lastError.code}` : ''
+    const why = lastError ? `: ${textOf(lastError)}` : ''
     const patience = this.#options.timeout + (call.query.maxWait ?? 0)
     this.#ended(call, new HeadgateError('timeout', `no answer within ${patience} ms${why}`, lastError ?? undefined), null)
   }
@@ -190,25 +313,31 @@ export class Headgate {
 
   // What becomes of a call that the server did not decide.
   #fail(call, error) {
+    if (call.kind !== 'ping' && !ending.has(call.kind) && isAbsence(error)) this.#missed++
     if (!isUndecided(error) || call.onError === 'throw') {
       this.#counts.errors++
       call.reject(error)
       return
     }
-    this.warn(error.code, `no decision (${error.message}): requests ${call.onError === 'open' ? 'pass' : 'are refused'} (onError)`)
     call.resolve(this.withoutServer(error, call.onError))
+    this.warn(error.code, `no decision (${error.message}): requests ${call.onError === 'open' ? 'pass' : 'are refused'} (onError)`)
   }
 
   /** Logs trouble: of a kind one line at a time. */
   warn(kind, text) {
+    const more = this.#logged.get(kind)?.more ?? 0
+    if (this.#isDue(kind)) this.#options.logger.warn(`headgate: ${text}${more > 0 ? ` (and ${more} times since the last such line)` : ''}`)
+  }
+
+  // Whether a line of this kind may be logged, which is then to be done.
+  #isDue(kind) {
     const now = performance.now()
     const last = this.#logged.get(kind)
     if (last && now - last.at < logEvery) {
       last.more++
-      return
+      return false
     }
-    const more = last?.more ? ` (and ${last.more} times since the last such line)` : ''
     this.#logged.set(kind, {at: now, more: 0})
-    this.#options.logger.warn(`headgate: ${text}${more}`)
+    return true
   }
 }

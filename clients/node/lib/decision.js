@@ -62,7 +62,9 @@ export function fromServer(o) {
     replayed: isTrue(o.replayed),
     waitedMs: o.waited_ms,
     delayMs: o.delay_ms ?? 0,
-    policyRevision: o.policy_revision
+    policyRevision: o.policy_revision,
+    rateLimitPolicy: absent(o.ratelimit_policy),
+    rateLimit: absent(o.ratelimit)
   }
   if (o.held !== undefined) d.details.held = isTrue(o.held)
   return d
@@ -91,7 +93,14 @@ export function fromCell(reply) {
   const allowed = limited === 0
   const never = !allowed && retry < 0
   const retryAfterMs = allowed ? 0 : never ? null : retry * 1000
-  const d = new Decision(allowed, allowed ? 'ok' : never ? 'cost_exceeds_limit' : 'rate_limited', limit, remaining, reset * 1000, retryAfterMs, [
+  return ofBucket(allowed, allowed ? 'ok' : never ? 'cost_exceeds_limit' : 'rate_limited', limit, remaining, reset * 1000, retryAfterMs)
+}
+
+/** The decision where the limit is 0: nothing passes, and nobody has to be asked. */
+export const nothing = (resetMs) => ofBucket(false, 'rate_limited', 0, 0, resetMs, null)
+
+function ofBucket(allowed, reason, limit, remaining, resetMs, retryAfterMs) {
+  const d = new Decision(allowed, reason, limit, remaining, resetMs, retryAfterMs, [
     {
       id: 'throttle',
       algorithm: 'token_bucket',
@@ -103,13 +112,13 @@ export function fromCell(reply) {
       remaining,
       overage: 0,
       retryAfterMs,
-      resetMs: reset * 1000,
+      resetMs,
       resetsAt: null,
       mode: 'enforce',
       exact: true
     }
   ])
-  d.retryable = !never
+  d.retryable = retryAfterMs !== null
   return d
 }
 

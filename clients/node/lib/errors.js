@@ -27,3 +27,12 @@ const silent = new Set(['timeout', 'disconnected', 'closed'])
 
 /** Whether this error counts towards the breaker. */
 export const isSilence = (error) => silent.has(error.code)
+
+// What says that the server was not asked, or has not answered.
+const absent = new Set([...silent, 'breaker_open', 'too_many_pending'])
+
+/** Whether a call that ended so went without the server. */
+export const isAbsence = (error) => absent.has(error.code)
+
+/** What an error says; those of several addresses say it in their code only. */
+export const textOf = (error) => error.message || error.code

@@ -1,17 +1,27 @@
 import http from 'node:http'
 import https from 'node:https'
 import {fromServer} from './decision.js'
-import {HeadgateError} from './errors.js'
+import {HeadgateError, textOf} from './errors.js'
 
 // The longest answer that is read, in bytes.
 const maxAnswer = 1 << 20
 
-// How many connections are kept, and how many requests go at one time.
+// How many connections are kept, and how many requests go at one time: those that are
+// answered at once, and those that may wait in line.
 const maxSockets = 64
+const maxWaiting = 256
+
+// How many answers are awaited that come too late, and how long, in milliseconds: they may
+// bring tickets.
+const maxLate = 256
+const lateFor = 30_000
 
 /** Problems whose names are not those of our codes. */
 const codes = {idempotency_key_reused: 'conflict', rate_limited: 'unauthorized', policy_unfit: 'internal', records_unavailable: 'unavailable', not_ready: 'unavailable'}
 const known = new Set(['invalid_request', 'unauthorized', 'forbidden', 'not_found', 'unavailable', 'overloaded', 'closed', 'internal'])
+
+// What begins a reply of the Redis protocol.
+const redisReply = /^[-+:$*%_#]/
 
 function toError(status, body) {
   let problem
@@ -31,23 +41,31 @@ export class HTTPDoor {
   #request
   #where
   #agent
+  #line // the agent of calls that may wait in line: they must not hold up others
   #headers
   #calls = new Map() // and their requests
+  #late = new Map() // calls that nobody waits for, and the timers that end them
   #lastError = null
+  #address // such as 127.0.0.1:8080, or the path of a socket
+  #hasAnswered = false
 
   constructor({url, token, tls}, owner) {
     this.#owner = owner
     const secure = url.protocol.startsWith('https')
     this.#request = secure ? https.request : http.request
-    this.#agent = new (secure ? https : http).Agent({keepAlive: true, maxSockets, scheduling: 'lifo'})
+    const {Agent} = secure ? https : http
+    this.#agent = new Agent({keepAlive: true, maxSockets, scheduling: 'lifo'})
+    this.#line = new Agent({keepAlive: true, maxSockets: maxWaiting, scheduling: 'lifo'})
     this.#where = url.protocol.endsWith('+unix:')
       ? {socketPath: decodeURIComponent(url.pathname)}
       : {host: url.hostname.replace(/^\[|\]$/g, ''), port: url.port || (secure ? 443 : 8080), ...tls}
+    const {socketPath, host, port} = this.#where
+    this.#address = socketPath ?? `${host.includes(':') ? `[${host}]` : host}:${port}`
     this.#headers = token === undefined ? {} : {authorization: `Bearer ${token}`}
   }
 
   get load() {
-    return this.#calls.size
+    return this.#calls.size + this.#late.size
   }
 
   get connected() {
@@ -66,24 +84,65 @@ export class HTTPDoor {
     const {method, path, body} = message(call)
     const text = body && JSON.stringify(body)
     const headers = text ? {...this.#headers, 'content-type': 'application/json', 'content-length': Buffer.byteLength(text)} : this.#headers
-    const req = this.#request({...this.#where, method, path, headers, agent: this.#agent})
+    const req = this.#request({...this.#where, method, path, headers, agent: call.query.maxWait > 0 ? this.#line : this.#agent})
     this.#calls.set(call, req)
     req.on('error', (err) => this.#lost(call, err))
     req.on('response', (res) => this.#read(call, res))
     req.end(text)
   }
 
+  /** Nobody waits for this call any more. What may bring a ticket is awaited all the same. */
   drop(call) {
     const req = this.#calls.get(call)
+    if (!req) return
     this.#calls.delete(call)
-    req?.destroy()
+    const isSent = req.socket && !req.socket.connecting
+    if (!isSent || !call.mayHold || this.#late.size >= maxLate) {
+      req.destroy()
+      return
+    }
+    this.#late.set(call, setTimeout(() => req.destroy(), lateFor).unref())
+    this.#widen()
+  }
+
+  /**
+   * The caller does not want it any more. The server learns it by the end of what we send,
+   * and we what it has decided before.
+   */
+  cancel(call) {
+    if (call.query.maxWait > 0) this.#calls.get(call)?.socket?.end()
+    this.drop(call)
+  }
+
+  // The connections of late answers are not those of calls.
+  #widen() {
+    this.#agent.maxSockets = maxSockets + this.#late.size
+    this.#line.maxSockets = maxWaiting + this.#late.size
+  }
+
+  // Whether a call ends now that somebody waits for.
+  #ends(call) {
+    clearTimeout(this.#late.get(call))
+    if (this.#late.delete(call)) this.#widen()
+    return this.#calls.delete(call)
   }
 
   #lost(call, err) {
-    if (!this.#calls.delete(call)) return // given up, or answered
+    if (!this.#ends(call)) return // given up, or answered
     this.#lastError = err
-    this.#owner.trouble(err)
-    call.failed(new HeadgateError('disconnected', `no answer from the server: ${err.message}`, err))
+    const error = this.#meaning(err)
+    this.#owner.trouble(error)
+    call.failed(error)
+  }
+
+  #meaning(err) {
+    const redis = `write url: ${this.#where.socketPath ? 'unix' : 'redis'}://${this.#address}`
+    if (err.rawPacket && redisReply.test(err.rawPacket.toString('latin1', 0, 1))) {
+      return new HeadgateError('invalid_request', `a server of the Redis protocol answers at ${this.#address}: ${redis} if it is Headgate's Redis door, or the port of its HTTP door, which is 8080 unless --http says otherwise`, err)
+    }
+    // A Redis door closes connections that speak HTTP. This may also be a server that stops.
+    if (err.code === 'ECONNRESET' && !this.#hasAnswered) return new HeadgateError('disconnected', `the server at ${this.#address} hangs up on HTTP, as a Redis door does: ${redis} if it is one`, err)
+    return new HeadgateError('disconnected', `no answer from the server: ${textOf(err)}`, err)
   }
 
   #read(call, res) {
@@ -96,8 +155,10 @@ export class HTTPDoor {
       else parts.push(part)
     })
     res.on('end', () => {
-      if (!this.#calls.delete(call)) return
+      const isLate = this.#late.has(call)
+      if (!this.#ends(call) && !isLate) return
       this.#lastError = null
+      this.#hasAnswered = true
       const body = Buffer.concat(parts).toString()
       if (res.statusCode < 200 || res.statusCode > 299) return call.failed(toError(res.statusCode, body))
       let answer
@@ -111,11 +172,12 @@ export class HTTPDoor {
   }
 
   restart() {
-    // Each call that is given up closes its connection.
+    // Calls that come do not use the connections of those that are not answered.
   }
 
   close() {
     this.#agent.destroy()
+    this.#line.destroy()
   }
 }
 
@@ -143,7 +205,7 @@ function message({kind, query}) {
 }
 
 function request(q) {
-  const body = {application: q.application, operation: q.operation, subject: q.subject, cost: q.cost, costs: q.units, plan: q.plan, idempotency_key: q.id, attributes: q.attributes, max_wait_ms: q.maxWait ?? 0, ttl_ms: q.ttl}
+  const body = {application: q.application, operation: q.operation, subject: q.subject, cost: q.cost, costs: q.units, plan: q.plan, idempotency_key: q.id, attributes: q.attributes, max_wait_ms: q.maxWait ?? 0, ttl_ms: q.ttl, fields: q.fields}
   if (q.method || q.path || q.host || q.ip || q.headers) body.request = {method: q.method, path: q.path, host: q.host, ip: q.ip, headers: q.headers}
   return body
 }

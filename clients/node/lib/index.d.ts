@@ -22,7 +22,7 @@ export interface HeadgateOptions {
    * times as fast; the HTTP door can wait in line (`maxWait`).
    */
   url?: string
-  /** The token, where decisions need one. */
+  /** The token, where decisions need one: printable ASCII without spaces. */
   token?: string
   /** Further options of TLS, such as `ca`, `cert` and `key`. Only with `rediss://` and `https://`. */
   tls?: ConnectionOptions
@@ -31,7 +31,10 @@ export interface HeadgateOptions {
    * instance itself is not used, as the client needs other settings (nothing is sent twice).
    */
   redis?: Redis | RedisOptions
-  /** How long a call waits for an answer, in milliseconds, 1 to 60,000. Default 100. */
+  /**
+   * How long a call waits for an answer, in milliseconds, 1 to 60,000. Default 100. Where
+   * the attempt to connect fails before, the call does not wait any longer.
+   */
   timeout?: number
   /** Default `closed`. */
   onError?: FailurePolicy
@@ -45,8 +48,12 @@ export interface HeadgateOptions {
   application?: string
   /** How many calls may wait for an answer, late ones included; beyond it `onError` decides at once. Default 10,000. */
   maxPending?: number
-  /** Takes warnings: of each kind one line in ten seconds. Default `console`. */
-  logger?: {warn(message: string): void}
+  /**
+   * Takes warnings, and may throw: of each kind one line in ten seconds. `info`, or where there is none
+   * `warn`, is told when the server is back, and how many calls were decided without it.
+   * Default `console`.
+   */
+  logger?: {warn(message: string): void; info?(message: string): void}
 }
 
 /** The state of one limit. */
@@ -134,6 +141,10 @@ export interface DecisionDetails {
   /** How long the caller has to wait before it goes on (leaky buckets), in milliseconds. */
   delayMs: number
   policyRevision: number
+  /** The value of RateLimit-Policy for who is limited, with `fields`; null without, and where no limit is the subject's own. */
+  rateLimitPolicy: string | null
+  /** Likewise of RateLimit. */
+  rateLimit: string | null
   /** Of settle, renew and release: whether the ticket was still open. */
   held?: boolean
 }
@@ -168,6 +179,10 @@ export interface TakeRequest {
    * of a connection of the Redis door.
    */
   maxWait?: number
+  /** Whether `details` has the values of RateLimit and RateLimit-Policy. Default false. */
+  fields?: boolean
+  /** Gives the call up, and its place in line: it rejects with the code `aborted`, and what it took is given back. */
+  signal?: AbortSignal
   /** Instead of the client's. */
   onError?: FailurePolicy
 }
@@ -215,7 +230,9 @@ export interface Stats {
  * A client. It connects at the first call, again whenever the connection is lost, and sends
  * all calls of one turn of the event loop in one write. One client serves a whole program.
  *
- * A call that gets no answer may have been charged all the same; it is not sent again.
+ * A call that gets no answer may have been charged all the same; it is not sent again. A
+ * ticket in an answer that comes too late is released, unless the request has an `id`: who
+ * asks again with it gets the ticket. Settling and releasing may be repeated.
  */
 export class Headgate {
   /** Throws a TypeError that names what is wrong. */
@@ -247,17 +264,23 @@ export class Headgate {
   /** Resolves if the server answers; it asks even while the breaker is open. */
   ping(): Promise<void>
   stats(): Stats
-  /** Waits until all calls have ended, at most for `timeout`, and closes the connections. Calls reject from then on. */
+  /**
+   * Waits until all calls have ended, and the tickets that limiters hold, at most for
+   * `timeout`, and closes the connections. Calls reject from the beginning, those that end
+   * tickets at the end.
+   */
   close(): Promise<void>
 }
 
 /**
  * Why there is no decision.
  *
- * From the server: `invalid_request`, `unauthorized`, `forbidden`, `not_found`, `conflict`;
- * and `unavailable`, `overloaded`, `closed`, `internal`, after which `onError` decides. From
- * this client: `timeout`, `disconnected`, `breaker_open`, `too_many_pending`, after which
- * `onError` decides; `client_closed`; and `no_address`, where the middleware finds none.
+ * From the server: `invalid_request` (also where another server than Headgate's answers at
+ * `url`), `unauthorized`, `forbidden`, `not_found`, `conflict`; and `unavailable`,
+ * `overloaded`, `closed`, `internal`, after which `onError` decides. From this client:
+ * `timeout`, `disconnected`, `breaker_open`, `too_many_pending`, after which `onError`
+ * decides; `client_closed`; `aborted`, by the call's `signal`; and `no_address`, where the
+ * middleware finds none.
  */
 export class HeadgateError extends Error {
   constructor(code: string, message: string, cause?: unknown)
@@ -290,16 +313,17 @@ type Awaitable<T> = T | Promise<T>
 type Of<T, Q, S> = T | ((req: Q, res: S) => Awaitable<T>)
 
 /**
- * Options of rateLimit. All functions may be async; what they throw goes to `next(error)`.
+ * Options of rateLimit. All functions may be async; what they throw goes to `next(error)`, in
+ * an Error if it is none.
  *
  * Without `application` the numbers stand here, in a token bucket: a client may use
  * `capacity` at once and `requestsPerMinute` in the long run. With it they stand in the
  * server's policy.
  */
 export interface RateLimitOptions<Q = LimitedRequest, S extends ServerResponse = ServerResponse> {
-  /** Tokens that come back in a minute, from 1. Default 60. */
+  /** Tokens that come back in a minute. Default 60. 0 refuses every request with 429, and the server is not asked. */
   requestsPerMinute?: Of<number, Q, S>
-  /** What the bucket holds, from 1. Default: the limit. */
+  /** What the bucket holds, from 1. Default: the limit. Not with a limit of 0. */
   capacity?: Of<number, Q, S>
   /** As requestsPerMinute, in `windowMs`. */
   limit?: Of<number, Q, S>
@@ -329,7 +353,11 @@ export interface RateLimitOptions<Q = LimitedRequest, S extends ServerResponse =
 
   /** Asks this application of the policy. */
   application?: string
-  /** What is done. Default: rules match method, path and host. Needs application. */
+  /**
+   * What is done. Default: rules match method, path and host; requests whose path the server
+   * does not take, or has a segment `.` or `..`, are answered with 400, or 414 where it is
+   * longer than 8192 bytes. Needs application.
+   */
   operation?: Of<string, Q, S>
   /** The plan, where the subject's record names none. Needs application. */
   plan?: Of<string, Q, S>
@@ -344,19 +372,19 @@ export interface RateLimitOptions<Q = LimitedRequest, S extends ServerResponse =
   skipSuccessfulRequests?: boolean
   /** Does not charge requests that fail or break off. Needs application. */
   skipFailedRequests?: boolean
-  /** Default: a status below 400. */
+  /** Default: a status below 400. Where it throws, or says nothing within 5 seconds, the request stays charged. */
   requestWasSuccessful?: (req: Q, res: S) => Awaitable<boolean>
 
   /** Default: one for all middleware, at `redis://127.0.0.1:6380`. */
   client?: Headgate
 
   /** What refused clients are told: a string, or an object as JSON. Default: a problem document (RFC 9457). */
-  message?: unknown | ((req: Q, res: S) => unknown)
+  message?: string | object | ((req: Q, res: S) => unknown)
   /** Default: 429; 422 for a cost that can never pass, 403 where the policy lets nobody pass. */
   statusCode?: number
   /** Is told of each refusal, before it is answered. If it answers itself, nothing else is sent. */
   onLimitExceeded?: (req: Q, res: S, decision: Decision) => unknown
-  /** Answers instead. */
+  /** Answers instead, with a status of its own: `options.statusCode` is that of `statusCode`. */
   handler?: (req: Q, res: S, next: (error?: unknown) => void, options: Record<string, unknown>) => unknown
   /** What becomes of requests that the server did not decide; those that are refused get a 503. Default: as the client's `onError`; where that is `throw`, `next(error)`. */
   onStoreError?: 'open' | 'closed' | ((error: HeadgateError, req: Q, res: S) => Awaitable<'open' | 'closed'>)
@@ -371,11 +399,12 @@ export interface RateLimitOptions<Q = LimitedRequest, S extends ServerResponse =
   standardHeaders?: boolean | 'draft-6' | 'draft-7' | 'draft-8'
   /** X-RateLimit-Limit, -Remaining, and -Reset in seconds since 1970. Default false. */
   legacyHeaders?: boolean
-  /** Default `rateLimit`. */
+  /** Default `rateLimit`. Not `__proto__`, `constructor` or `prototype`. */
   requestPropertyName?: string
 }
 
 export interface RateLimitMiddleware<Q = LimitedRequest, S extends ServerResponse = ServerResponse> {
+  /** `next` is called with an Error where the request must not pass. */
   (req: Q, res: S, next: (error?: any) => void): void
   /** That which it asks. */
   readonly client: Headgate

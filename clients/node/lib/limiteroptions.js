@@ -4,7 +4,7 @@ const isFunction = (v) => typeof v === 'function'
 const isString = (v) => typeof v === 'string' && v !== ''
 const isBoolean = (v) => typeof v === 'boolean'
 const isCount = (v) => Number.isSafeInteger(v) && v >= 1
-const wholeOrFunction = [(v) => isCount(v) || isFunction(v), 'a whole number from 1, or a function of (req, res)']
+const wholeOrFunction = [(v) => v === 0 || isCount(v) || isFunction(v), 'a whole number from 0, or a function of (req, res)']
 const textOrFunction = [(v) => isString(v) || isFunction(v), 'a string, or a function of (req, res)']
 const functionOnly = [isFunction, 'a function']
 const yesOrNo = [isBoolean, 'true or false']
@@ -28,7 +28,7 @@ const options = {
   maxWait: [isCount, 'a whole number of milliseconds from 1'],
   name: [(v) => isString(v) && /^[ -~]{1,64}$/.test(v), '1 to 64 printable ASCII characters'],
   client: [(v) => v instanceof Headgate, 'a Headgate'],
-  message: [(v) => v !== null, 'a string, an object, or a function of (req, res)'],
+  message: [(v) => v !== null && ['string', 'object', 'function'].includes(typeof v), 'a string, an object, or a function of (req, res)'],
   statusCode: [(v) => Number.isInteger(v) && v >= 400 && v <= 599, 'a status from 400 to 599'],
   handler: functionOnly,
   onLimitExceeded: functionOnly,
@@ -36,7 +36,7 @@ const options = {
   passOnStoreError: yesOrNo,
   standardHeaders: [(v) => isBoolean(v) || ['draft-6', 'draft-7', 'draft-8'].includes(v), "true, false, 'draft-6', 'draft-7' or 'draft-8'"],
   legacyHeaders: yesOrNo,
-  requestPropertyName: [isString, 'the name of a property'],
+  requestPropertyName: [(v) => isString(v) && !['__proto__', 'constructor', 'prototype'].includes(v), 'the name of a property, and none that objects have already'],
   requestWasSuccessful: functionOnly,
   skipFailedRequests: yesOrNo,
   skipSuccessfulRequests: yesOrNo
@@ -85,7 +85,11 @@ function bucketOf(given) {
   const perMinute = given.requestsPerMinute
   const limit = oneOf(given, 'requestsPerMinute', 'limit', 'max') ?? 60
   if (perMinute !== undefined && given.windowMs !== undefined) throw new TypeError('windowMs: requestsPerMinute is per minute; with windowMs write limit')
-  return {limit, capacity: given.capacity ?? limit, windowMs: given.windowMs ?? 60_000}
+  const capacity = given.capacity ?? limit
+  if ((limit === 0) !== (capacity === 0)) {
+    throw new TypeError(limit === 0 ? 'capacity: with a limit of 0 nothing passes; leave it out' : 'capacity: 0: nothing would pass; write a limit of 0 for that')
+  }
+  return {limit, capacity, windowMs: given.windowMs ?? 60_000}
 }
 
 /** Reads the options of rateLimit, with defaults. Throws a TypeError that names the fault and says what to write. */

@@ -1,3 +1,4 @@
+import {guarded} from './logger.js'
 import {failurePolicy} from './query.js'
 
 const defaults = {timeout: 100, onError: 'closed', breaker: {failures: 5, cooldown: 500}, application: 'default', maxPending: 10_000, logger: console}
@@ -13,17 +14,18 @@ function known(name, value, list) {
   for (const key in value) if (!list.includes(key)) throw new TypeError(`${key}: unknown; there are ${list.join(', ')}`)
 }
 
-function readURL(text) {
+/** Reads the url of a server. Throws a TypeError that names the option at fault. */
+export function readURL(text, option = 'url') {
   let url
   try {
     url = new URL(text)
   } catch {
-    throw new TypeError(`url: ${text}: must be such as redis://127.0.0.1:6380, rediss://HOST:PORT, unix:///PATH, http://127.0.0.1:8080, https://HOST or http+unix:///PATH`)
+    throw new TypeError(`${option}: ${text}: must be such as redis://127.0.0.1:6380, rediss://HOST:PORT, unix:///PATH, http://127.0.0.1:8080, https://HOST or http+unix:///PATH`)
   }
-  if (!protocols.includes(url.protocol)) throw new TypeError(`url: ${url.protocol}//: must be one of ${protocols.map((p) => `${p}//`).join(', ')}`)
-  if (url.protocol.endsWith('unix:') && (url.hostname || url.pathname.length < 2)) throw new TypeError(`url: ${text}: the path of a socket has three slashes before it, such as unix:///run/headgate/resp.sock`)
-  if (!url.protocol.startsWith('redis') && (url.username || url.password)) throw new TypeError('url: holds a password: give it as token')
-  if (!url.protocol.endsWith('unix:') && url.pathname.length > 1) throw new TypeError(`url: ${url.pathname}: the server's addresses have no path`)
+  if (!protocols.includes(url.protocol)) throw new TypeError(`${option}: ${url.protocol}//: must be one of ${protocols.map((p) => `${p}//`).join(', ')}`)
+  if (url.protocol.endsWith('unix:') && (url.hostname || url.pathname.length < 2)) throw new TypeError(`${option}: ${text}: the path of a socket has three slashes before it, such as unix:///run/headgate/resp.sock`)
+  if (!url.protocol.startsWith('redis') && (url.username || url.password)) throw new TypeError(`${option}: holds a password: give it as token`)
+  if (!url.protocol.endsWith('unix:') && url.pathname.length > 1) throw new TypeError(`${option}: ${url.pathname}: the server's addresses have no path`)
   return url
 }
 
@@ -40,8 +42,9 @@ export function readOptions(given) {
   positive('breaker.cooldown', o.breaker.cooldown, 60_000)
   failurePolicy('onError', o.onError)
   if (typeof o.application !== 'string' || o.application === '') throw new TypeError('application: must be a name')
-  if (o.token !== undefined && (typeof o.token !== 'string' || o.token === '')) throw new TypeError('token: must be a string that is not empty')
+  if (o.token !== undefined && (typeof o.token !== 'string' || !/^[!-~]+$/.test(o.token))) throw new TypeError('token: must be a string of printable ASCII characters without spaces, and not empty')
   if (typeof o.logger?.warn !== 'function') throw new TypeError('logger: must have a method warn')
+  o.logger = guarded(o.logger)
   if (o.url !== undefined) o.url = readURL(o.url)
   const overTLS = o.url?.protocol === 'rediss:' || o.url?.protocol === 'https:'
   if (o.tls !== undefined && !overTLS) throw new TypeError('tls: only with a url of rediss:// or https://')

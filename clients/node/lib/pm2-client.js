@@ -55,14 +55,21 @@ export class TokenClient {
     if (n === 0) return true
     if (!Number.isSafeInteger(n) || n < 0) return this.#invalid(`consume(${shown(n)}): must be a whole number from 0`)
     let decision
+    let lost = null
     try {
       if (this.#closed) throw new Error('the client is closed')
       this.#look()
+    } catch (err) {
+      lost = err
+    }
+    const capacity = this.#bucket?.numbers.capacity
+    if (n > capacity) return this.#invalid(`consume(${n}): the bucket never holds more than ${capacity}`)
+    if (lost) return this.#undecided(lost)
+    try {
       decision = await this.#headgate.throttle(this.#bucket.key, {...this.#bucket.limit, cost: n})
     } catch (err) {
       return this.#undecided(err)
     }
-    if (decision.reason === 'cost_exceeds_limit') return this.#invalid(`consume(${n}): the bucket never holds more than ${decision.limit}`)
     this.#counts[decision.allowed ? 'allowed' : 'refused']++
     return decision.allowed
   }

@@ -15,7 +15,8 @@ const fields = {
   attributes: texts,
   headers: lines,
   maxWait: whole,
-  ttl: whole
+  ttl: whole,
+  fields: truth
 }
 
 function wrong(name, value, what) {
@@ -34,6 +35,10 @@ function text(name, value) {
 
 function whole(name, value, least = 0) {
   if (!Number.isSafeInteger(value) || value < least) throw wrong(name, value, `a whole number from ${least}`)
+}
+
+function truth(name, value) {
+  if (typeof value !== 'boolean') throw wrong(name, value, 'true or false')
 }
 
 function object(name, value) {
@@ -75,6 +80,8 @@ function read(from, into, known) {
     if (value === undefined) continue
     if (name === 'onError') {
       failurePolicy(name, value)
+    } else if (name === 'signal') {
+      if (!(value instanceof AbortSignal)) throw wrong(name, value, 'an AbortSignal')
     } else {
       fields[name](name, value)
       into[name] = value
@@ -83,7 +90,7 @@ function read(from, into, known) {
   return into
 }
 
-const ofRequest = new Set(['application', 'operation', 'subject', 'cost', 'units', 'plan', 'ip', 'id', 'method', 'path', 'host', 'headers', 'attributes', 'maxWait', 'onError'])
+const ofRequest = new Set(['application', 'operation', 'subject', 'cost', 'units', 'plan', 'ip', 'id', 'method', 'path', 'host', 'headers', 'attributes', 'maxWait', 'fields', 'onError', 'signal'])
 const ofReservation = new Set([...ofRequest, 'ttl'])
 const ofTicket = {settle: new Set(['cost', 'units']), renew: new Set(['ttl']), release: new Set()}
 
@@ -128,6 +135,9 @@ export function readReset(what, usual) {
   const {application = usual, subject, limits = []} = what
   text('application', application)
   text('subject', subject)
+  // They stand in a URL, which cannot have half a character.
+  if (!application.isWellFormed()) throw wrong('application', application, 'well-formed Unicode')
+  if (!subject.isWellFormed()) throw wrong('subject', subject, 'well-formed Unicode')
   if (!Array.isArray(limits)) throw wrong('limits', limits, 'a list of ids of limits')
   for (const id of limits) text('limits', id)
   return {application, subject, limits}

@@ -1,7 +1,7 @@
 import {isIP} from 'node:net'
 import {Command, Redis} from 'ioredis'
 import {fromCell, fromPairs, fromServer} from './decision.js'
-import {HeadgateError} from './errors.js'
+import {HeadgateError, textOf} from './errors.js'
 
 // What errors of the door begin with.
 const codes = {
@@ -18,8 +18,15 @@ const codes = {
   INTERNAL: 'internal'
 }
 
-function toError(err) {
-  if (err.name !== 'ReplyError') return new HeadgateError('disconnected', `the connection to the server was lost: ${err.message}`, err)
+/** What an error of ioredis means, of the server at an address such as 127.0.0.1:6380. */
+function toError(err, at) {
+  if (err.message.startsWith('Unknown RESP type 72 "H"')) { // of HTTP/1.1
+    return new HeadgateError('invalid_request', `an HTTP server answers at ${at}: write url: http://${at} if it is Headgate's HTTP door, or the port of its Redis door, which is 6380 unless --resp says otherwise`, err)
+  }
+  if (err.name !== 'ReplyError') return new HeadgateError('disconnected', `the connection to the server failed: ${textOf(err)}`, err)
+  if (err.message.startsWith('ERR unknown command')) {
+    return new HeadgateError('invalid_request', `a Redis server answers at ${at}, and Headgate's own server is needed, not a Redis: start headgate serve and write the address of its Redis door, such as redis://127.0.0.1:6380`, err)
+  }
   const space = err.message.indexOf(' ')
   const code = codes[err.message.slice(0, space)]
   return code ? new HeadgateError(code, err.message.slice(space + 1), err) : new HeadgateError('internal', err.message, err)
@@ -27,8 +34,17 @@ function toError(err) {
 
 const asText = {replyEncoding: 'utf8'}
 
-// The longest time between two tries to connect, in milliseconds.
+// The longest time between two tries to connect, in milliseconds: to another machine, and to
+// this one, where a server that is back is to be found before calls are given up.
 const maxBackoff = 1000
+const maxBackoffHere = 100
+
+// How many silent connections are kept whose answers may bring tickets, and how long, in
+// milliseconds.
+const maxRetired = 4
+const lateFor = 30_000
+
+const here = /^(?:localhost|127\.\d+\.\d+\.\d+|::1)$/
 
 const ours = {
   protocol: 2, // whose replies are shorter to read
@@ -41,8 +57,12 @@ const ours = {
   disableClientInfo: true,
   keyPrefix: '',
   commandTimeout: undefined,
-  retryStrategy: (times) => Math.min(25 * 2 ** Math.min(times - 1, 10), maxBackoff) * (0.75 + Math.random() / 4)
+  stringNumbers: false,
+  monitor: false,
+  disconnectTimeout: 100 // in milliseconds; a process that ends waits for it
 }
+
+const backoff = (most) => (times) => Math.min(25 * 2 ** Math.min(times - 1, 10), most) * (0.75 + Math.random() / 4)
 
 /** What ioredis is told to reach the door at url. */
 function address(url) {
@@ -58,14 +78,27 @@ function address(url) {
   }
 }
 
-// An instance is not used itself: its settings may send a call twice, or never end it.
-function connection({url, token, tls, redis}) {
+/**
+ * What ioredis is told. An instance is not used itself: its settings may send a call twice,
+ * or never end it.
+ */
+export function settings({url, token, tls, redis}) {
   if (redis?.isCluster) throw new TypeError('redis: a Cluster: Headgate is one server; give a Redis, or a url')
   const where = url ? address(url) : {port: 6380}
   if (tls) where.tls = {...where.tls, ...tls}
   const theirs = typeof redis?.duplicate === 'function' ? redis.options : redis
   const auth = token === undefined ? {} : {username: undefined, password: token}
-  return new Redis({...where, ...theirs, ...ours, ...auth})
+  const all = {...where, ...theirs, ...ours, ...auth}
+  return {...all, retryStrategy: backoff(all.path || here.test(all.host ?? '127.0.0.1') ? maxBackoffHere : maxBackoff)}
+}
+
+/** Takes the place of the socket while commands are put together. */
+class OneWrite {
+  text = ''
+
+  write(command) {
+    this.text += command
+  }
 }
 
 /**
@@ -73,12 +106,17 @@ function connection({url, token, tls, redis}) {
  * write. Of a call it reads `kind` and `query`; it ends it by `answered` or `failed`.
  */
 export class RedisDoor {
+  #settings
+  #owner
   #redis
+  #retired = new Set() // connections that have been replaced, and may still answer
   #unsent = new Set()
   #scheduled = false
   #life = 0 // of the connection
   #unanswered = 0
+  #holding = 0 // of these, those whose answers may bring tickets
   #lastError = null
+  #wasReady = false // in this life
   #closed = false
 
   /**
@@ -86,21 +124,38 @@ export class RedisDoor {
    * @param {{reachable(): void, trouble(err: Error): void}} owner
    */
   constructor(options, owner) {
-    this.#redis = connection(options)
-    this.#redis.on('ready', () => {
+    this.#settings = settings(options)
+    this.#owner = owner
+    this.#open()
+  }
+
+  #open() {
+    const redis = new Redis(this.#settings)
+    this.#redis = redis
+    redis.on('ready', () => {
       this.#lastError = null
-      owner.reachable()
+      this.#wasReady = true
+      this.#owner.reachable()
       this.#flush()
     })
-    this.#redis.on('error', (err) => {
+    redis.on('error', (err) => {
+      if (redis !== this.#redis) return
       this.#lastError = err
-      owner.trouble(err)
+      this.#owner.trouble(this.#meaning(err))
       if (this.#isTurnedAway) this.#turnAway()
     })
-    this.#redis.on('close', () => {
-      this.#life++
-      this.#unanswered = 0
+    redis.on('close', () => {
+      if (redis !== this.#redis) return
+      this.#begin()
+      // What waits for a connection fails with the attempt to make one, and need not be late.
+      if (!this.#wasReady && this.#lastError) this.#turnAway()
+      this.#wasReady = false
     })
+  }
+
+  #begin() {
+    this.#life++
+    this.#unanswered = this.#holding = 0
   }
 
   /** How many calls take up memory: those to be sent, and those without answer, late or not. */
@@ -124,7 +179,12 @@ export class RedisDoor {
   #turnAway() {
     const calls = [...this.#unsent]
     this.#unsent.clear()
-    for (const call of calls) call.failed(toError(this.#lastError))
+    for (const call of calls) call.failed(this.#meaning(this.#lastError))
+  }
+
+  #meaning(err) {
+    const {path, host = '127.0.0.1', port} = this.#redis.options
+    return toError(err, path ?? `${isIP(host) === 6 ? `[${host}]` : host}:${port}`)
   }
 
   /** Says why this door cannot do what is asked; undefined if it can. */
@@ -134,7 +194,7 @@ export class RedisDoor {
   }
 
   send(call) {
-    if (this.#isTurnedAway) return call.failed(toError(this.#lastError))
+    if (this.#isTurnedAway) return call.failed(this.#meaning(this.#lastError))
     this.#unsent.add(call)
     if (this.#scheduled) return
     this.#scheduled = true
@@ -149,24 +209,29 @@ export class RedisDoor {
     this.#unsent.delete(call)
   }
 
-  #flush = () => {
-    this.#scheduled = false
-    if (this.#unsent.size === 0 || this.#redis.status !== 'ready') return
-    const life = this.#life
-    const {stream} = this.#redis
-    stream.cork() // all of them are one write
-    for (const call of this.#unsent) this.#write(call, life)
-    stream.uncork()
-    this.#unsent.clear()
+  /** The caller does not want it any more. */
+  cancel(call) {
+    this.drop(call)
   }
 
-  #write(call, life) {
+  #flush = () => {
+    this.#scheduled = false
+    // One that is being closed takes nothing any more: what is asked now waits for the next.
+    if (this.#unsent.size === 0 || this.#redis.status !== 'ready' || !this.#redis.stream.writable) return
+    const batch = new OneWrite()
+    for (const call of this.#unsent) this.#write(call, this.#life, batch)
+    this.#unsent.clear()
+    if (batch.text) this.#redis.stream.write(batch.text)
+  }
+
+  #write(call, life, batch) {
     this.#unanswered++
+    if (call.mayHold) this.#holding++
     const [name, args] = command(call)
     const sent = new Command(name, args, asText)
     sent.promise.then(
       (reply) => {
-        if (life === this.#life) this.#unanswered--
+        this.#count(call, life)
         let answer
         try {
           answer = decode(call, reply)
@@ -176,22 +241,48 @@ export class RedisDoor {
         call.answered(answer)
       },
       (err) => {
-        if (life === this.#life) this.#unanswered--
-        call.failed(toError(err))
+        this.#count(call, life)
+        call.failed(this.#meaning(err))
       }
     )
-    this.#redis.sendCommand(sent)
+    this.#redis.sendCommand(sent, batch)
+  }
+
+  // One is answered.
+  #count(call, life) {
+    if (life !== this.#life) return
+    this.#unanswered--
+    if (call.mayHold) this.#holding--
   }
 
   /** Ends a connection that has been silent, and makes another one. */
   restart() {
-    if (this.#redis.status === 'ready') this.#redis.disconnect(true)
+    if (this.#redis.status !== 'ready') return
+    if (this.#holding > 0 && this.#retired.size < maxRetired) this.#retire()
+    else this.#redis.disconnect(true)
+  }
+
+  // The server may only have been slow: its answers bring tickets that nobody else knows.
+  #retire() {
+    const old = this.#redis
+    const timer = setTimeout(() => old.disconnect(), lateFor).unref()
+    this.#retired.add(old)
+    old.options.retryStrategy = undefined
+    old.once('end', () => {
+      clearTimeout(timer)
+      this.#retired.delete(old)
+    })
+    this.#begin()
+    this.#wasReady = false
+    this.#open()
+    this.#redis.connect().catch(() => {}) // told by 'error'
   }
 
   close() {
     if (this.#closed) return
     this.#closed = true
     this.#redis.disconnect()
+    for (const old of this.#retired) old.disconnect()
   }
 }
 
@@ -233,6 +324,7 @@ function request(q) {
   if (q.method) args.push('METHOD', q.method)
   if (q.path) args.push('PATH', q.path)
   if (q.host) args.push('HOST', q.host)
+  if (q.fields) args.push('FIELDS')
   for (const name in q.attributes) args.push('ATTR', name, q.attributes[name])
   for (const name in q.headers) {
     const value = q.headers[name]

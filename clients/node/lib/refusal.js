@@ -20,6 +20,9 @@ const problems = {
 }
 const reducedCapacity = {type: `${registered}temporary-reduced-capacity`, title: 'Capacity temporarily reduced', status: 503, detail: 'the service cannot take this request at the moment'}
 
+// Of decisions that the server has not made.
+const unchecked = 'the limits of this request could not be checked'
+
 /** The problem of a decision that refuses. */
 export const problemOf = (decision) => problems[decision.reason] ?? reducedCapacity
 
@@ -29,12 +32,27 @@ export function setRefusal(res, decision) {
   if (decision.retryable) setRetryAfter(res, decision.retryAfterMs ?? 0)
 }
 
-/** Answers with the problem document. */
-export function sendProblem(res, decision, status) {
+/**
+ * Answers with the problem document.
+ *
+ * @param {string[]} violated names the limits that refuse
+ * @param {number} [status] instead of that of the problem
+ */
+export function sendProblem(res, decision, violated, status) {
   const {type, title, status: usual, detail} = problemOf(decision)
-  const again = decision.retryable ? `; try again in ${res.getHeader('Retry-After')} s` : ''
   const code = status ?? usual
-  send(res, code, 'application/problem+json', JSON.stringify({type, title, status: code, detail: decision.message ?? detail + again}))
+  const body = {type, title, status: code, detail: unchecked}
+  if (!decision.error) {
+    body.detail = decision.message ?? (decision.retryable ? `${detail}; try again in ${res.getHeader('Retry-After')} s` : detail)
+    if (violated.length > 0) body['violated-policies'] = violated
+    if (decision.retryable) body.retry_after_ms = decision.retryAfterMs ?? 0
+  }
+  send(res, code, 'application/problem+json', JSON.stringify(body))
+}
+
+/** Answers a request whose target is bad. */
+export function sendBadTarget(res, {status, message}) {
+  send(res, status, 'application/problem+json', JSON.stringify({type: `${own}invalid_request`, title: 'Invalid request', status, detail: message}))
 }
 
 /** Answers with a message: a string as text, anything else as JSON. */
@@ -44,6 +62,8 @@ export function sendMessage(res, message, status) {
 }
 
 function send(res, status, type, text) {
+  // The program has begun to answer: there is no way to say it, and the program is not asked.
+  if (res.headersSent) return res.end()
   res.statusCode = status
   res.statusMessage = STATUS_CODES[status]
   res.setHeader('Content-Type', type)

@@ -41,6 +41,11 @@ export class Waiting {
     this.size--
   }
 
+  /** All are out of time. */
+  expire() {
+    while (this.size > 0) this.#expired(this.#ends.next)
+  }
+
   stop() {
     clearTimeout(this.#timer)
     this.#timer = null

@@ -76,6 +76,17 @@ for (const door of ['redis', 'http']) {
       assert.deepEqual((await client.take({...alice, cost: 6})).retryAfterMs, null)
     })
 
+    test('the header fields of a decision', async () => {
+      const carol = {operation: 'send', subject: `carol-${door}`}
+      const fieldsOf = ({details}) => [details.rateLimitPolicy, details.rateLimit]
+      assert.deepEqual(fieldsOf(await client.take(carol)), [null, null])
+      for (const [kind, remaining, wait] of [['peek', 4, 2880], ['take', 3, 2160], ['reserve', 2, 1440]]) {
+        assert.deepEqual(fieldsOf(await client[kind]({...carol, fields: true})), ['"send/burst";q=5;w=3600', `"send/burst";r=${remaining};t=${wait}`], kind)
+      }
+      assert.deepEqual(fieldsOf(await client.take({...carol, operation: 'other', fields: true})), [null, null], 'no limit is theirs')
+      await assert.rejects(client.take({...carol, fields: 'yes'}), {name: 'TypeError', message: /^fields: "yes": must be true or false/})
+    })
+
     test('all that a request may say', async () => {
       const once = {operation: 'send', subject: `once-${door}`, id: `id-${door}`}
       await client.take(once)
@@ -219,8 +230,10 @@ test('TLS and tokens', async (t) => {
 test('options and instances of ioredis', async (t) => {
   const {hostname: host, port} = new URL(server.redis)
   const instance = new Redis({host, port: Number(port), lazyConnect: true})
-  for (const redis of [instance, {host, port: Number(port)}]) {
-    await clientFor(t, {redis}).ping()
+  const strings = new Redis({host, port: Number(port), lazyConnect: true, stringNumbers: true, monitor: true})
+  for (const redis of [instance, {host, port: Number(port)}, strings]) {
+    const d = await clientFor(t, {redis}).throttle('instances', {count: 9, period: 60})
+    assert.deepEqual([d.allowed, d.limit], [true, 9])
   }
   assert.equal(instance.status, 'wait', 'the instance itself is not used')
   await assert.rejects(async () => new Headgate({redis: new Redis.Cluster([], {lazyConnect: true})}), {name: 'TypeError', message: /^redis: a Cluster/})
@@ -244,6 +257,9 @@ test('bad options are errors that name the fault', () => {
     [{application: ''}, /^application/],
     [{maxPending: -1}, /^maxPending: -1/],
     [{token: ''}, /^token/],
+    [{token: 'tök€n', url: 'http://127.0.0.1:1'}, /^token: must be a string of printable ASCII/],
+    [{token: 'a b'}, /^token/],
+    [{token: 'a\r\nb'}, /^token/],
     [{logger: {}}, /^logger: must have a method warn/],
     [{tls: {}}, /^tls: only with a url of rediss/],
     [{redis: 'x'}, /^redis: must be an ioredis instance/],
@@ -278,6 +294,9 @@ test('bad calls reject with what is wrong', async (t) => {
     ['settle', [undefined], /^ticket/],
     ['settle', ['t', {ttl: 1}], /^ttl: unknown; there are cost, units/],
     ['reset', [{}], /^subject/],
+    ['reset', [{subject: '\ud800'}], /^subject: .*must be well-formed Unicode/],
+    ['reset', [{subject: 'x', application: '\ud800'}], /^application: /],
+    ['take', [{operation: 'send', signal: {}}], /^signal: .*must be an AbortSignal/],
     ['reset', [{subject: 'x', limits: 'all'}], /^limits: "all": must be a list/],
     ['consumeTokens', ['x', '1', 'send'], /^cost: "1"/]
   ]) {

@@ -180,12 +180,48 @@ test('calls that were given up count until they are answered', async (t) => {
 })
 
 test('calls before there is a connection wait for it', async (t) => {
+  const client = clientFor(t, {url: server.redis, timeout: 20_000})
+  const asked = await Promise.all(Array.from({length: 50}, () => client.throttle('early', limit)))
+  assert.ok(asked.every((d) => d.degraded === null))
+})
+
+for (const door of ['redis', 'http']) {
+  test(`a server that refuses connections, by ${door}, holds nobody up, and is announced when it is back`, async (t) => {
+    const own = await startOnSockets(t)
+    await own.kill()
+    const lines = []
+    const logger = {warn: (line) => lines.push(['warn', line]), info: (line) => lines.push(['info', line])}
+    // Who waited for the time-out would be ended by that of the test.
+    const client = clientFor(t, {url: own[door], timeout: 60_000, logger, breaker: {failures: 20, cooldown: 60_000}})
+    for (const [onError, allowed] of [['closed', false], ['open', true], ['closed', false]]) {
+      const d = await client.throttle('k', {...limit, onError})
+      assert.deepEqual([d.allowed, d.error.code], [allowed, 'disconnected'])
+      assert.match(d.error.message, /^(the connection to the server failed|no answer from the server): connect E/)
+    }
+    const many = await Promise.all(Array.from({length: 10}, () => client.throttle('k', limit)))
+    assert.ok(many.every((d) => d.error.code === 'disconnected'))
+    await assert.rejects(client.throttle('k', {...limit, onError: 'throw'}), {code: 'disconnected'})
+    await assert.rejects(client.ping(), {code: 'disconnected'})
+    assert.deepEqual([client.stats().timeouts, client.stats().pending], [0, 0])
+    assert.ok(lines.every(([kind]) => kind === 'warn'))
+
+    await own.start()
+    await untilAnswered(client)
+    assert.equal((await client.throttle('k', limit)).degraded, null)
+    assert.deepEqual(lines.filter(([kind]) => kind === 'info'), [['info', 'headgate: the server answers again; 14 calls were decided without it']])
+    assert.equal(lines.at(-1)[0], 'info')
+  })
+}
+
+test('a logger that only warns is warned that the server is back', async (t) => {
   const own = await startOnSockets(t)
   await own.kill()
-  const client = clientFor(t, {url: own.redis, timeout: 20_000})
-  const asked = Promise.all(Array.from({length: 50}, () => client.throttle('early', limit)))
+  const logger = listener()
+  const client = clientFor(t, {url: own.redis, timeout: 5000, logger})
+  await client.throttle('k', limit)
   await own.start()
-  assert.ok((await asked).every((d) => d.degraded === null))
+  await untilAnswered(client)
+  assert.deepEqual(logger.lines.slice(-1), ['headgate: the server answers again; 1 call was decided without it'])
 })
 
 test('a connection that has died in silence is replaced', async (t) => {
@@ -229,7 +265,7 @@ test('what the server says of itself', async (t) => {
   }
   const full = await ask('overloaded')
   assert.deepEqual([full.allowed, full.reason, full.degraded], [false, 'overloaded', 'closed'], 'whoever floods the server does not open it')
-  await assert.rejects(ask('invalid_request'), {code: 'invalid_request', message: 'unknown command'})
+  await assert.rejects(ask('invalid_request'), {code: 'invalid_request', message: /^a Redis server answers at 127\.0\.0\.1:\d+, and Headgate's own server is needed, not a Redis: start headgate serve and write .*redis:\/\//})
   reply = '+OK\r\n'
   const odd = await client.throttle('k', limit)
   assert.deepEqual([odd.allowed, odd.error.code], [true, 'internal'])
@@ -257,3 +293,43 @@ test('what stands at the address of the HTTP door and is no Headgate', async (t)
   answer = [404, {}, 'not found']
   await assert.rejects(client.throttle('k', limit), {code: 'invalid_request', message: 'the server answered 404'})
 })
+
+test('the address of another door, or of a Redis', async (t) => {
+  const redisPort = await startRedis(t)
+  const resp = new URL(server.redis).port
+  const web = new URL(server.http).port
+  for (const [url, message] of [
+    [`redis://127.0.0.1:${web}`, `an HTTP server answers at 127.0.0.1:${web}: write url: http://127.0.0.1:${web} if it is Headgate's HTTP door, or the port of its Redis door, which is 6380 unless --resp says otherwise`],
+    [`redis://127.0.0.1:${redisPort}`, `a Redis server answers at 127.0.0.1:${redisPort}, and Headgate's own server is needed, not a Redis: start headgate serve and write the address of its Redis door, such as redis://127.0.0.1:6380`]
+  ]) {
+    const logger = listener()
+    const client = clientFor(t, {url, timeout: 5000, onError: 'open', logger})
+    for (const ask of [() => client.throttle('k', limit), () => client.take({operation: 'send', subject: 'x'})]) {
+      await assert.rejects(ask(), {code: 'invalid_request', message})
+    }
+  }
+  const client = clientFor(t, {url: `http://127.0.0.1:${resp}`, timeout: 5000})
+  const {error} = await client.throttle('k', limit)
+  assert.equal(error.code, 'disconnected')
+  assert.equal(error.message, `the server at 127.0.0.1:${resp} hangs up on HTTP, as a Redis door does: write url: redis://127.0.0.1:${resp} if it is one`)
+  await assert.rejects(client.ping(), {code: 'invalid_request', message: `a server of the Redis protocol answers at 127.0.0.1:${resp}: write url: redis://127.0.0.1:${resp} if it is Headgate's Redis door, or the port of its HTTP door, which is 8080 unless --http says otherwise`})
+})
+
+/** Starts a Redis on a free port, and returns that. */
+async function startRedis(t) {
+  const probe = createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const {port} = probe.address()
+  probe.close()
+  await once(probe, 'close')
+  const child = spawn('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'], {stdio: ['ignore', 'pipe', 'inherit']})
+  const ended = once(child, 'exit')
+  t.after(async () => (child.kill('SIGKILL'), ended))
+  let said = ''
+  for await (const text of child.stdout) {
+    said += text
+    if (said.includes('Ready to accept connections')) break
+  }
+  assert.equal(child.exitCode, null, said)
+  return port
+}

@@ -91,7 +91,7 @@ test('what the program and the client are told', async (t) => {
   const refused = await ask()
   assert.deepEqual([refused.status, refused.header('retry-after'), refused.header('headgate-reason'), refused.header('cache-control')], [429, '60', 'rate_limited', 'no-store'])
   assert.match(refused.header('ratelimit'), /;r=0;t=60$/)
-  assert.deepEqual(refused.body, {type: 'https://iana.org/assignments/http-problem-types#quota-exceeded', title: 'Quota exceeded', status: 429, detail: 'too many requests; try again in 60 s'})
+  assert.deepEqual(refused.body, {type: 'https://iana.org/assignments/http-problem-types#quota-exceeded', title: 'Quota exceeded', status: 429, detail: 'too many requests; try again in 60 s', 'violated-policies': ['a "quoted" \\ name'], retry_after_ms: 60_000})
 })
 
 test('conventions of header fields', async (t) => {
@@ -248,9 +248,24 @@ test('weight', async (t) => {
 test('limits by request', async (t) => {
   const ask = await limited(t, {windowMs: 3_600_000, limit: async (req) => Number(req.headers['x-limit']), identifier: (req) => req.headers['x-limit']})
   for (const limit of [3, 30]) assert.equal((await ask('/', {headers: {'x-limit': String(limit)}})).body.rateLimit.limit, limit)
-  assert.match((await ask('/', {headers: {'x-limit': '0'}})).body.message, /^count: 0/)
+  assert.match((await ask('/', {headers: {'x-limit': '-1'}})).body.message, /^count: -1/)
   const capacity = await limited(t, {limit: 5, capacity: () => 9})
   assert.equal((await capacity()).body.rateLimit.limit, 9)
+})
+
+test('a limit of 0 refuses all, and asks nobody', async (t) => {
+  const own = new Headgate({url: 'redis://127.0.0.1:1', onError: 'open', logger: listener()})
+  t.after(() => own.close())
+  const seen = []
+  for (const options of [{limit: 0}, {max: 0}, {requestsPerMinute: 0}, {limit: 0, capacity: 0}, {limit: () => 0}, {limit: async () => 0, capacity: 5}]) {
+    const r = await (await limited(t, {...options, name: 'none', client: own, onLimitExceeded: (req, res, decision) => seen.push([decision.reason, req.rateLimit.limit, req.rateLimit.remaining])}))()
+    assert.deepEqual([r.status, r.header('retry-after'), r.header('headgate-reason'), r.header('ratelimit-policy'), r.header('ratelimit')], [429, null, 'rate_limited', '"none";q=0;w=60', '"none";r=0;t=60'])
+    assert.deepEqual(r.body, {type: 'https://iana.org/assignments/http-problem-types#quota-exceeded', title: 'Quota exceeded', status: 429, detail: 'too many requests', 'violated-policies': ['none']})
+  }
+  assert.deepEqual(seen, Array(6).fill(['rate_limited', 0, 0]))
+  assert.equal(own.stats().calls, 0)
+  const older = await (await limited(t, {limit: 0, client: own, windowMs: 5000, standardHeaders: 'draft-7', legacyHeaders: true}))()
+  assert.deepEqual([older.header('ratelimit'), older.header('x-ratelimit-remaining')], ['limit=0, remaining=0, reset=5', '0'])
 })
 
 test('windows of milliseconds', async (t) => {
@@ -280,10 +295,12 @@ describe('refusals', () => {
 
   test('handler', async (t) => {
     const r = await refused(t, {
-      handler: async (req, res, next, options) => res.send(`${options.limit} ${options.statusCode} ${req.rateLimit.used} ${typeof next}`)
+      handler: async (req, res, next, options) => res.status(options.statusCode).send(`${options.limit} ${req.rateLimit.used} ${typeof next}`)
     })
-    assert.deepEqual([r.status, r.body, r.header('retry-after')], [429, '1 429 1 function', '60'])
-    const passes = await refused(t, {handler: (req, res, next) => (res.status(200), next())})
+    assert.deepEqual([r.status, r.body, r.header('retry-after')], [429, '1 1 function', '60'])
+    const own = await refused(t, {statusCode: 420, handler: (req, res, next, options) => res.send(options.message)})
+    assert.deepEqual([own.status, own.body], [200, 'Too many requests'], 'the status is its own, as with express-rate-limit')
+    const passes = await refused(t, {handler: (req, res, next) => next()})
     assert.equal(passes.status, 200)
   })
 
@@ -293,6 +310,18 @@ describe('refusals', () => {
     assert.deepEqual([r.status, seen], [429, [['/', 'rate_limited']]])
     const own = await refused(t, {onLimitExceeded: (req, res) => res.status(403).json('mine'), message: 'theirs'})
     assert.deepEqual([own.status, own.body], [403, 'mine'])
+  })
+
+  test('what is thrown and is no error lets nobody pass', async (t) => {
+    for (const name of ['skip', 'identifier', 'weight', 'limit', 'handler', 'message', 'onLimitExceeded']) {
+      for (const reason of [undefined, null, 'route', 'router', 0]) {
+        for (const given of [() => Promise.reject(reason), () => { throw reason }]) {
+          const r = await refused(t, {...(name === 'limit' ? {requestsPerMinute: undefined} : {}), [name]: given})
+          assert.equal(r.status, 599, `${name} ${reason}`)
+          assert.match(r.body.message, /^a function of rateLimit threw what is no error: /)
+        }
+      }
+    }
   })
 
   test('what functions throw goes to next', async (t) => {
@@ -315,7 +344,7 @@ describe('by the policy', () => {
     const id = fresh()
     const ask = await limited(t, of('send', {identifier, plan: async (req) => req.headers['x-plan']}))
     const r = await ask('/', by(id))
-    assert.deepEqual([r.body.rateLimit.limit, r.body.info.details.plan, r.header('ratelimit-policy')], [5, 'free', '"send/burst";q=5'])
+    assert.deepEqual([r.body.rateLimit.limit, r.body.info.details.plan, r.header('ratelimit-policy')], [5, 'free', '"send/burst";q=5;w=3600'])
     assert.deepEqual([r.body.info.details.rule, r.body.info.details.subject], ['send', id])
     const paid = await ask('/', {headers: {'x-id': id, 'x-plan': 'paid'}})
     assert.equal(paid.body.rateLimit.limit, 50)
@@ -323,6 +352,56 @@ describe('by the policy', () => {
     assert.equal((await named('/', by(fresh()))).body.rateLimit.used, 7)
     const unknown = await limited(t, of('send', {application: 'nowhere'}))
     assert.deepEqual((await unknown()).body.code, 'not_found')
+  })
+
+  test('RateLimit and refusals are those of the other doors', async (t) => {
+    const upstream = http.createServer((req, res) => res.end('passed'))
+    upstream.listen(0, '127.0.0.1')
+    await once(upstream, 'listening')
+    t.after(() => (upstream.close(), upstream.closeAllConnections()))
+    const own = await startServer(t, {
+      doors: {http: '127.0.0.1:0', resp: '127.0.0.1:0', proxy: '127.0.0.1:0'},
+      env: {HEADGATE_UPSTREAM: `http://127.0.0.1:${upstream.address().port}`}
+    })
+    // Each has an address of its own to be limited by: their budgets are equal, and not one.
+    const doors = {
+      forward: (n) => fetch(`${own.http}/v1/forward-auth/default`, {headers: {'x-original-method': 'POST', 'x-original-uri': '/v1/things', 'x-real-ip': `192.0.2.${n}`}}),
+      proxy: (n) => fetch(`http://${own.addresses.proxy}/v1/things`, {method: 'POST', headers: {'x-forwarded-for': `192.0.2.${n}`}})
+    }
+    for (const door of ['redis', 'http']) {
+      const c = new Headgate({url: own[door], timeout: 5000})
+      t.after(() => c.close())
+      const app = express().set('trust proxy', 'loopback')
+      app.use(rateLimit({client: c, application: 'default'}), (req, res) => res.end('passed'))
+      const s = app.listen(0, '127.0.0.1')
+      await once(s, 'listening')
+      t.after(() => (s.close(), s.closeAllConnections()))
+      doors[door] = (n) => fetch(`http://127.0.0.1:${s.address().port}/v1/things`, {method: 'POST', headers: {'x-forwarded-for': `192.0.2.${n}`}})
+    }
+    const names = Object.keys(doors)
+    for (const standing of ['r=2;t=2400', 'r=1;t=1200']) {
+      for (const [n, name] of names.entries()) {
+        const r = await doors[name](n)
+        assert.deepEqual(
+          [r.ok, r.headers.get('ratelimit-policy'), r.headers.get('ratelimit')],
+          [true, '"path/w";q=3;w=3600, "path/d";q=50;w=86400', `"path/w";${standing}, "path/d";${standing.startsWith('r=2') ? 'r=49;t=84672' : 'r=48;t=82944'}`],
+          name
+        )
+      }
+    }
+    const bodies = {}
+    for (const [n, name] of names.entries()) {
+      await doors[name](n)
+      const r = await doors[name](n)
+      if (name === 'forward') continue // it leaves the body to the proxy
+      const body = await r.json()
+      const wait = body.retry_after_ms
+      assert.ok(wait > 0 && wait <= 1_200_000 && Math.ceil(wait / 1000) === Number(r.headers.get('retry-after')), `${name}: ${wait}`)
+      assert.match(r.headers.get('ratelimit'), new RegExp(`^"path/w";r=0;t=${Math.ceil(wait / 1000)}, `))
+      bodies[name] = JSON.stringify(body).replace(`in ${Math.ceil(wait / 1000)} s`, 'in N s').replace(String(wait), 'N')
+    }
+    for (const name of ['redis', 'http']) assert.equal(bodies[name], bodies.proxy)
+    assert.match(bodies.redis, /"detail":"too many requests; try again in N s","violated-policies":\["path\/w"\],"retry_after_ms":N\}$/)
   })
 
   test('method and path', async (t) => {
@@ -356,7 +435,7 @@ describe('by the policy', () => {
     const ask = await limited(t, of('org', {identifier, attributes: async () => ({org: fresh()})}))
     const r = await ask('/', by(fresh()))
     assert.equal(r.body.info.details.boundBy, 'org/all')
-    assert.equal(r.header('ratelimit-policy'), '"own"'.replace('own', 'org/own') + ';q=9', 'the budget of others is not told')
+    assert.equal(r.header('ratelimit-policy'), '"org/own";q=9;w=3600', 'the budget of others is not told')
   })
 
   test('long subjects', async (t) => {
@@ -471,7 +550,7 @@ describe('without a server', () => {
     assert.deepEqual([open.status, open.header('headgate-degraded'), open.header('ratelimit')], [200, 'open', null])
     assert.deepEqual(open.body.rateLimit, {limit: null, used: null, remaining: null, resetTime: null, key: '127.0.0.1'})
     const thrown = await (await limited(t, {client: away(t, {onError: 'throw'})}))()
-    assert.deepEqual([thrown.status, thrown.body.code], [599, 'timeout'])
+    assert.deepEqual([thrown.status, thrown.body.code], [599, 'disconnected'])
   })
 
   test('or the middleware', async (t) => {
@@ -510,7 +589,9 @@ test('bad options are errors that say what to write', () => {
   for (const [options, message] of [
     [null, /^options: must be an object/],
     [{requestPerMinute: 1}, /^requestPerMinute: unknown; there are requestsPerMinute,/],
-    [{requestsPerMinute: 0}, /^requestsPerMinute: 0: must be a whole number from 1, or a function/],
+    [{requestsPerMinute: -1}, /^requestsPerMinute: -1: must be a whole number from 0, or a function/],
+    [{limit: 0, capacity: 5}, /^capacity: with a limit of 0 nothing passes; leave it out/],
+    [{limit: 5, capacity: 0}, /^capacity: 0: nothing would pass; write a limit of 0/],
     [{requestsPerMinute: 1.5}, /^requestsPerMinute/],
     [{requestsPerMinute: 1, limit: 1}, /^requestsPerMinute and limit: two names of one thing/],
     [{limit: 1, max: 1}, /^limit and max/],
@@ -524,6 +605,7 @@ test('bad options are errors that say what to write', () => {
     [{skip: true}, /^skip: true: must be a function/],
     [{weight: -1}, /^weight: -1/],
     [{message: null}, /^message/],
+    [{message: 5}, /^message/],
     [{statusCode: 200}, /^statusCode: 200/],
     [{handler: 'x'}, /^handler/],
     [{onStoreError: 'ignore'}, /^onStoreError: ignore: must be 'open', 'closed', or a function/],
@@ -533,6 +615,9 @@ test('bad options are errors that say what to write', () => {
     [{client: {}}, /^client: .*must be a Headgate/],
     [{name: 'a\nb'}, /^name/],
     [{requestPropertyName: ''}, /^requestPropertyName/],
+    [{requestPropertyName: '__proto__'}, /^requestPropertyName: __proto__: must be the name of a property, and none that objects have already/],
+    [{requestPropertyName: 'constructor'}, /^requestPropertyName/],
+    [{requestPropertyName: 'prototype'}, /^requestPropertyName/],
     [{store: {}}, /^store: the Headgate server keeps the limits\. In memory: headgate serve --store memory/],
     [{store: 'redis'}, /^store: .*--store redis:/],
     [{validate: false}, /^validate: /],

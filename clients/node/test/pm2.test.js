@@ -151,6 +151,8 @@ describe('options that are wrong are refused by name', () => {
     [TokenClient, {failopen: false}, /^failopen: unknown; there are name, timeout, failOpen/],
     [TokenClient, {capacity: 10, url: 'unix:///x'}, /^refillInterval: undefined:/],
     [TokenClient, slow, /^url: must be said/],
+    [TokenClient, {url: 'nonsense'}, /^url: nonsense: must be such as redis:/],
+    [TokenManager, {url: 'nonsense'}, /^url: nonsense: must be such as redis:/],
     [TokenClient, {...slow, url: 'tcp://x'}, /^url: tcp:/]
   ]
   for (const [Class, options, message] of rows) {
@@ -169,6 +171,22 @@ test('what consume is asked for must be a number of tokens, or it refuses', asyn
   await c.close()
   assert.match(c.lines[1], /14 more in the last second, such as refused: consume\(11\): the bucket never holds more than 10$/)
   assert.equal(await take(client(), 20), 10, 'nothing was taken, and nothing minted')
+})
+
+test('a HEADGATE_URL that is wrong is refused by name', () => {
+  process.env.HEADGATE_URL = 'nonsense'
+  for (const Class of [TokenClient, TokenManager]) assert.throws(() => new Class(), {name: 'TypeError', message: /^HEADGATE_URL: nonsense: must be such as redis:/})
+})
+
+test('more than the bucket holds is refused, also without a server', async () => {
+  const manager = await managed({...slow, capacity: 5})
+  const c = client()
+  assert.equal(await c.consume(), true)
+  await manager.stop()
+  assert.deepEqual([await c.consume(1000), await c.consume(6), await c.consume(5)], [false, false, true])
+  assert.deepEqual([c.stats().invalid, c.stats().failedOpen], [2, 1])
+  await c.close()
+  assert.deepEqual([await c.consume(1000), await c.consume(5)], [false, true])
 })
 
 describe('start calls back with an error', () => {
@@ -217,7 +235,7 @@ describe('start calls back with an error', () => {
     assert.equal(servers().length, 1)
   })
 
-  test('where nobody answers at the url', () => failed({url: `unix://${home}/none.sock`}, /not started: no answer within 500 ms/))
+  test('where nobody answers at the url', () => failed({url: `unix://${home}/none.sock`}, /not started: the connection to the server failed: connect ENOENT/))
 
   test('where it was started before', async () => {
     const manager = await managed(slow)

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict'
 import {test} from 'node:test'
 import {ipKeyGenerator} from 'headgate'
 import {Breaker} from '../lib/breaker.js'
-import {items, setStandard} from '../lib/fields.js'
+import {Bucket, setFields, setOlder, tightest} from '../lib/fields.js'
+import {settings} from '../lib/redis.js'
 import {Waiting} from '../lib/waiting.js'
 
 test('the breaker, step by step', () => {
@@ -70,7 +71,7 @@ test('what addresses are counted by', () => {
   }
 })
 
-test('of several limits the tightest come first, at most four', () => {
+test('of several limits the older fields tell of the tightest', () => {
   const limit = (id, more) => ({id, algorithm: 'token_bucket', owner: 'subject', unit: 'requests', allowed: true, limit: 9, used: 0, remaining: 9, overage: 0, retryAfterMs: 0, resetMs: 1500, mode: 'enforce', ...more})
   const refused = {allowed: false, remaining: 3}
   const limits = [
@@ -82,19 +83,43 @@ test('of several limits the tightest come first, at most four', () => {
     limit('shared', {owner: 'application', remaining: 0}),
     limit('shadow', {mode: 'shadow', remaining: 0}),
     limit('r/ban', {algorithm: 'ban', remaining: 0}),
-    limit('soft', {overage: 5, remaining: 0}),
-    limit('bad\nname', {remaining: 0})
+    limit('soft', {overage: 5, remaining: 0})
   ]
-  const fields = {}
-  const res = {getHeader: (name) => fields[name], setHeader: (name, value) => (fields[name] = value)}
-  setStandard(res, 'draft-8', items({limits}, null))
-  assert.deepEqual(fields, {
-    'RateLimit-Policy': '"never";q=9, "long";q=9, "short";q=9, "tight";q=9',
-    RateLimit: '"never";r=3;t=2, "long";r=0;t=60, "short";r=0;t=2, "tight";r=2;t=2'
-  })
-  const slots = {}
-  setStandard({getHeader: () => undefined, setHeader: (name, value) => (slots[name] = value)}, 'draft-8', items({limits: [limit('slots', {algorithm: 'concurrency', remaining: 1})]}, null))
-  assert.equal(slots['RateLimit-Policy'], '"slots";q=9;qu="concurrent-requests"')
+  for (const [n, fields] of [
+    [5, {limit: 9, remaining: 3, reset: 2}], // never passes
+    [3, {limit: 9, remaining: 0, reset: 2}],
+    [2, {limit: 9, remaining: 2, reset: 2}],
+    [1, {limit: 9, remaining: 9, reset: 2}]
+  ]) {
+    const told = limits.slice(0, n === 5 ? undefined : n)
+    const set = {}
+    setOlder({setHeader: (name, value) => (set[name] = value)}, 'draft-7', tightest({limits: told}, null))
+    assert.deepEqual(set, {'RateLimit-Policy': `${fields.limit}`, RateLimit: `limit=9, remaining=${fields.remaining}, reset=${fields.reset}`}, `of ${n}`)
+  }
+  assert.equal(tightest({limits: limits.slice(5)}, null), null, 'nothing is told of others, of shadows, bans and what is soft')
+})
+
+test('what is told of a bucket', () => {
+  const set = (d, bucket) => {
+    const lines = {}
+    setFields({appendHeader: (name, value) => (lines[name] = [...(lines[name] ?? []), value])}, d, bucket)
+    return lines
+  }
+  const of = (allowed, remaining, resetMs, retryAfterMs) => ({limits: [{allowed, remaining, resetMs, retryAfterMs}]})
+  const bucket = new Bucket('a "b" \\', 60, 10, 60)
+  const policy = '"a \\"b\\" \\\\";q=10;w=10'
+  for (const [d, standing] of [
+    [of(true, 9, 1000, 0), 'r=9;t=9'],
+    [of(true, 0, 10_000, 0), 'r=0;t=1'],
+    [of(false, 0, 10_000, 700), 'r=0;t=1'],
+    [of(false, 3, 7000, 4001), 'r=0;t=5'],
+    [of(false, 3, 7000, null), 'r=3;t=3'] // costs more than it holds
+  ]) {
+    assert.deepEqual(set(d, bucket), {'RateLimit-Policy': [policy], RateLimit: [`${policy.replace(/;.*/, '')};${standing}`]})
+  }
+  assert.deepEqual(set(of(false, 0, 5000, null), new Bucket('none', 0, 0, 5)), {'RateLimit-Policy': ['"none";q=0;w=5'], RateLimit: ['"none";r=0;t=5']})
+  assert.deepEqual(set({limits: []}, bucket), {}, 'nobody has decided')
+  assert.deepEqual(set({limits: [], details: null}, null), {})
 })
 
 test('who waits too long, and what a process that was held up owes its server', async (t) => {
@@ -130,4 +155,21 @@ test('who waits too long, and what a process that was held up owes its server', 
   assert.equal(waiting.size, 1)
   await pass(1)
   assert.deepEqual([expired, waiting.size], [['a', 'c', 'd'], 0])
+})
+
+test('how soon a connection is tried again', () => {
+  for (const [where, most] of [
+    [{url: 'unix:///x'}, 100],
+    [{url: 'redis://127.0.0.1'}, 100],
+    [{url: 'redis://[::1]:1'}, 100],
+    [{url: 'redis://localhost'}, 100],
+    [{}, 100],
+    [{redis: {path: '/x'}}, 100],
+    [{redis: {host: '10.0.0.1'}}, 1000],
+    [{url: 'redis://example.org'}, 1000]
+  ]) {
+    const {retryStrategy} = settings({...where, url: where.url && new URL(where.url)})
+    const pauses = Array.from({length: 40}, (_, i) => retryStrategy(i + 1))
+    assert.ok(pauses[0] <= 25 && Math.max(...pauses) <= most && Math.min(...pauses.slice(10)) >= 0.75 * most, `${JSON.stringify(where)}: ${pauses}`)
+  }
 })

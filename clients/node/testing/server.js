@@ -35,10 +35,10 @@ applications:
       - {name: org, match: {operation: org}, limits: [{name: all, per: {expr: attributes.org}, rate: 2/h}, {name: own, rate: 9/h}]}
       - {name: slots, match: {operation: slots}, limits: [{name: slots, algorithm: concurrency, max: 1, ttl: 1h}]}
       - {name: line, match: {operation: line}, max_wait: 10s, limits: [{name: rate, rate: 5/s, burst: 1}]}
-      - {name: shape, match: {operation: shape}, limits: [{name: shape, algorithm: leaky_bucket, rate: 20/s, burst: 9}]}
+      - {name: shape, match: {operation: shape}, limits: [{name: shape, algorithm: leaky_bucket, rate: 4/s, burst: 9}]}
       - {name: polite, match: {operation: polite}, limits: [{name: one, rate: 1/h}], message: "Slow \\"down\\""}
       - {name: tokens, match: {operation: tokens}, limits: [{name: tokens, unit: tokens, rate: 100/h}]}
-      - {name: path, match: {path: "/v1/{rest...}", methods: [POST]}, limits: [{name: w, rate: 3/h}]}
+      - {name: path, match: {path: "/v1/{rest...}", methods: [POST]}, limits: [{name: w, rate: 3/h}, {name: d, rate: 50/day}]}
 `
 
 class Server {

@@ -16,6 +16,7 @@ const client = new Headgate({
   maxPending: 5,
   logger: console
 })
+new Headgate({logger: {warn: (line: string) => line}})
 new Headgate()
 new Headgate({redis: new Redis()})
 new Headgate({redis: {host: 'x', port: 1}})
@@ -26,10 +27,11 @@ new Headgate({ulr: 'x'})
 // @ts-expect-error: one of three
 new Headgate({onError: 'ignore'})
 
-const d: Decision = await client.take({operation: 'send', subject: 'alice', cost: 2, units: {tokens: 5}, attributes: {org: 'x'}, headers: {a: ['b', 'c']}})
+const d: Decision = await client.take({operation: 'send', subject: 'alice', cost: 2, units: {tokens: 5}, attributes: {org: 'x'}, headers: {a: ['b', 'c']}, signal: new AbortController().signal})
 const remaining: number | null = d.remaining
 const code: string | undefined = d.error?.code
 const bound: string | null | undefined = d.details?.boundBy
+const field: string | null | undefined = (await client.take({operation: 'send', fields: true})).details?.rateLimit
 d.limits.map((l) => l.used + (l.retryAfterMs ?? 0))
 const held = await client.reserve({operation: 'send', ttl: 5, onError: 'throw'})
 if (held.ticket) await client.settle(held.ticket, {cost: 1})
@@ -65,7 +67,12 @@ rateLimit({requestsPerMinute: '60'})
 rateLimit({requestPerMinute: 60})
 
 const limiter = rateLimit({identifier: (req) => req.ip ?? 'none', message: {error: 'slow down'}})
-createServer((req, res) => limiter(req, res, () => res.end('hello')))
+createServer((req, res) => limiter(req, res, (err) => (err ? res.writeHead(500).end() : res.end('hello'))))
+rateLimit({message: (req, res) => `slow ${req.url} ${res.statusCode}`})
+rateLimit({message: async (req: Request) => ({error: req.path})})
+rateLimit({message: 'slow'})
+// @ts-expect-error: a string, an object or a function
+rateLimit({message: 5})
 await limiter.client.close()
 const same: typeof rateLimit = limit
 
@@ -75,4 +82,4 @@ const status: BucketStatus = manager.getStatus()
 const taken: boolean = await new TokenClient({timeout: 500, failOpen: false}).consume(2)
 // @ts-expect-error: a number
 new TokenManager({capacity: '10'})
-export {same, status, taken, bound, code, remaining, stats}
+export {same, status, taken, bound, code, field, remaining, stats}
