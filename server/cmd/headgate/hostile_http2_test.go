@@ -134,14 +134,23 @@ func (c *h2) ends(id uint32) (string, error) {
 	}
 }
 
-// over waits until the server closes the connection. That takes a minute, in which it
-// asks whether we are there: the short form does not wait for it.
+// over waits until the server closes the connection. That takes a minute since it was last
+// told something whole, in which it asks whether we are there: the short form does not wait
+// for it.
 func (c *h2) over() error {
 	if !*hostileTimed {
 		return nil
 	}
-	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
-		return errOpen
+	for some := make([]byte, 64<<10); ; {
+		if err := c.SetReadDeadline(time.Now().Add(silence)); err != nil {
+			return err
+		}
+		_, err := c.Read(some)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return errOpen
+		}
+		if err != nil {
+			return nil
+		}
 	}
-	return nil
 }

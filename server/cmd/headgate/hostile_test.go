@@ -72,9 +72,7 @@ const (
 // newSiege starts a server and the polite clients.
 func newSiege(t *testing.T) *siege {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "policy.yaml")
-	replace(t, file, "version: 1\napplications:\n  a: {rules: [{name: r, match: {operation: x}, limits: ["+slowYear("w", politeQuota)+"]}]}\n")
-	p := startProcess(t, "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--policy", file, "--store", "memory")
+	p := besieged(t)
 	s := &siege{p: p, at: p.doors(t, 3), end: make(chan struct{})}
 	for range 2 {
 		s.polite = append(s.polite, s.politeHTTP(), s.politeGRPC(t), s.politeEnvoy(t), s.politeRedis(t))
@@ -86,6 +84,14 @@ func newSiege(t *testing.T) *siege {
 	}
 	s.others(t, 100)
 	return s
+}
+
+// besieged starts a server that can be besieged.
+func besieged(t *testing.T) *process {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	replace(t, file, "version: 1\napplications:\n  a: {rules: [{name: r, match: {operation: x}, limits: ["+slowYear("w", politeQuota)+"]}]}\n")
+	return startProcess(t, "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--policy", file, "--store", "memory")
 }
 
 // leave ends the polite clients.

@@ -32,8 +32,7 @@ const (
 // would bring machines of their own, and what they themselves take of this one is not what
 // the server lets them take.
 func (s *siege) timed(t *testing.T) {
-	decoy := startProcess(t, "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0", "--store", "memory")
-	there := decoy.doors(t, 3)
+	there := besieged(t).doors(t, 3)
 	seen := make(map[string]bool)
 	for _, a := range attacks() {
 		name := a.timedName()
