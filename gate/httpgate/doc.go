@@ -29,7 +29,10 @@
 // away or full, or the engine cannot decide.
 //
 // A request that is at fault is answered with 400, such as one with a malformed
-// X-Forwarded-For or without the key that its limits need. Faults of the policy and the
+// X-Forwarded-For, or without the key that its limits need, or with a path that has a
+// segment . or .. in any spelling: rules are found by the path to which it leads, and
+// handlers perhaps by another one. An escaped slash is a slash to rules; where a router
+// takes it for a letter, match with {name...}. Faults of the policy and the
 // program are answered with 500, and so is an application that the policy does not have.
 //
 // # Whose fields go out
