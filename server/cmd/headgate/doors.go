@@ -281,9 +281,7 @@ func (h *house) decidedNamed(door string) func(*gate.Decision, time.Duration) {
 	decided := h.decided(door)
 	return func(d *gate.Decision, took time.Duration) {
 		decided(d, took)
-		if d.Rule == "" && d.Operation != "" {
-			h.noteUnmatched(d, time.Now())
-		}
+		h.noteUnmatched(d, time.Now)
 	}
 }
 

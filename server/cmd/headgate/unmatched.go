@@ -34,13 +34,16 @@ type namedOperations struct {
 	of     map[string]map[string]bool
 }
 
-// noteUnmatched looks at a decision by no rule on an operation that the caller has named.
-func (h *house) noteUnmatched(d *gate.Decision, now time.Time) {
+// noteUnmatched looks at a decision on an operation that the caller has named.
+func (h *house) noteUnmatched(d *gate.Decision, now func() time.Time) {
+	if d.Rule != "" || d.Operation == "" {
+		return
+	}
 	known := h.unmatched.known(h.gate.Policy(), d.Application)
 	if len(known) == 0 || known[d.Operation] { // a rule may ask for a method or path beside it
 		return
 	}
-	first, last := h.unmatched.tell(d.Application, d.Operation, now)
+	first, last := h.unmatched.tell(d.Application, d.Operation, now())
 	if !first {
 		return
 	}

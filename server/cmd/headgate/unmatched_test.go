@@ -53,7 +53,7 @@ func TestUnmatchedOperations(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines.Reset()
-		h.noteUnmatched(&d, start.Add(c.after))
+		h.noteUnmatched(&d, func() time.Time { return start.Add(c.after) })
 		if got := untimed(lines.String()); got != c.want {
 			t.Errorf("%s: logged\n%swant\n%s", c.name, got, c.want)
 		}
@@ -65,7 +65,8 @@ func TestUnmatchedOperationsAreBounded(t *testing.T) {
 	h := newHouse(t, unmatchedPolicy)
 	var lines bytes.Buffer
 	h.log = slog.New(slog.NewTextHandler(&lines, nil))
-	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	now := func() time.Time { return at }
 	var d gate.Decision
 	for i := range 10 * maxUnmatched {
 		d.Application, d.Operation = "mail", fmt.Sprint("made up ", i)
@@ -76,7 +77,8 @@ func TestUnmatchedOperationsAreBounded(t *testing.T) {
 		t.Errorf("%d lines, the last one %s", len(logged), last)
 	}
 	lines.Reset()
-	h.noteUnmatched(&d, now.Add(unmatchedEvery))
+	at = at.Add(unmatchedEvery)
+	h.noteUnmatched(&d, now)
 	if !strings.Contains(lines.String(), "made up") {
 		t.Errorf("nothing is told ever after: %s", &lines)
 	}
