@@ -23,7 +23,7 @@ deps:
 # in which that is so of some tests (racetest.Alone) are tested both ways. The examples have a
 # run of their own: they drive a plain binary under load.
 ALONE := algo gate/policy gate/envoy server/openapi
-BOTH  := store/memstore server/records
+BOTH  := server/front/httpapi server/records store/memstore
 test-go:
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m $$($(GO) list github.com/headgate/headgate/... | grep -v -e /examples/ $(ALONE:%=-e '^github.com/headgate/headgate/%$$'))
 	$(GO) test -shuffle=on $(ALONE:%=./%) $(BOTH:%=./%)

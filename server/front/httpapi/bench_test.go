@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -59,6 +60,7 @@ func repeat(tb testing.TB, c Config, path, body string) func() *answerWriter {
 // TestTakeAllocations: the body's text is all that a decision leaves to the
 // collector.
 func TestTakeAllocations(t *testing.T) {
+	racetest.Alone(t) // it drops a quarter of what pools are given
 	for name, c := range map[string]Config{"open": {}, "admitted": {Admit: as("a")}} {
 		send := repeat(t, c, "/v1/take", `{"application":"a","operation":"o","subject":"alice","cost":1}`)
 		if n := testing.AllocsPerRun(200, func() {
