@@ -141,7 +141,7 @@ func (b *bucket) stopManager(ctx context.Context, w io.Writer) error {
 	if open == 0 {
 		return errors.New("nobody was let pass without the server")
 	}
-	return b.mustLog("clientApp", "allowed without a limit: no answer within 500 ms")
+	return b.mustLog("clientApp", "allowed without a limit: the connection to the server")
 }
 
 // startManager brings the TokenManager back: the bucket is as it was.
