@@ -100,6 +100,13 @@ func TestOlderPrimaryThatLives(t *testing.T) {
 		t.Fatal("refused")
 	}
 	var left []*pgxpool.Conn // nobody closes them
+	release := func() {
+		for _, c := range left {
+			c.Release()
+		}
+		left = nil
+	}
+	t.Cleanup(release) // the store waits for them when it closes
 	for range 3 {
 		c, err := s.table.pool.Acquire(t.Context())
 		if err != nil {
@@ -116,9 +123,7 @@ func TestOlderPrimaryThatLives(t *testing.T) {
 		t.Errorf("epoch %+v", e)
 	}
 	primary.Resume(t)
-	for _, c := range left {
-		c.Release()
-	}
+	release()
 	for i := range 5 {
 		if allowed(t, s, l) {
 			t.Errorf("take %d: the older primary lets pass", i)
