@@ -66,8 +66,8 @@ type Options struct {
 //
 // An error means that nothing was decided, or that nobody knows: it is an
 // *[headgate.Error], of code Unavailable if the server could not be reached in time
-// (see Options.Timeout), and what happens then is for the caller to say. Nothing is asked twice once it may
-// have been charged.
+// (see Options.Timeout), and what happens then is for the caller to say. Nothing is asked
+// twice once it may have been charged.
 //
 // Of a request, Now and Patience cross no wire: the server's store has its own clock
 // and its own patience. Of a claim, Now and Reaches: the token says what is reached.

@@ -34,7 +34,8 @@ type ServerConfig struct {
 	// streams its answer is such a message. A refused message ends the stream:
 	// RecvMsg and SendMsg fail with the refusal from then on, the context of the
 	// handler ends with it as its cause, and it is the stream's status whatever
-	// the handler returns. A leaky bucket's delay holds the next message back. The limiters must have no concurrency limit.
+	// the handler returns. A leaky bucket's delay holds the next message back. The
+	// limiters must have no concurrency limit.
 	MessageCost func(Call) int64
 	// Skip lets the calls for which it is true pass uncharged; nil skips none.
 	Skip func(Call) bool
