@@ -1,12 +1,13 @@
 package pgstore
 
 import (
+	"context"
 	"fmt"
 	"testing"
-
-	"github.com/jackc/pgx/v5/pgxpool"
+	"time"
 
 	"github.com/headgate/headgate/store/pgstore/pgtest"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // knownTo returns the newest epoch that a store has met.
@@ -107,15 +108,31 @@ func TestOlderPrimaryThatLives(t *testing.T) {
 		left = nil
 	}
 	t.Cleanup(release) // the store waits for them when it closes
-	for range 3 {
+	for range 4 {
 		c, err := s.table.pool.Acquire(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		left = append(left, c)
 	}
+	idle := left[2]
+	left[3].Release()
+	left = left[:2]
 	primary.Pause(t)
 	standby.Promote(t)
+	// Connections to who stands still leave their places at once.
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := s.table.Read(ctx, nil); err == nil {
+		t.Error("the older primary answers")
+	}
+	if noteIdle(ctx, pgxpool.ShouldPingParams{Conn: idle.Conn(), IdleDuration: 2 * time.Second}); lives(t.Context(), idle.Conn()) {
+		t.Error("the older primary answers a ping")
+	}
+	abandon(idle)
+	if n := s.table.pool.Stat().TotalConns(); n != 2 {
+		t.Errorf("%d connections, want those 2 that are held", n)
+	}
 	if allowed(t, s, l) {
 		t.Error("the promoted standby lets pass")
 	}

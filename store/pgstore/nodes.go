@@ -9,16 +9,6 @@ import (
 
 // Nodes notes that a node lives and counts those that do; see [cas.Table].
 func (t *table) Nodes(ctx context.Context, node [16]byte, ttl time.Duration) (n int, err error) {
-	c, err := t.acquire(ctx)
-	if err != nil {
-		return 0, err
-	}
-	err = c.QueryRow(ctx, `select headgate_nodes($1, $2, $3)`, node, ttl.Microseconds(), cas.MostLife.Microseconds()).Scan(&n)
-	if err == nil {
-		release(c, nil)
-		return n, nil
-	}
-	f := diagnose(err, false)
-	release(c, f)
-	return 0, f
+	err = t.scan(ctx, &n, `select headgate_nodes($1, $2, $3)`, node, ttl.Microseconds(), cas.MostLife.Microseconds())
+	return n, err
 }

@@ -54,7 +54,7 @@ func open(ctx context.Context, c Config) (*Store, error) {
 		return nil, err
 	}
 	t := &table{log: cmp.Or(c.Logger, slog.New(slog.DiscardHandler)), lenient: c.Lenient || to.lenient}
-	pc.AfterConnect = t.connected
+	pc.AfterConnect, pc.ShouldPing = t.connected, noteIdle
 	life, quit := context.WithCancel(context.WithoutCancel(ctx))
 	if t.pool, err = pgxpool.NewWithConfig(life, pc); err != nil {
 		quit()

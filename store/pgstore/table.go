@@ -34,11 +34,50 @@ var _ cas.Table = (*table)(nil)
 
 // acquire returns a connection, which is the caller's to release.
 func (t *table) acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	c, err := t.pool.Acquire(ctx)
-	if err != nil {
-		return nil, unconnected(err)
+	for {
+		c, err := t.pool.Acquire(ctx)
+		if err != nil {
+			return nil, unconnected(err)
+		}
+		if lives(ctx, c.Conn()) {
+			return c, nil
+		}
+		abandon(c)
+		for _, c := range t.pool.AcquireAllIdle(ctx) { // to the same server
+			abandon(c)
+		}
 	}
-	return c, nil
+}
+
+// idled tells, in what a connection keeps for its user, whether it had nothing to do for
+// so long that its server is asked first: an operation that is sent to one that went away
+// has an unknown end.
+const idled = "headgate_idled"
+
+// noteIdle lets the pool ask no server by itself: connections to one that does not answer
+// would stay in it.
+func noteIdle(_ context.Context, p pgxpool.ShouldPingParams) bool {
+	p.Conn.PgConn().CustomData()[idled] = p.IdleDuration > time.Second
+	return false
+}
+
+// lives tells whether the server of a connection answers in time, if there is doubt.
+func lives(ctx context.Context, c *pgx.Conn) bool {
+	if doubt, _ := c.PgConn().CustomData()[idled].(bool); !doubt {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return c.Ping(ctx) == nil
+}
+
+// abandon takes a connection out of the pool and closes it. pgx says goodbye for up to
+// 15 s to a server that stands still, and the pool would count the connection until then,
+// with no room for one to a server that answers.
+func abandon(c *pgxpool.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = c.Hijack().Close(ctx) // whether it heard of it does not matter
 }
 
 // release gives a connection back after an operation that met f, nil for none.
@@ -48,11 +87,29 @@ func (t *table) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 // statements are prepared anew.
 func release(c *pgxpool.Conn, f *cas.Failure) {
 	if f != nil && (f.Kind == kinds[stateReadOnly].kind || f.Kind == kindEpoch || f.Kind == kindServer) {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = c.Conn().Close(ctx) // whether it heard of it does not matter
+		abandon(c)
+		return
+	}
+	if c.Conn().IsClosed() {
+		abandon(c)
+		return
 	}
 	c.Release()
+}
+
+// scan asks for one value.
+func (t *table) scan(ctx context.Context, to any, query string, args ...any) error {
+	c, err := t.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.QueryRow(ctx, query, args...).Scan(to); err != nil {
+		f := diagnose(err, false)
+		release(c, f)
+		return f
+	}
+	release(c, nil)
+	return nil
 }
 
 // The statements that every connection has prepared, by their names.
