@@ -478,36 +478,46 @@ func testSlotsAndConnections(t *testing.T, mount Mount) {
 					t.Error(err)
 				}
 			}))
-			ended := make(chan struct{}, 1)
-			srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				defer func() { ended <- struct{}{} }()
-				limited.ServeHTTP(w, r)
-			}))
-			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
-			srv.Start()
-			defer srv.Close()
-			for range 2 { // the second one needs the slot of the first
-				ctx, leave := context.WithCancel(t.Context())
-				r, err := http.NewRequestWithContext(ctx, "POST", srv.URL, strings.NewReader("body")) // which no client sends twice
-				if err != nil {
-					t.Fatal(err)
-				}
-				answered := make(chan struct{})
-				go func() {
-					defer close(answered)
-					if resp, err := http.DefaultClient.Do(r); err == nil {
-						io.Copy(io.Discard, resp.Body)
-						resp.Body.Close()
-					}
-				}()
-				<-ended
-				leave() // a goroutine that ended itself leaves its connection open
-				<-answered
-			}
+			InTurn(t, 2, limited, func(int) {}) // the second one needs the slot of the first
 			if ran != 2 {
 				t.Errorf("%d of 2 handlers ran", ran)
 			}
 		})
+	}
+}
+
+// InTurn sends n requests to h on a server, each on a connection of its own, and each when
+// the handler of the one before has ended, of which it tells. Handlers may break their
+// connections, and end their goroutines.
+func InTurn(t *testing.T, n int, h http.Handler, handled func(i int)) {
+	t.Helper()
+	ended := make(chan struct{}, 1)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() { ended <- struct{}{} }()
+		h.ServeHTTP(w, r)
+	}))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.Start()
+	defer srv.Close()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for i := range n {
+		ctx, leave := context.WithCancel(t.Context())
+		r, err := http.NewRequestWithContext(ctx, "POST", srv.URL+"/slots/x", strings.NewReader("body"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			if res, err := client.Do(r); err == nil {
+				io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+			}
+		}()
+		<-ended
+		leave() // a goroutine that ended itself leaves its connection open
+		<-answered
+		handled(i)
 	}
 }
 

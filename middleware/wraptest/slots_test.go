@@ -1,15 +1,11 @@
 package wraptest
 
 import (
-	"context"
 	"errors"
 	"io"
-	"log"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +14,7 @@ import (
 
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/httpgate"
+	"github.com/headgate/headgate/internal/limittest"
 	"github.com/headgate/headgate/middleware/echolimit"
 	"github.com/headgate/headgate/middleware/ginlimit"
 	"github.com/headgate/headgate/store/memstore"
@@ -86,35 +83,11 @@ func TestSlotsAndConnections(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				ended := make(chan struct{}, 1)
-				srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					defer func() { ended <- struct{}{} }()
-					limited.ServeHTTP(w, r)
-				}))
-				srv.Config.ErrorLog = log.New(io.Discard, "", 0)
-				srv.Start()
-				defer srv.Close()
-				for i := range 2 { // the second one needs the slot of the first
-					ctx, leave := context.WithCancel(t.Context())
-					r, err := http.NewRequestWithContext(ctx, "POST", srv.URL+"/slots/x", strings.NewReader("body")) // which no client sends twice
-					if err != nil {
-						t.Fatal(err)
-					}
-					answered := make(chan struct{})
-					go func() {
-						defer close(answered)
-						if res, err := http.DefaultClient.Do(r); err == nil {
-							io.Copy(io.Discard, res.Body)
-							res.Body.Close()
-						}
-					}()
-					<-ended
-					leave() // a goroutine that ended itself leaves its connection open
-					<-answered
+				limittest.InTurn(t, 2, limited, func(i int) { // the second one needs the slot of the first
 					if len(told) != i+1 || told[i] != tt.status {
 						t.Fatalf("told of %v, want %d", told, tt.status)
 					}
-				}
+				})
 			})
 		}
 	}
