@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/headgate/headgate"
 	"github.com/headgate/headgate/server/front"
@@ -77,6 +78,7 @@ func (s admitting) RegisterService(desc *grpc.ServiceDesc, service any) {
 	for i, m := range desc.Methods {
 		name := "/" + desc.ServiceName + "/" + m.MethodName
 		own.Methods[i].Handler = func(service any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
+			defer s.d.linger(ctx)
 			defer func() {
 				if p := recover(); p != nil {
 					out, err = nil, s.d.panicked(name, p, debug.Stack())
@@ -98,6 +100,7 @@ func (s admitting) RegisterService(desc *grpc.ServiceDesc, service any) {
 // stream does for streams what admitting does for calls. Those of health end by themselves at a stop,
 // after a last word.
 func (d *door) stream(service any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	defer d.linger(s.Context())
 	method := info.FullMethod
 	return d.recovered(method, func() error {
 		if open(method) {
@@ -146,3 +149,18 @@ type admitted struct {
 
 // Context returns the context with the caller.
 func (a *admitted) Context() context.Context { return a.ctx }
+
+// linger keeps the place of a call that its client has given up, among those of its
+// connection, for resetPause. The client would be asking without end otherwise, while it
+// waits for nothing: the calls of others, which come less densely, are read late then.
+func (d *door) linger(ctx context.Context) {
+	if ctx.Err() == nil {
+		return
+	}
+	timer := time.NewTimer(resetPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-d.Stopping:
+	}
+}

@@ -96,6 +96,7 @@ func (d *door) service() *grpc.ServiceDesc {
 
 // call answers one call with a *call, which the codec writes and frees.
 func (d *door) call(ctx context.Context, m *method, read func(any) error) (answer any, err error) {
+	defer d.linger(ctx)
 	c := calls.Get().(*call)
 	defer func() {
 		if p := recover(); p != nil {

@@ -37,6 +37,8 @@ const (
 )
 
 const (
+	// resetPause is for how long a call that was reset counts as under way.
+	resetPause = 100 * time.Millisecond
 	// handshake is how long a new connection may take to say that it speaks HTTP/2.
 	handshake = 5 * time.Second
 	// Connections that say nothing for pingAfter are asked whether they are there,
@@ -115,8 +117,8 @@ type door struct {
 //
 // A call that its client has given up when its turn comes is not decided, and one
 // connection has no more than [MaxStreams] calls under way, those included that
-// were reset: so resetting calls charges nobody for what he did not wait for, and
-// makes no work beside the others.
+// were reset, for 100 ms more: so resetting calls charges nobody for what he did not
+// wait for, and makes little work beside the others.
 func New(c Config) *grpc.Server {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -192,6 +192,56 @@ func TestRapidReset(t *testing.T) {
 	ask()
 }
 
+// untilReset is a gate whose requests end with their calls.
+type untilReset struct {
+	fakeGate
+	entered chan struct{}
+}
+
+func (u *untilReset) Take(ctx context.Context, _ *gate.Request, _ *gate.Decision) error {
+	u.entered <- struct{}{}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestResetsLinger: who resets its calls is let in for no more of them than a connection
+// may have at one time in each resetPause.
+func TestResetsLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, u, stopping := make(pipes, 1), &untilReset{entered: make(chan struct{})}, make(chan struct{})
+		s := New(Config{Gate: u, Stopping: stopping})
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(l) }()
+		client, server := net.Pipe()
+		l <- server
+		go io.Copy(io.Discard, client)
+		c, began := begin(t, client), time.Now()
+		for range 3*MaxStreams + 1 {
+			id, err := c.take(&headgatev1.TakeRequest{Subject: "s"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-u.entered
+			if err := c.framer.WriteRSTStream(id, http2.ErrCodeCancel); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took != 3*resetPause {
+			t.Errorf("%d calls were let in within %v, want %v", 3*MaxStreams+1, took, 3*resetPause)
+		}
+		close(stopping) // nobody waits for them then
+		synctest.Wait()
+		began = time.Now()
+		client.Close()
+		close(l)
+		s.GracefulStop()
+		<-served
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the stop took %v", took)
+		}
+	})
+}
+
 // TestUnreadReplies: who asks and takes no answers is held to the number of calls that
 // a connection may have.
 func TestUnreadReplies(t *testing.T) {
