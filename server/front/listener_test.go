@@ -3,7 +3,10 @@ package front
 import (
 	"io"
 	"net"
+	"runtime"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // TestCloseWrite: a counted connection can end what it sends and go on reading.
@@ -105,4 +108,41 @@ func TestNamedClient(t *testing.T) {
 	if got := server.RemoteAddr().String(); got != "" {
 		t.Errorf("the peer is %q", got)
 	}
+}
+
+// crowd is a listener at which clients come without end, and leave at once.
+type crowd struct{ net.Listener }
+
+func (crowd) Accept() (net.Conn, error) { return gone{}, nil }
+
+type gone struct{ net.Conn }
+
+func (gone) Close() error { return nil }
+
+// TestPace: who comes in one go is let in at once, and a crowd by and by.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := Bound(crowd{}, 0)
+		accept := func(n int) (took time.Duration) {
+			began := time.Now()
+			for range n {
+				c, err := l.Accept()
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Close()
+			}
+			return time.Since(began)
+		}
+		perSecond := MaxAccepts * runtime.GOMAXPROCS(0)
+		for range 2 {
+			if took := accept(MaxBurst); took != 0 {
+				t.Errorf("the first ones took %v", took)
+			}
+			if took := accept(perSecond); took < time.Second-rest || took > time.Second+rest {
+				t.Errorf("%d took %v, want a second", perSecond, took)
+			}
+			<-time.After(MaxBurst*time.Second/time.Duration(perSecond) + rest)
+		}
+	})
 }
