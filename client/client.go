@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
@@ -48,8 +50,9 @@ type Options struct {
 	// who wait; any answer will do, also one that it does not know the method. Without
 	// an answer within Timeout the call ends with code Unavailable: a server that dies,
 	// hangs or is cut off is noticed after twice to three times Timeout, however long
-	// the line. A call that had no answer in all its time although the server lives
-	// ends with code Overloaded. With several addresses one that lives is enough.
+	// the line. A call that had no answer in all its time, although the server has
+	// answered such a question within twice Timeout, ends with code Overloaded, one that
+	// may not wait too. With several addresses one that lives is enough.
 	//
 	// With -1 nobody asks. Then, and of a connection on which no call comes back, the
 	// pings of HTTP/2 notice it: after 30 s without a word from the server one is sent,
@@ -57,7 +60,9 @@ type Options struct {
 	// Unavailable.
 	Timeout time.Duration
 	// Connections is how many are held to each server: 0 is 1, at most
-	// MaxConnections. One is enough for some ten thousand calls a second.
+	// MaxConnections. One is enough for some ten thousand calls a second. Settle, Renew
+	// and Release have one besides, as those that stand in line may take all the calls
+	// that a server lets one connection have, and so has the question whether it lives.
 	Connections int
 }
 
@@ -69,17 +74,21 @@ type Options struct {
 // (see Options.Timeout), and what happens then is for the caller to say. Nothing is asked
 // twice once it may have been charged.
 //
-// Of a request, Now and Patience cross no wire: the server's store has its own clock
-// and its own patience. Of a claim, Now and Reaches: the token says what is reached.
+// Of a context, its metadata cross no wire: they are for whom the caller is about to call.
+// Of a request, Now and Patience do not: the server's store has its own clock and its own
+// patience. Of a claim, Now and Reaches: the token says what is reached.
 type Client struct {
 	timeout time.Duration
 	conns   []*grpc.ClientConn
+	claims  *grpc.ClientConn // on which nothing stands in line
+	lives   *grpc.ClientConn // for questions whether the server lives
 	pulse   pulse
 	next    atomic.Uint32
 
-	mu     sync.RWMutex
-	closed bool
-	calls  sync.WaitGroup
+	mu      sync.RWMutex
+	closed  bool
+	calls   sync.WaitGroup
+	closing sync.Once
 }
 
 // New returns a client for target: HOST:PORT, of which all addresses are used in turn,
@@ -94,16 +103,19 @@ func New(target string, o Options) (*Client, error) {
 	if o.Timeout < 0 && o.Timeout != -1 {
 		return nil, fmt.Errorf("client: time-out of %v: must be positive, 0 for %v or -1 for none", o.Timeout, DefaultTimeout)
 	}
-	c := &Client{timeout: cmp.Or(o.Timeout, DefaultTimeout)}
-	for range max(o.Connections, 1) + 1 {
+	c := &Client{timeout: min(cmp.Or(o.Timeout, DefaultTimeout), math.MaxInt64-policy.MaxMaxWait)} // so that a line can be added
+	c.pulse.every = c.timeout
+	c.pulse.ctx, c.pulse.stop = context.WithCancel(context.Background())
+	for range max(o.Connections, 1) + 2 {
 		conn, err := grpc.NewClient(target, o.dial()...)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("client: %q: %w", target, err), c.Close())
 		}
 		c.conns = append(c.conns, conn)
 	}
-	last := len(c.conns) - 1
-	c.pulse.conn, c.pulse.every, c.conns = c.conns[last], c.timeout, c.conns[:last]
+	last := len(c.conns) - 2
+	c.claims, c.lives, c.conns = c.conns[last], c.conns[last+1], c.conns[:last]
+	c.pulse.connect, c.pulse.ask = c.lives.Connect, question(c.lives, c.timeout/2)
 	return c, nil
 }
 
@@ -145,18 +157,19 @@ var errClosed = &headgate.Error{Code: headgate.Closed, Err: errors.New("the clie
 // Close waits for the calls that are under way and closes the connections. Calls fail
 // from then on with code Closed.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	c.calls.Wait()
 	var errs []error
-	for _, conn := range c.conns {
-		errs = append(errs, conn.Close())
-	}
-	if c.pulse.conn != nil {
-		errs = append(errs, c.pulse.conn.Close())
-	}
-	c.conns, c.pulse.conn = nil, nil
+	c.closing.Do(func() {
+		c.mu.Lock()
+		c.closed = true
+		c.mu.Unlock()
+		c.calls.Wait()
+		c.pulse.end()
+		for _, conn := range append(c.conns, c.claims, c.lives) {
+			if conn != nil { // New has failed
+				errs = append(errs, conn.Close())
+			}
+		}
+	})
 	return errors.Join(errs...)
 }
 
@@ -171,38 +184,35 @@ func (c *Client) enter() error {
 	return nil
 }
 
+// turn returns the connection whose turn it is.
+func (c *Client) turn() *grpc.ClientConn {
+	return c.conns[int(c.next.Add(1)%uint32(len(c.conns)))]
+}
+
 // call asks one method, whose request may stand in line for as long as line.
-func (c *Client) call(ctx context.Context, method string, in, out proto.Message, line time.Duration) error {
+func (c *Client) call(ctx context.Context, conn *grpc.ClientConn, method string, in, out proto.Message, line time.Duration) error {
 	if err := c.enter(); err != nil {
 		return err
 	}
 	defer c.calls.Done()
-	conn := c.conns[int(c.next.Add(1)%uint32(len(c.conns)))]
+	if _, ok := metadata.FromOutgoingContext(ctx); ok {
+		ctx = metadata.NewOutgoingContext(ctx, nil) // it is for others, and may hold secrets
+	}
 	if c.timeout < 0 {
 		return failure(ctx, conn.Invoke(ctx, method, in, out))
 	}
 	within, cancel := context.WithTimeout(ctx, c.timeout+line)
 	defer cancel()
-	if line == 0 {
-		return failure(ctx, conn.Invoke(within, method, in, out))
+	var w *waiter
+	if line > 0 {
+		w = c.pulse.enter(cancel)
 	}
-	within, end := context.WithCancelCause(within)
-	defer end(nil)
-	c.calls.Add(1)
-	var lives atomic.Bool
-	watch := time.AfterFunc(c.timeout, func() {
-		defer c.calls.Done()
-		c.pulse.watch(within, end, &lives)
-	})
 	err := conn.Invoke(within, method, in, out)
-	if watch.Stop() {
-		c.calls.Done()
-	}
-	if err != nil && ctx.Err() == nil && context.Cause(within) == errSilent {
+	if w != nil && c.pulse.leave(w) && err != nil && ctx.Err() == nil {
 		return errSilent
 	}
 	err = failure(ctx, err)
-	if lives.Load() && status.Code(errors.Unwrap(err)) == codes.DeadlineExceeded {
+	if err != nil && status.Code(errors.Unwrap(err)) == codes.DeadlineExceeded && c.pulse.answered() {
 		return errFull
 	}
 	return err
@@ -239,7 +249,7 @@ func (c *Client) decide(ctx context.Context, method string, r *gate.Request, lin
 	defer x.free()
 	err := x.in.fill(r)
 	if err == nil {
-		err = c.call(ctx, method, &x.in.take, &x.out, line)
+		err = c.call(ctx, c.turn(), method, &x.in.take, &x.out, line)
 	}
 	return x.receive(d, err)
 }
@@ -278,7 +288,7 @@ func (c *Client) Explain(ctx context.Context, r *gate.Request, d *gate.Decision,
 		return x.receive(d, err)
 	}
 	var out headgatev1.ExplainResponse
-	if err := c.call(ctx, headgatev1.HeadgateService_Explain_FullMethodName, &x.in.take, &out, 0); err != nil {
+	if err := c.call(ctx, c.turn(), headgatev1.HeadgateService_Explain_FullMethodName, &x.in.take, &out, 0); err != nil {
 		return x.receive(d, err)
 	}
 	if out.Decision == nil {
@@ -302,7 +312,7 @@ func (c *Client) Reserve(ctx context.Context, r *gate.Request, ttl time.Duration
 	}
 	if err == nil {
 		in := headgatev1.ReserveRequest{Take: &x.in.take, TtlMs: ms}
-		err = c.call(ctx, headgatev1.HeadgateService_Reserve_FullMethodName, &in, &x.out, waits(r))
+		err = c.call(ctx, c.turn(), headgatev1.HeadgateService_Reserve_FullMethodName, &in, &x.out, waits(r))
 	}
 	return x.receive(d, err)
 }
@@ -333,7 +343,7 @@ func (c *Client) claim(ctx context.Context, method string, in proto.Message, err
 	x := exchanges.Get().(*exchange)
 	defer x.free()
 	if err == nil {
-		err = c.call(ctx, method, in, &x.out, 0)
+		err = c.call(ctx, c.claims, method, in, &x.out, 0)
 	}
 	return x.receive(d, err)
 }
@@ -346,7 +356,7 @@ func (c *Client) Throttle(ctx context.Context, t *gate.Throttle, d *gate.Decisio
 		return x.receive(d, invalid("rate", "period %v: must be whole microseconds", t.Period))
 	}
 	in := headgatev1.ThrottleRequest{Key: t.Key, Count: t.Count, PeriodUs: t.Period.Microseconds(), Burst: t.Burst, Cost: &t.Cost, Peek: t.Peek}
-	err := c.call(ctx, headgatev1.HeadgateService_Throttle_FullMethodName, &in, &x.out, 0)
+	err := c.call(ctx, c.turn(), headgatev1.HeadgateService_Throttle_FullMethodName, &in, &x.out, 0)
 	return x.receive(d, err)
 }
 
@@ -367,7 +377,7 @@ func (c *Client) TakeAll(ctx context.Context, rs []*gate.Request, ds []*gate.Dec
 		in.Items = append(in.Items, &items[i].take)
 	}
 	var out headgatev1.TakeBatchResponse
-	if err := c.call(ctx, headgatev1.HeadgateService_TakeBatch_FullMethodName, &in, &out, 0); err != nil {
+	if err := c.call(ctx, c.turn(), headgatev1.HeadgateService_TakeBatch_FullMethodName, &in, &out, 0); err != nil {
 		return ofItem(err, len(rs))
 	}
 	if len(out.Results) != len(rs) {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"math"
 	"net"
 	"path/filepath"
 	"slices"
@@ -55,6 +56,7 @@ type fake struct {
 	mu    sync.Mutex
 	asked []proto.Message
 	token []string
+	user  []string
 	peers map[string]bool
 }
 
@@ -63,6 +65,7 @@ func (f *fake) note(ctx context.Context, m proto.Message) {
 	defer f.mu.Unlock()
 	f.asked = append(f.asked, proto.Clone(m))
 	f.token = metadata.ValueFromIncomingContext(ctx, "authorization")
+	f.user = metadata.ValueFromIncomingContext(ctx, "x-user")
 	if p, ok := peer.FromContext(ctx); ok {
 		f.peers[p.Addr.String()] = true
 	}
@@ -192,7 +195,7 @@ func serve(t *testing.T, l net.Listener, options ...grpc.ServerOption) *fake {
 	return f
 }
 
-func tcp(t *testing.T) net.Listener {
+func tcp(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -202,7 +205,7 @@ func tcp(t *testing.T) net.Listener {
 	return l
 }
 
-func newClient(t *testing.T, target string, o Options) *Client {
+func newClient(t testing.TB, target string, o Options) *Client {
 	t.Helper()
 	c, err := New(target, o)
 	if err != nil {
@@ -293,12 +296,12 @@ func TestTimeout(t *testing.T) {
 	if err := c.Take(t.Context(), &gate.Request{Subject: "waits", NoWait: true}, &d); headgate.CodeOf(err) != headgate.Unavailable || !strings.Contains(err.Error(), "DeadlineExceeded") {
 		t.Errorf("the client's time-out: %v", err)
 	}
-	for _, timeout := range []time.Duration{-1, time.Millisecond, time.Hour} {
+	for _, timeout := range []time.Duration{-1, 1, time.Millisecond, time.Hour, math.MaxInt64} {
 		c = newClient(t, l.Addr().String(), Options{Timeout: timeout})
 		why := errors.New("enough")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, why)
 		defer cancel()
-		if err := c.Take(ctx, waits, &d); headgate.CodeOf(err) != headgate.Unavailable || timeout != time.Millisecond && !errors.Is(err, why) {
+		if err := c.Take(ctx, waits, &d); headgate.CodeOf(err) != headgate.Unavailable || (timeout < 0 || timeout > time.Second) && !errors.Is(err, why) {
 			t.Errorf("the caller's context, time-out %v: %v", timeout, err)
 		}
 	}
@@ -334,6 +337,23 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// TestCloseTogether: whoever closes it, and however often, it is closed once, and then.
+func TestCloseTogether(t *testing.T) {
+	c, _ := start(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := c.Take(t.Context(), &gate.Request{}, new(gate.Decision)); headgate.CodeOf(err) != headgate.Closed {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}
+
 // TestConnections: calls go over all of them in turn, with the token.
 func TestConnections(t *testing.T) {
 	l := tcp(t)
@@ -348,6 +368,29 @@ func TestConnections(t *testing.T) {
 		t.Errorf("%d connections, token %q", len(f.peers), f.token)
 	}
 	f.mu.Unlock()
+}
+
+// TestMetadataIsTheCallers: what a program sends along with its own calls, such as the tokens
+// of its users, is not for the server that decides.
+func TestMetadataIsTheCallers(t *testing.T) {
+	l := tcp(t)
+	f := serve(t, l)
+	for _, token := range []string{"", "hg_secret"} {
+		c := newClient(t, l.Addr().String(), Options{Timeout: 10 * time.Second, Token: token})
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer of the user", "x-user", "alice")
+		if err := c.Take(ctx, &gate.Request{}, new(gate.Decision)); err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		if token != "" {
+			want = []string{"Bearer " + token}
+		}
+		f.mu.Lock()
+		if !slices.Equal(f.token, want) || len(f.user) != 0 {
+			t.Errorf("token %q: the server got %q and %q", token, f.token, f.user)
+		}
+		f.mu.Unlock()
+	}
 }
 
 func TestUnix(t *testing.T) {

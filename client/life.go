@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/headgate/headgate"
@@ -13,71 +12,164 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// pulse asks whether the server lives, which has not answered a request for some time: it
-// may let it stand in line. It asks on a connection of its own, as servers bound the calls
-// of one connection and those in line may have taken all of them.
+// pulse asks whether the server lives while calls wait for its answer: it may let them
+// stand in line. It asks once for all of them.
 type pulse struct {
-	conn  *grpc.ClientConn
-	every time.Duration
+	connect func()                      // so that the first question has not to wait for that
+	ask     func(context.Context) error // an error is no answer
+	every   time.Duration
+	ctx     context.Context // of the questions
+	stop    context.CancelFunc
+	beats   sync.WaitGroup
 
-	mu    sync.Mutex
-	asked *sign // nil if nobody asks
+	mu      sync.Mutex
+	waiters []*waiter
+	beating bool
+	asked   time.Time // last
+	lived   time.Time // then the server has answered last
 }
 
-// sign is a question that is under way.
-type sign struct {
-	done  chan struct{}
-	alive bool // to be read when done is closed
+// waiter is a call that waits for its answer.
+type waiter struct {
+	place  int // among the waiters
+	began  time.Time
+	end    context.CancelFunc
+	asked  bool // the question that is under way is for it
+	silent bool // it was ended as there was no sign of life
 }
 
-// alive reports whether the server answers within p.every, whatever it says. Those who want
-// to know at one time ask once.
-func (p *pulse) alive() bool {
+var waiters = sync.Pool{New: func() any { return new(waiter) }}
+
+// enter minds a call, which end ends, until leave.
+func (p *pulse) enter(end context.CancelFunc) *waiter {
+	w := waiters.Get().(*waiter)
+	w.began, w.end = time.Now(), end
 	p.mu.Lock()
-	if s := p.asked; s != nil {
-		p.mu.Unlock()
-		<-s.done
-		return s.alive
+	defer p.mu.Unlock()
+	w.place = len(p.waiters)
+	p.waiters = append(p.waiters, w)
+	if !p.beating {
+		p.beating = true
+		p.beats.Go(p.beat)
 	}
-	s := &sign{done: make(chan struct{})}
-	p.asked = s
-	p.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), p.every)
-	defer cancel()
-	_, err := healthpb.NewHealthClient(p.conn).Check(ctx, &healthpb.HealthCheckRequest{})
-	switch status.Code(err) {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-	default:
-		s.alive = true
-	}
-	p.mu.Lock()
-	p.asked = nil
-	p.mu.Unlock()
-	close(s.done)
-	return s.alive
+	return w
 }
 
-// watch asks until ctx ends, and ends it with errSilent if there is no answer. With the
-// first answer lives becomes true.
-func (p *pulse) watch(ctx context.Context, end context.CancelCauseFunc, lives *atomic.Bool) {
-	tick := time.NewTicker(p.every)
+// leave reports whether the call was ended as the server gave no sign of life.
+func (p *pulse) leave(w *waiter) (silent bool) {
+	p.mu.Lock()
+	last := len(p.waiters) - 1
+	moved := p.waiters[last]
+	moved.place, p.waiters[w.place] = w.place, moved
+	p.waiters[last], p.waiters = nil, p.waiters[:last]
+	silent = w.silent
+	p.mu.Unlock()
+	*w = waiter{}
+	waiters.Put(w)
+	return silent
+}
+
+// beat asks every so often about the calls that have waited for so long, and ends them if
+// there is no answer, until no call is left.
+func (p *pulse) beat() {
+	tick := time.NewTicker(max(p.every/2, 1))
 	defer tick.Stop()
-	for {
-		alive := p.alive()
-		if ctx.Err() != nil {
-			return
-		}
-		if !alive {
-			end(errSilent)
-			return
-		}
-		lives.Store(true)
+	for p.ctx.Err() == nil {
 		select {
-		case <-ctx.Done():
-			return
+		case <-p.ctx.Done():
 		case <-tick.C:
+			soon, now := p.due(time.Now()) // the tick may be of long ago
+			if soon {
+				p.connect()
+			}
+			if now {
+				p.heed(p.alive())
+			}
+		}
+		if p.rests() {
+			return
 		}
 	}
+}
+
+// due notes who has waited for so long that it is time to ask, and reports whether it is, or
+// may be at the next tick.
+func (p *pulse) due(at time.Time) (soon, now bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.waiters {
+		waited := at.Sub(w.began)
+		w.asked = waited >= p.every
+		soon, now = soon || waited >= p.every/2, now || w.asked
+	}
+	if at.Sub(p.asked) < p.every/4*3 { // it was at the last tick
+		return soon, false
+	}
+	if now {
+		p.asked = at
+	}
+	return soon, now
+}
+
+// alive reports whether the server answers in time.
+func (p *pulse) alive() bool {
+	ctx, cancel := context.WithTimeout(p.ctx, p.every)
+	defer cancel()
+	return p.ask(ctx) == nil
+}
+
+// question returns what asks on a connection, which should be its own, as servers bound the
+// calls of one connection and those in line may have taken all of them. Whatever the server
+// says is an answer. It may have come back a moment ago: it is tried at once whether it can
+// be reached, however often it could not be, and after again once more, as an attempt may
+// have been under way that fails.
+func question(conn *grpc.ClientConn, again time.Duration) func(context.Context) error {
+	return func(ctx context.Context) error {
+		conn.ResetConnectBackoff()
+		defer time.AfterFunc(again, conn.ResetConnectBackoff).Stop()
+		_, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+		switch status.Code(err) {
+		case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+			return err
+		}
+		return nil
+	}
+}
+
+func (p *pulse) heed(alive bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if alive {
+		p.lived = time.Now()
+		return
+	}
+	for _, w := range p.waiters {
+		if w.asked {
+			w.silent = true
+			w.end()
+		}
+	}
+}
+
+// rests reports whether there is nothing to mind any more.
+func (p *pulse) rests() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.beating = len(p.waiters) > 0
+	return !p.beating
+}
+
+// answered reports whether the server has lately answered a question whether it lives.
+func (p *pulse) answered() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.lived)/2 < p.every
+}
+
+// end is called when no call is left.
+func (p *pulse) end() {
+	p.stop()
+	p.beats.Wait()
 }
 
 var (

@@ -64,8 +64,7 @@ type Config struct {
 	TrustedProxies []netip.Prefix
 	// WaitCap bounds how long a request waits, for its place in line or for a leaky
 	// bucket: 0 is DefaultWaitCap, -1 no bound but the rule's. The WriteTimeout of the
-	// server must be longer. So must the Timeout of a Client, to which its server is away
-	// when it is over.
+	// server must be longer.
 	WaitCap time.Duration
 
 	// FailOpen lets requests pass that the engine could not decide as it is away or
@@ -75,9 +74,10 @@ type Config struct {
 	// on_store_error of each limit.
 	FailOpen bool
 	// OnError is told of every request that was not decided, the client's faults and
-	// departures included, and of slots that could not be renewed or released. nil logs
-	// with slog.Default what is no client's doing, of each kind one line in 10 s, which
-	// says with "more" how many others there were.
+	// departures included, and of slots that could not be renewed or released, of these
+	// perhaps by another goroutine and when the request has been answered. nil logs with
+	// slog.Default what is no client's doing, of each kind one line in 10 s, which says with
+	// "more" how many others there were.
 	OnError func(*http.Request, error)
 
 	// Decided is called after each decision with the time it took, without that in line.

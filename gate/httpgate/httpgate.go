@@ -80,7 +80,10 @@ func (m *middleware) pass(w http.ResponseWriter, r *http.Request, next http.Hand
 		c.free()
 		return
 	}
-	by := Passed{c.d.Application, c.d.Rule, c.d.Operation, c.d.Subject, c.d.Plan}
+	var by Passed
+	if m.Ended != nil {
+		by = Passed{c.d.Application, c.d.Rule, c.d.Operation, strings.Clone(c.d.Subject), c.d.Plan} // d may hold the subject
+	}
 	c.free() // which a stream would keep for long
 	m.run(w, r, next, by)
 }

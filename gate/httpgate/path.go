@@ -29,11 +29,11 @@ func dotted(target string) bool {
 		switch c {
 		case '.':
 			dots++
-		case '/':
+		case '/', ';': // what follows a semicolon is no part of the name to some
 			if dots > 0 && dots <= 2 && !others {
 				return true
 			}
-			dots, others = 0, false
+			dots, others = 0, c == ';'
 		default:
 			others = true
 		}

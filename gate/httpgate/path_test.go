@@ -18,6 +18,7 @@ func TestDotted(t *testing.T) {
 	for path, refused := range map[string]bool{
 		"/api/%2e%2e/health": true, "/api/..%2f../health": true, "/api/../health": true, "/api/.%2E/health": true, "/api%2F..%2fhealth": true,
 		"/api/./x": true, "/api/%2e/x": true, "/..": true, "/api/..": true, "/api/%2e": true, "/api/..?q": true,
+		"/api/..;/health": true, "/api/%2e;a=b": true, "/api/x;..": false, "/;/x": false,
 		"/.well-known/x": false, "/api/...": false, "/api/..x": false, "/api/x..": false, "/api/%2ex": false, "/api/x%2e": false, "/api?to=/../x": false, "/api/%2": true,
 		"/api/a.b/c": false, "/api/a%2f.b": false, "/%2e%2e%2e/": false,
 	} {

@@ -14,7 +14,8 @@ import (
 )
 
 // Slots are what a request holds of concurrency limits for as long as its handler runs.
-// A timer renews them at a quarter of their TTL, so that two renewals in a row may fail.
+// A timer renews them every quarter of their TTL, and no renewal takes longer than that, so
+// that two in a row may fail.
 //
 // What could not be released as the engine or its store was away is released again, after
 // 1 s and then twice as long each time, up to 15 s, until its TTL is over. No goroutine waits
@@ -53,7 +54,7 @@ const (
 // releases is how many are under way or are to be tried again.
 var releases atomic.Int64
 
-// ErrReleases is why slots of a server are left to their TTL.
+// ErrReleases is why slots that could not be released at once are left to their TTL.
 var ErrReleases = fmt.Errorf("not released, but left to their TTL: %d releases wait for the server already", MaxReleases)
 
 // ErrLost is why slots are not renewed any more.
@@ -104,7 +105,9 @@ func (s *Slots) renew() {
 	d := answers.Get().(*gate.Decision)
 	defer answers.Put(d)
 	at := time.Now()
-	err := s.engine.Renew(s.renewals, &s.claim, d)
+	within, cancel := context.WithTimeout(s.renewals, s.every)
+	defer cancel()
+	err := s.engine.Renew(within, &s.claim, d)
 	if err == nil {
 		s.until = at.Add(s.ttl)
 	}
@@ -122,7 +125,7 @@ func (s *Slots) renew() {
 			return
 		}
 	}
-	s.timer.Reset(s.every)
+	s.timer.Reset(max(0, s.every-time.Since(at)))
 }
 
 // Release gives back what is held, although the client may be gone. Nothing is renewed
@@ -131,8 +134,8 @@ func (s *Slots) renew() {
 // An engine in this process, one that has the method TrustedProxies of a gate, has released
 // when it returns. For a server it waits 50 ms at most: it is called before the answer is
 // sent, and the answer must not wait for a server that is away. The release goes on behind
-// it, each attempt for 5 s at most. Of more than [MaxReleases] at one time the slots are left
-// to their TTL, and told is told ErrReleases.
+// it, each attempt for 5 s at most. No more than [MaxReleases] go on: further ones have the
+// 50 ms, and then the slots are left to their TTL, and told is told ErrReleases.
 func (s *Slots) Release() {
 	s.end()
 	s.mu.Lock()
@@ -147,7 +150,13 @@ func (s *Slots) Release() {
 		return
 	case under > MaxReleases:
 		releases.Add(-1)
-		s.told(fmt.Errorf("release: %w", ErrReleases))
+		err := s.release(patience)
+		if away(err) {
+			err = ErrReleases
+		}
+		if err != nil {
+			s.told(fmt.Errorf("release: %w", err))
+		}
 		return
 	}
 	done := make(chan struct{})
@@ -165,19 +174,19 @@ func (s *Slots) Release() {
 
 // attempt is one of releases. If it fails, the next one is after pause.
 func (s *Slots) attempt(pause time.Duration) {
-	err := s.release()
+	err := s.release(releaseTimeout)
+	if away(err) && time.Now().Add(pause).Before(s.until) && releases.Load() <= MaxReleases {
+		time.AfterFunc(pause, func() { s.attempt(min(2*pause, longestPause)) })
+	} else {
+		releases.Add(-1)
+	}
 	if err != nil && pause == firstPause {
 		s.told(fmt.Errorf("release: %w", err))
 	}
-	if !away(err) || !time.Now().Add(pause).Before(s.until) || releases.Load() > MaxReleases {
-		releases.Add(-1)
-		return
-	}
-	time.AfterFunc(pause, func() { s.attempt(min(2*pause, longestPause)) })
 }
 
-func (s *Slots) release() error {
-	ctx, cancel := context.WithTimeout(s.ctx, releaseTimeout)
+func (s *Slots) release(within time.Duration) error {
+	ctx, cancel := context.WithTimeout(s.ctx, within)
 	defer cancel()
 	d := answers.Get().(*gate.Decision)
 	defer answers.Put(d)

@@ -172,27 +172,73 @@ func TestReleaseAgain(t *testing.T) {
 	}
 }
 
-// TestReleasesAreBounded: of too many the slots are left to their TTL, which is told.
+// TestReleasesAreBounded: of too many no release goes on behind Release, but each is tried:
+// many requests may end at one time although the server is well.
 func TestReleasesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := releasing{release: func(ctx context.Context) error {
+		hangs := releasing{release: func(ctx context.Context) error {
 			<-ctx.Done()
 			return ctx.Err()
 		}}
 		for range MaxReleases {
-			go Keep(t.Context(), e, "a", slot(), func(error) {}).Release()
+			go Keep(t.Context(), hangs, "a", slot(), func(error) {}).Release()
 		}
 		synctest.Wait()
 		var told error
 		begin := time.Now()
-		Keep(t.Context(), e, "a", slot(), func(err error) { told = err }).Release()
-		if !errors.Is(told, ErrReleases) || time.Since(begin) != 0 {
+		Keep(t.Context(), hangs, "a", slot(), func(err error) { told = err }).Release()
+		if !errors.Is(told, ErrReleases) || time.Since(begin) != patience {
 			t.Errorf("told %v after %v", told, time.Since(begin))
+		}
+		released := false
+		well := releasing{release: func(context.Context) error { released = true; return nil }}
+		Keep(t.Context(), well, "a", slot(), func(err error) { t.Error(err) }).Release()
+		if !released {
+			t.Error("not released, but left to its TTL")
+		}
+		lost := &headgate.Error{Code: headgate.NotFound, Err: errors.New("lost")}
+		Keep(t.Context(), releasing{release: func(context.Context) error { return lost }}, "a", slot(), func(err error) { told = err }).Release()
+		if !errors.Is(told, lost) || errors.Is(told, ErrReleases) {
+			t.Errorf("told %v", told)
 		}
 		<-time.After(time.Hour)
 		synctest.Wait()
 		if n := releases.Load(); n != 0 {
 			t.Errorf("%d are under way", n)
+		}
+	})
+}
+
+// renewing is an engine whose renewals are those of the test too.
+type renewing struct {
+	releasing
+	renew func(context.Context) error
+}
+
+func (r renewing) Renew(ctx context.Context, _ *gate.Claim, d *gate.Decision) error {
+	d.Held = true
+	return r.renew(ctx)
+}
+
+// TestRenewalsThatHang: two in a row may hang, and the slot is not lost.
+func TestRenewalsThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Duration
+		begin := time.Now()
+		e := renewing{releasing{release: func(context.Context) error { return nil }}, func(ctx context.Context) error {
+			if at = append(at, time.Since(begin)); len(at) > 2 {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		var told []error
+		s := Keep(t.Context(), e, "a", slot(), func(err error) { told = append(told, err) })
+		<-time.After(22 * time.Second)
+		s.Release()
+		want := []time.Duration{5 * time.Second, 10 * time.Second, 15 * time.Second, 20 * time.Second}
+		if !slices.Equal(at, want) || len(told) != 2 || !errors.Is(told[0], context.DeadlineExceeded) {
+			t.Errorf("renewed at %v, want %v; told %v", at, want, told)
 		}
 	})
 }

@@ -71,8 +71,7 @@ type ServerConfig struct {
 	// 127.0.0.0/8 and ::1; an empty slice believes nobody.
 	TrustedProxies []netip.Prefix
 	// WaitCap bounds how long a call waits, for its place in line or for a leaky
-	// bucket: 0 is DefaultWaitCap, -1 no bound but the rule's. The Timeout of a Client,
-	// to which its server is away when it is over, must be longer.
+	// bucket: 0 is DefaultWaitCap, -1 no bound but the rule's.
 	WaitCap time.Duration
 
 	// FailOpen lets calls pass that the engine could not decide as it is away or
