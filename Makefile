@@ -20,10 +20,10 @@ deps:
 
 # All modules of go.work, shuffled, under the race detector but for packages in which
 # nothing runs at once: it makes their arithmetic and parsing several times slower. Those
-# in which that is so of some tests (racetest.Alone) are tested both ways. The examples have a
-# run of their own: they drive a plain binary under load.
+# in which that is so of some tests, or that count allocations (racetest.Alone), are tested
+# both ways. The examples have a run of their own: they drive a plain binary under load.
 ALONE := algo gate/policy gate/envoy server/openapi
-BOTH  := server/front/httpapi server/records store/memstore
+BOTH  := client gate gate/httpgate middleware/echolimit middleware/ginlimit middleware/grpcgate middleware/grpclimit middleware/httplimit server/front/grpcapi server/front/httpapi server/records store/memstore
 test-go:
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m $$($(GO) list github.com/headgate/headgate/... | grep -v -e /examples/ $(ALONE:%=-e '^github.com/headgate/headgate/%$$'))
 	$(GO) test -shuffle=on $(ALONE:%=./%) $(BOTH:%=./%)

@@ -12,6 +12,7 @@ import (
 	"github.com/headgate/headgate/gate"
 	"github.com/headgate/headgate/gate/gatetest"
 	"github.com/headgate/headgate/gate/policy"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -132,6 +133,7 @@ func TestNoAllocations(t *testing.T) {
 
 // TestNoAllocationsTogether holds that for calls of several descriptors.
 func TestNoAllocationsTogether(t *testing.T) {
+	racetest.Alone(t) // it drops a quarter of what pools are given
 	g := open(t, threeLimits)
 	ask := func(key, value string) *gate.Request {
 		return &gate.Request{Application: g.Domain("envoy"), Descriptor: []gate.Entry{{Key: key, Value: value}}}
@@ -150,8 +152,8 @@ func TestNoAllocationsTogether(t *testing.T) {
 				t.Fatalf("%s: %v, %+v", name, err, ds[0].Decision)
 			}
 		})
-		if n > mostAllocs {
-			t.Errorf("%s: %v allocations, want %d", name, n, mostAllocs)
+		if n != 0 {
+			t.Errorf("%s: %v allocations, want 0", name, n)
 		}
 	}
 }

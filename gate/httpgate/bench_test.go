@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -50,7 +51,10 @@ var benchmarks = []struct {
 	limits            int
 }{{"1 limit", "default", 1}, {"3 limits", "three", 3}}
 
+// TestAllocations: a request that passes costs its writer, which no other may have.
 func TestAllocations(t *testing.T) {
+	racetest.Alone(t) // it drops a quarter of what pools are given
+	const most = 1
 	g := open(t, benchPolicy, memstore.New(memstore.Config{}))
 	for _, bm := range benchmarks {
 		passed := 0
@@ -59,8 +63,8 @@ func TestAllocations(t *testing.T) {
 		h.ServeHTTP(w, r)
 		passed = 0
 		const runs = 1000
-		if n := testing.AllocsPerRun(runs, func() { w.reset(); h.ServeHTTP(w, r) }); n > mostAllocs || passed != runs+1 {
-			t.Errorf("%s: %v allocations and %d passed, want %d at most and %d", bm.name, n, passed, mostAllocs, runs+1)
+		if n := testing.AllocsPerRun(runs, func() { w.reset(); h.ServeHTTP(w, r) }); n > most || passed != runs+1 {
+			t.Errorf("%s: %v allocations and %d passed, want %d at most and %d", bm.name, n, passed, most, runs+1)
 		}
 		if got := strings.Count(w.header.Get("RateLimit"), ";r="); got != bm.limits {
 			t.Errorf("%s: RateLimit %q", bm.name, w.header.Get("RateLimit"))
@@ -69,8 +73,8 @@ func TestAllocations(t *testing.T) {
 	h := New(g, Config{})(http.NotFoundHandler())
 	w, r := &sink{header: http.Header{}}, request("/refused")
 	h.ServeHTTP(w, r)
-	if n := testing.AllocsPerRun(1000, func() { w.reset(); h.ServeHTTP(w, r) }); n > mostAllocs+1 || w.status != 429 {
-		t.Errorf("refused: %v allocations and status %d, want %d at most", n, w.status, mostAllocs+1)
+	if n := testing.AllocsPerRun(1000, func() { w.reset(); h.ServeHTTP(w, r) }); n > most+1 || w.status != 429 {
+		t.Errorf("refused: %v allocations and status %d, want %d at most", n, w.status, most+1)
 	}
 }
 

@@ -108,7 +108,7 @@ func TestOutgoing(t *testing.T) {
 // What is said of a request to the engine.
 func TestOutgoingTells(t *testing.T) {
 	var got gate.Request
-	e := fakeEngine{take: func(r *gate.Request, d *gate.Decision) error {
+	e := engine{take: func(_ context.Context, r *gate.Request, d *gate.Decision) error {
 		got = *r
 		d.Receive(&gate.Answer{}) // or what an earlier one held would be held again
 		d.Allowed = true
@@ -126,16 +126,6 @@ func TestOutgoingTells(t *testing.T) {
 	if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-}
-
-// fakeEngine takes as take says.
-type fakeEngine struct {
-	Engine
-	take func(*gate.Request, *gate.Decision) error
-}
-
-func (f fakeEngine) Take(_ context.Context, r *gate.Request, d *gate.Decision) error {
-	return f.take(r, d)
 }
 
 // A slot is held, and renewed beyond its TTL, until the answer is closed.
@@ -172,7 +162,7 @@ func TestOutgoingSlots(t *testing.T) {
 func TestOutgoingUndecided(t *testing.T) {
 	away := errors.New("no server")
 	for _, failOpen := range []bool{false, true} {
-		e := fakeEngine{take: func(*gate.Request, *gate.Decision) error { return away }}
+		e := engine{take: func(context.Context, *gate.Request, *gate.Decision) error { return away }}
 		base := &sent{begin: time.Now()}
 		tr := httplimit.NewTransportOver(Outgoing(e, OutgoingConfig{}), base, httplimit.TransportConfig{FailOpen: failOpen})
 		if err := ask(t, tr, "https://api.example.com/"); (err == nil) != failOpen || err != nil && !errors.Is(err, away) || len(base.at) == 1 != failOpen {

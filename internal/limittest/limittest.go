@@ -62,8 +62,12 @@ type fakeStore struct {
 	apply func(context.Context, *headgate.Batch) error
 }
 
-func (f fakeStore) Apply(ctx context.Context, b *headgate.Batch) error { return f.apply(ctx, b) }
-func (f fakeStore) Close() error                                       { return nil }
+func (f fakeStore) Close() error { return nil }
+
+func (f fakeStore) Apply(ctx context.Context, b *headgate.Batch) error {
+	clear(b.Outcomes()) // of an earlier batch
+	return f.apply(ctx, b)
+}
 
 func limiter(t testing.TB, s headgate.Store, limits ...headgate.Limit) *headgate.Limiter {
 	t.Helper()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/internal/racetest"
 )
 
 var (
@@ -148,6 +149,14 @@ func (p *plan) describe() string {
 	return b.String()
 }
 
+// fewer is a tenth of n schedules under the race detector, all of them without.
+func fewer(n int) int {
+	if racetest.Enabled {
+		return n / 10
+	}
+	return n
+}
+
 // TestSimulation runs random schedules and finds no violation.
 func TestSimulation(t *testing.T) {
 	if *simSeed != 0 {
@@ -161,7 +170,7 @@ func TestSimulation(t *testing.T) {
 	}
 	n := *simSchedules
 	if n == 0 {
-		n = 10_000 / scale
+		n = fewer(10_000)
 	}
 	begun := time.Now()
 	got, failed := simulate(*simBase, n, force{}, nil)
@@ -185,7 +194,7 @@ func (c *coverage) reaches(t *testing.T) {
 // TestSimulationIsStrong holds the load to using up what may be used: a weak one
 // would not notice what is admitted too much.
 func TestSimulationIsStrong(t *testing.T) {
-	got, failed := simulate(1, 1000/scale, force{on: directs, off: ^directs}, nil)
+	got, failed := simulate(1, fewer(1000), force{on: directs, off: ^directs}, nil)
 	if len(failed) > 0 {
 		t.Fatal(explain(failed[0], force{on: directs, off: ^directs}, nil))
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/memstore"
 )
 
@@ -65,7 +66,10 @@ func benchGate(t testing.TB) *gate.Gate {
 	return open(t, benchPolicy, memstore.New(memstore.Config{}))
 }
 
+// TestAllocations: most are those of the copy that grpc makes of a call's metadata, and, of a
+// refusal, those of its status.
 func TestAllocations(t *testing.T) {
+	racetest.Alone(t) // it drops a quarter of what pools are given
 	g := benchGate(t)
 	var reply any = &testgrpc.Empty{}
 	handler := func(context.Context, any) (any, error) { return reply, nil }
@@ -81,9 +85,9 @@ func TestAllocations(t *testing.T) {
 				answered++
 			}
 		})
-		most := float64(mostAllocs)
+		most := 7.0
 		if bm.code != codes.OK {
-			most += mostOfStatus
+			most += 45
 		}
 		if told := sink.headers + sink.trailers; n > most || answered != runs+1 || told != bm.fields*(runs+1) {
 			t.Errorf("%s: %v allocations, %d answered %v with %d fields; want %v at most, %d and %d", bm.application, n, answered, bm.code, told, most, runs+1, bm.fields*(runs+1))

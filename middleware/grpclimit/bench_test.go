@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/middleware/grpclimit/grpctest"
 )
 
@@ -39,6 +40,7 @@ func calls(n int) ([]context.Context, *sink) {
 var method = &grpc.UnaryServerInfo{FullMethod: "/a.B/C"}
 
 func TestAllocations(t *testing.T) {
+	racetest.Alone(t) // it drops a quarter of what pools are given
 	passed := 0
 	var reply any = &testgrpc.Empty{}
 	handler := func(context.Context, any) (any, error) {
@@ -51,8 +53,8 @@ func TestAllocations(t *testing.T) {
 		limits []headgate.Limit
 		most   float64
 	}{
-		{"rate+quota", []headgate.Limit{headgate.PerSecond(1_000_000), headgate.QuotaPer(1_000_000, headgate.Day)}, mostAllocs},
-		{"concurrency", []headgate.Limit{headgate.InFlight(100, headgate.MaxHold)}, mostAllocs + 1}, // the context of the release
+		{"rate+quota", []headgate.Limit{headgate.PerSecond(1_000_000), headgate.QuotaPer(1_000_000, headgate.Day)}, 1},
+		{"concurrency", []headgate.Limit{headgate.InFlight(100, headgate.MaxHold)}, 2}, // the context of the release
 	} {
 		s := NewServer(inMemory(t, tt.limits...), ServerConfig{})
 		contexts, sink := calls(1)
@@ -72,8 +74,8 @@ func TestAllocations(t *testing.T) {
 		passed++
 		return nil
 	}
-	if n := testing.AllocsPerRun(runs, func() { cl.Unary(t.Context(), "/a.B/C", reply, reply, cc, invoker) }); n > mostAllocs || passed != runs+1 {
-		t.Errorf("client: %v allocations, %d passed, want %d at most and %d", n, passed, mostAllocs, runs+1)
+	if n := testing.AllocsPerRun(runs, func() { cl.Unary(t.Context(), "/a.B/C", reply, reply, cc, invoker) }); n > 1 || passed != runs+1 {
+		t.Errorf("client: %v allocations, %d passed, want 1 at most and %d", n, passed, runs+1)
 	}
 }
 

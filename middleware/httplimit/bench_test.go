@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/internal/racetest"
 )
 
 // sink is a response that a test can use again.
@@ -31,6 +32,7 @@ func clients(n int) []*http.Request {
 }
 
 func TestAllocations(t *testing.T) {
+	racetest.Alone(t) // it drops a quarter of what pools are given
 	passed := 0
 	next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed++ })
 	allow := New(inMemory(t, headgate.PerSecond(1_000_000), headgate.QuotaPer(1_000_000, headgate.Day)), Config{})(next)
@@ -39,12 +41,12 @@ func TestAllocations(t *testing.T) {
 	refuse.ServeHTTP(w, r)
 	passed = 0
 	const runs = 1000
-	if n := testing.AllocsPerRun(runs, func() { w.reset(); allow.ServeHTTP(w, r) }); n > mostAllocs || passed != runs+1 {
-		t.Errorf("allowed: %v allocations and %d passed, want %d at most and %d", n, passed, mostAllocs, runs+1)
+	if n := testing.AllocsPerRun(runs, func() { w.reset(); allow.ServeHTTP(w, r) }); n > 1 || passed != runs+1 {
+		t.Errorf("allowed: %v allocations and %d passed, want 1 at most and %d", n, passed, runs+1)
 	}
 	passed = 0
-	if n := testing.AllocsPerRun(runs, func() { w.reset(); refuse.ServeHTTP(w, r) }); n > mostAllocs || passed != 0 || w.status != 429 {
-		t.Errorf("refused: %v allocations, %d passed, status %d, want %d at most, 0 and 429", n, passed, w.status, mostAllocs)
+	if n := testing.AllocsPerRun(runs, func() { w.reset(); refuse.ServeHTTP(w, r) }); n > 1 || passed != 0 || w.status != 429 {
+		t.Errorf("refused: %v allocations, %d passed, status %d, want 1 at most, 0 and 429", n, passed, w.status)
 	}
 }
 

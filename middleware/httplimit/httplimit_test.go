@@ -20,8 +20,12 @@ import (
 // fakeStore answers every batch with apply.
 type fakeStore struct{ apply func(*headgate.Batch) error }
 
-func (f fakeStore) Apply(_ context.Context, b *headgate.Batch) error { return f.apply(b) }
-func (f fakeStore) Close() error                                     { return nil }
+func (f fakeStore) Close() error { return nil }
+
+func (f fakeStore) Apply(_ context.Context, b *headgate.Batch) error {
+	clear(b.Outcomes()) // of an earlier batch
+	return f.apply(b)
+}
 
 func limiter(t testing.TB, s headgate.Store, limits ...headgate.Limit) *headgate.Limiter {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/headgate/headgate"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/dynamostore/dynamotest"
 	"github.com/headgate/headgate/store/storetest"
 )
@@ -94,7 +95,7 @@ var clocks = []struct {
 // and costs as much: under the race detector the latter is enough.
 func TestStore(t *testing.T) {
 	for _, clock := range clocks {
-		if raced && !clock.manual {
+		if racetest.Enabled && !clock.manual {
 			continue
 		}
 		t.Run(clock.name, func(t *testing.T) {

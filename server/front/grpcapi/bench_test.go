@@ -9,6 +9,7 @@ import (
 	headgatev1 "github.com/headgate/headgate/api/headgate/v1"
 	"github.com/headgate/headgate/client"
 	"github.com/headgate/headgate/gate"
+	"github.com/headgate/headgate/internal/racetest"
 	"github.com/headgate/headgate/store/memstore"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -45,6 +46,7 @@ func reading(tb testing.TB, m proto.Message) func(any) error {
 // TestTakeAllocations: the subject, the cost and the decision's id are all
 // that a decision leaves to the collector, before gRPC's own.
 func TestTakeAllocations(t *testing.T) {
+	racetest.Alone(t) // it drops a quarter of what pools are given
 	d := &door{Config: Config{Gate: plenty(t), Decided: func(*gate.Decision, time.Duration) {}}}
 	read := reading(t, small())
 	if n := testing.AllocsPerRun(200, func() {
@@ -53,8 +55,8 @@ func TestTakeAllocations(t *testing.T) {
 			t.Fatalf("%v, %v", answer, err)
 		}
 		answer.(*call).free()
-	}); n > mostAllocs {
-		t.Errorf("%v allocations, want %d", n, mostAllocs)
+	}); n > 3 {
+		t.Errorf("%v allocations, want 3", n)
 	}
 }
 

@@ -1,66 +1,17 @@
 package resp
 
 import (
-	"context"
-	"net/http"
 	"reflect"
 	"testing"
-	"time"
 
-	"github.com/headgate/headgate/gate"
-	"github.com/headgate/headgate/gate/httpgate"
-	"github.com/headgate/headgate/gate/policy"
+	"github.com/headgate/headgate/server/front/fronttest"
 )
-
-const fieldsPolicy = `
-version: 1
-plans:
-  none: {limits: []}
-  free: {limits: [{name: daily, algorithm: quota, rate: 5/day}, {name: hourly, rate: 9/h}]}
-applications:
-  a:
-    default_plan: free
-    limits: [{name: all, rate: 1000/min, per: application}]
-    rules:
-      - {name: many, match: {operation: many}, limits: [{name: burst, rate: 2/h}, {name: seen, rate: 1/h, mode: shadow}, {name: slots, algorithm: concurrency, max: 50, ttl: 1h}]}
-  b:
-    default_plan: none
-    rules: [{name: theirs, match: {operation: theirs}, limits: [{name: all, rate: 9/h, per: application}]}]
-`
-
-// observed is a gate; header has the fields that package httpgate makes of its last
-// decision.
-type observed struct {
-	*gate.Gate
-	header http.Header
-}
-
-func (o *observed) see(d *gate.Decision, err error) error {
-	o.header = http.Header{}
-	if err == nil {
-		new(httpgate.Fields).Set(o.header, d, policy.HeadersIETF)
-	}
-	return err
-}
-
-func (o *observed) Take(ctx context.Context, r *gate.Request, d *gate.Decision) error {
-	return o.see(d, o.Gate.Take(ctx, r, d))
-}
-
-func (o *observed) Peek(ctx context.Context, r *gate.Request, d *gate.Decision) error {
-	return o.see(d, o.Gate.Peek(ctx, r, d))
-}
-
-func (o *observed) Reserve(ctx context.Context, r *gate.Request, ttl time.Duration, d *gate.Decision) error {
-	return o.see(d, o.Gate.Reserve(ctx, r, ttl, d))
-}
 
 // TestFields: header fields end the reply for who asks for them, byte for byte as package
 // httpgate sends them; the reply before them is as it is without.
 func TestFields(t *testing.T) {
-	g, _ := realGate(t, fieldsPolicy)
-	o := &observed{Gate: g}
-	_, address := start(t, Config{Gate: o})
+	g := fronttest.OpenFields(t)
+	_, address := start(t, Config{Gate: g})
 	for _, version := range []string{"2", "3"} {
 		p := dial(t, "tcp", address)
 		p.do("HELLO", version)
@@ -88,7 +39,7 @@ func TestFields(t *testing.T) {
 				}
 				continue
 			}
-			wantPolicy, wantLimit := o.header.Get("Ratelimit-Policy"), o.header.Get("Ratelimit")
+			wantPolicy, wantLimit := g.Header.Get("Ratelimit-Policy"), g.Header.Get("Ratelimit")
 			if m["ratelimit_policy"] != tt.policy || wantPolicy != tt.policy || m["ratelimit"] != wantLimit {
 				t.Errorf("%q:\n%v\n%v\nwant\n%s\n%s", tt.args, m["ratelimit_policy"], m["ratelimit"], wantPolicy, wantLimit)
 			}
@@ -109,7 +60,7 @@ func TestFields(t *testing.T) {
 	if !reflect.DeepEqual(with, without) {
 		t.Errorf("%v, want %v where no limit takes part", with, without)
 	}
-	_, address = start(t, Config{Gate: o})
+	_, address = start(t, Config{Gate: g})
 	p = dial(t, "tcp", address)
 	list, ok := p.do("HG.TAKE", "a", "many", "last", "FIELDS").([]any)
 	if n := len(list); !ok || n < 4 || list[n-4] != "ratelimit_policy" || list[n-2] != "ratelimit" {

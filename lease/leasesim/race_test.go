@@ -1,6 +1,0 @@
-//go:build race
-
-package leasesim
-
-// scale is by how many fewer schedules are run.
-const scale = 10
