@@ -208,7 +208,7 @@ func TestSilenceIsNoticed(t *testing.T) {
 			p.enter(func() { after = append(after, time.Since(came)) })
 			<-time.After(every / 10)
 		}
-		<-time.After(begin.Add(2*every + every/20).Sub(time.Now()))
+		<-time.After(time.Until(begin.Add(2*every + every/20)))
 		synctest.Wait()
 		p.mu.Lock()
 		if len(after) != 1 || after[0] != 2*every {
