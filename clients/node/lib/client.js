@@ -6,6 +6,7 @@ import {HTTPDoor} from './http.js'
 import {readOptions} from './options.js'
 import {readLimit, readRequest, readReset, readTicket} from './query.js'
 import {RedisDoor} from './redis.js'
+import {onceAborted} from './signals.js'
 import {Waiting} from './waiting.js'
 
 // Of each kind of trouble one line is logged in this time, in milliseconds.
@@ -17,6 +18,9 @@ const throws = {onError: 'throw'}
 // The calls whose answers are counted: they charge somebody.
 const charging = new Set(['take', 'reserve', 'throttle'])
 
+// The calls that are decided without the server where it does not answer.
+const deciding = new Set([...charging, 'peek'])
+
 // The calls that end tickets. They may be repeated, and are made even while the client closes.
 const ending = new Set(['settle', 'release'])
 
@@ -25,7 +29,7 @@ const ending = new Set(['settle', 'release'])
 const firstPause = 100
 const longestPause = 5000
 const usualTTL = 60_000
-const maxRetried = 10_000
+const maxTried = 10_000
 
 /** One question on its way. A door ends it by one of its methods. */
 class Call {
@@ -40,7 +44,8 @@ class Call {
     // Whether an answer that nobody has seen may bring a ticket that nobody else can have.
     this.mayHold = (kind === 'take' || kind === 'reserve') && query.id === undefined
     this.timer = null // of its own, where it may wait in line
-    this.signal = this.giveUp = null
+    this.queuedMs = 0 // how long it waited for other calls until it was sent, Infinity if it was not
+    this.withdraw = null // ends that a signal is followed
     this.deadline = 0
     this.next = this.prev = null
   }
@@ -65,7 +70,7 @@ export class Headgate {
   #pending = 0
   #inLine = new Set() // the calls that may wait in line
   #held = 0 // tickets that limiters have still to end
-  #retried = 0
+  #trying = new Set() // the tickets that are to be ended until they are
   #closing = null
   #isClosed = false
   #drained = null
@@ -106,7 +111,7 @@ export class Headgate {
   }
 
   settle(ticket, real = {}) {
-    return this.#ask('settle', () => readTicket('settle', ticket, real), throws)
+    return this.#end('settle', ticket, real)
   }
 
   renew(ticket, hold = {}) {
@@ -114,7 +119,7 @@ export class Headgate {
   }
 
   release(ticket) {
-    return this.#ask('release', () => readTicket('release', ticket, {}), throws)
+    return this.#end('release', ticket)
   }
 
   consumeTokens(subject, n, operation) {
@@ -174,6 +179,15 @@ export class Headgate {
     this.#drain()
   }
 
+  // The caller learns that the server does not answer, and need not try again.
+  #end(kind, ticket, real = {}) {
+    const ended = this.#ask(kind, () => readTicket(kind, ticket, real), throws)
+    ended.catch((error) => {
+      if (isUndecided(error) && !this.#trying.has(ticket)) this.hold(this.endTicket(kind, ticket, usualTTL, real))
+    })
+    return ended
+  }
+
   /**
    * Ends a ticket, and tries again where the server does not answer, until it has run out. It
    * does not reject.
@@ -181,22 +195,56 @@ export class Headgate {
    * @param {'settle' | 'release'} kind
    * @param {string} ticket
    * @param {number} [ttl] in milliseconds
+   * @param {object} [real] costs, for settle
    */
-  async endTicket(kind, ticket, ttl = usualTTL) {
-    const until = performance.now() + ttl
+  async endTicket(kind, ticket, ttl = usualTTL, real) {
+    this.#trying.add(ticket)
+    await this.#tryToEnd(kind, ticket, performance.now() + ttl, real)
+    this.#trying.delete(ticket)
+  }
+
+  async #tryToEnd(kind, ticket, until, real) {
     for (let pause = firstPause; ; pause = Math.min(2 * pause, longestPause)) {
       try {
-        await this[kind](ticket)
+        await this[kind](ticket, real)
         return
       } catch (error) {
-        if (!isUndecided(error) || this.#isClosed || this.#retried >= maxRetried || performance.now() + pause > until) {
+        if (!isUndecided(error) || this.#isClosed || this.#trying.size > maxTried || performance.now() + pause > until) {
           this.warn('ticket', `a ticket was not ended and stays charged until it runs out: ${error.message}`)
           return
         }
       }
-      this.#retried++
       await delay(pause * (0.75 + Math.random() / 4), undefined, {ref: false})
-      this.#retried--
+    }
+  }
+
+  /**
+   * Renews a ticket, until what it returns is called or nothing is held any more.
+   *
+   * @param {string} ticket
+   * @param {number} every in milliseconds
+   */
+  keepTicket(ticket, every) {
+    let isOver = false
+    let timer
+    const wait = () => (timer = setTimeout(renew, every).unref())
+    const renew = async () => {
+      try {
+        const {details, limits} = await this.renew(ticket)
+        if (!details.held && !isOver) {
+          this.warn('renewal', 'slots were not held any more: their TTL was over, or the store or policy has lost them')
+          if (!limits.some((l) => l.allowed)) return
+        }
+      } catch (error) {
+        if (error.code === 'client_closed') return
+        if (!isOver) this.warn('renewal', `slots were not renewed: ${error.message}`)
+      }
+      if (!isOver) wait()
+    }
+    wait()
+    return () => {
+      isOver = true
+      clearTimeout(timer)
     }
   }
 
@@ -222,7 +270,10 @@ export class Headgate {
       if (given.signal?.aborted) return this.#fail(call, aborted(given.signal))
       if (this.#breaker.isOpen) {
         // A probe is made even if maxPending calls wait: it finds out that they wait in vain.
-        call.isProbe = kind === 'ping' || this.#breaker.probe(performance.now())
+        const mayLook = kind === 'ping' || this.#breaker.probe(performance.now())
+        // Who stands in line finds out too late, and everybody else would wait for it.
+        call.isProbe = mayLook && !query.maxWait
+        if (mayLook && !call.isProbe) this.ping().catch(() => {})
         if (!call.isProbe) return this.#fail(call, new HeadgateError('breaker_open', 'the server did not answer, and is not asked for a while', this.#door.lastError))
       } else if (this.#door.load >= this.#options.maxPending) {
         return this.#fail(call, new HeadgateError('too_many_pending', `${this.#door.load} calls wait for an answer (maxPending)`))
@@ -244,18 +295,16 @@ export class Headgate {
   }
 
   #follow(call, signal) {
-    call.signal = signal
-    call.giveUp = () => {
+    call.withdraw = onceAborted(signal, () => {
       this.#door.cancel(call)
       this.#unasked(call, aborted(signal))
-    }
-    signal.addEventListener('abort', call.giveUp, {once: true})
+    })
   }
 
   #finish(call) {
     call.isOver = true
     this.#pending--
-    call.signal?.removeEventListener('abort', call.giveUp)
+    call.withdraw?.()
     if (!call.timer) return this.#waiting.remove(call)
     clearTimeout(call.timer)
     this.#inLine.delete(call)
@@ -299,6 +348,8 @@ export class Headgate {
   #expired(call) {
     this.#counts.timeouts++
     this.#door.drop(call)
+    // The server had less time than it may take.
+    if (call.queuedMs > this.#options.timeout) return this.#unasked(call, new HeadgateError('too_many_pending', 'other calls took all connections for too long'))
     const {lastError} = this.#door
     const why = lastError ? `: ${textOf(lastError)}` : ''
     const patience = this.#options.timeout + (call.query.maxWait ?? 0)
@@ -313,7 +364,7 @@ export class Headgate {
 
   // What becomes of a call that the server did not decide.
   #fail(call, error) {
-    if (call.kind !== 'ping' && !ending.has(call.kind) && isAbsence(error)) this.#missed++
+    if (deciding.has(call.kind) && isAbsence(error)) this.#missed++
     if (!isUndecided(error) || call.onError === 'throw') {
       this.#counts.errors++
       call.reject(error)

@@ -58,7 +58,7 @@ export class HTTPDoor {
     this.#line = new Agent({keepAlive: true, maxSockets: maxWaiting, scheduling: 'lifo'})
     this.#where = url.protocol.endsWith('+unix:')
       ? {socketPath: decodeURIComponent(url.pathname)}
-      : {host: url.hostname.replace(/^\[|\]$/g, ''), port: url.port || (secure ? 443 : 8080), ...tls}
+      : {host: url.hostname.replace(/^\[|\]$/g, ''), port: url.port || (secure ? 443 : 80), ...tls}
     const {socketPath, host, port} = this.#where
     this.#address = socketPath ?? `${host.includes(':') ? `[${host}]` : host}:${port}`
     this.#headers = token === undefined ? {} : {authorization: `Bearer ${token}`}
@@ -86,6 +86,9 @@ export class HTTPDoor {
     const headers = text ? {...this.#headers, 'content-type': 'application/json', 'content-length': Buffer.byteLength(text)} : this.#headers
     const req = this.#request({...this.#where, method, path, headers, agent: call.query.maxWait > 0 ? this.#line : this.#agent})
     this.#calls.set(call, req)
+    const began = performance.now()
+    call.queuedMs = Infinity
+    req.on('socket', () => (call.queuedMs = performance.now() - began))
     req.on('error', (err) => this.#lost(call, err))
     req.on('response', (res) => this.#read(call, res))
     req.end(text)

@@ -18,8 +18,9 @@ export interface HeadgateOptions {
   /**
    * Where the server is. The Redis door: `redis://HOST:6380` (the default is
    * `redis://127.0.0.1:6380`), `rediss://HOST:PORT` over TLS, `unix:///PATH`. The HTTP door:
-   * `http://HOST:8080`, `https://HOST:PORT`, `http+unix:///PATH`. The Redis door is several
-   * times as fast; the HTTP door can wait in line (`maxWait`).
+   * `http://HOST:8080` (without a port it is 8080), `https://HOST:PORT` (443),
+   * `http+unix:///PATH`. The Redis door is several times as fast; the HTTP door can wait in
+   * line (`maxWait`).
    */
   url?: string
   /** The token, where decisions need one: printable ASCII without spaces. */
@@ -176,7 +177,8 @@ export interface TakeRequest {
   /**
    * How long it may wait in line instead of being refused, in milliseconds; it goes beyond
    * `timeout`. Default 0, whatever the rule says. HTTP only: waiting would hold up all calls
-   * of a connection of the Redis door.
+   * of a connection of the Redis door. 256 calls of a client stand in line at one time, others
+   * behind them.
    */
   maxWait?: number
   /** Whether `details` has the values of RateLimit and RateLimit-Policy. Default false. */
@@ -245,11 +247,14 @@ export class Headgate {
   peek(request: TakeRequest): Promise<Decision>
   /** Holds an estimate, until its ticket is settled or released. */
   reserve(request: ReserveRequest): Promise<Decision>
-  /** Corrects what was reserved to what it cost; without real costs to what was reserved. */
+  /**
+   * Corrects what was reserved to what it cost; without real costs to what was reserved. Where
+   * the server does not decide it rejects, and goes on to try for a minute, until `close`.
+   */
   settle(ticket: string, real?: {cost?: number; units?: Record<string, number>}): Promise<Decision>
-  /** Holds it for another `ttl` milliseconds. */
+  /** Holds it for another `ttl` milliseconds, or as long as before. The middleware does so by itself. */
   renew(ticket: string, hold?: {ttl?: number}): Promise<Decision>
-  /** Gives back what was reserved, or frees slots. */
+  /** Gives back what was reserved, or frees slots. Tries on as settle does. */
   release(ticket: string): Promise<Decision>
   /** Takes n of the subject's budget for the operation: `take({subject, cost: n, operation})`. */
   consumeTokens(subject: string, n: number, operation: string): Promise<Decision>
@@ -265,9 +270,9 @@ export class Headgate {
   ping(): Promise<void>
   stats(): Stats
   /**
-   * Waits until all calls have ended, and the tickets that limiters hold, at most for
-   * `timeout`, and closes the connections. Calls reject from the beginning, those that end
-   * tickets at the end.
+   * Waits until all calls have ended, and the tickets that limiters hold or that are still
+   * to be ended, at most for `timeout`, and closes the connections. Calls reject from the
+   * beginning, those that end tickets at the end.
    */
   close(): Promise<void>
 }

@@ -7,11 +7,12 @@ export const maxKey = 512
 const forbidden = /[\r\n\0]/
 const escaped = /[\r\n\0%]/g
 
-const hash = (text) => createHash('sha256').update(text).digest('base64url')
+// In UTF-8 all halves of characters are one.
+const hash = (text) => createHash('sha256').update(text, text.isWellFormed() ? 'utf8' : 'utf16le').digest('base64url')
 
 /** A subject of the policy: as it is, or its hash if the server would not take it. */
 export function subject(value) {
-  return fits(value, maxKey) && !forbidden.test(value) ? value : `sha256:${hash(value)}`
+  return fits(value, maxKey) && !forbidden.test(value) && value.isWellFormed() ? value : `sha256:${hash(value)}`
 }
 
 // A UTF-16 unit is at most three bytes of UTF-8.
@@ -33,7 +34,7 @@ export class Keys {
   /** @param {string} kind of value, without a colon: 'ip' or 'id' */
   of(kind, value) {
     const key = `${this.#prefix}${kind}:${value.replace(escaped, encodeURIComponent)}`
-    return fits(key, maxKey) ? key : `${this.#prefix}${kind}-sha256:${hash(value)}`
+    return fits(key, maxKey) && value.isWellFormed() ? key : `${this.#prefix}${kind}-sha256:${hash(value)}`
   }
 }
 

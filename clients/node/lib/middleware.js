@@ -27,6 +27,15 @@ export function rateLimit(options = {}) {
 // How long requestWasSuccessful may take, in milliseconds.
 const longestVerdict = 5000
 
+// A ticket is renewed at a quarter of the time for which it holds, so that two renewals in a
+// row may fail. The server tells the end of a limit's last slot, which may be another one
+// that is held for longer; so the time is at most that of limits that say none, and at least
+// one second: in milliseconds.
+const longestHold = 30_000
+const shortestHold = 1000
+
+const renewalOf = ({limits}) => Math.max(shortestHold, Math.min(longestHold, ...limits.filter((l) => l.algorithm === 'concurrency').map((l) => l.resetMs))) / 4
+
 // How many limiters there are of the same numbers, by client; of more the last ones are one.
 const made = new WeakMap()
 const mostAlike = 100
@@ -90,7 +99,7 @@ class Limiter {
       decision = this.client.withoutServer(error, await policyOf(o.onStoreError, error, req, res))
     }
     tell(o, req, res, decision, bucket, value)
-    if (decision.ticket !== null) this.client.hold(this.#giveBack(decision.ticket, req, res))
+    if (decision.ticket !== null) this.client.hold(this.#giveBack(decision, req, res))
     if (decision.details?.delayMs > 0) await delay(decision.details.delayMs) // of a leaky bucket, for a reservation
     return decision
   }
@@ -148,10 +157,13 @@ class Limiter {
     }
   }
 
-  // Ends what the decision holds: slots when the response has ended, or a reservation,
-  // which is given back or kept by how the response was.
-  async #giveBack(ticket, req, res) {
+  // Keeps what the decision holds as long as the response lasts, and ends it then: slots, or
+  // a reservation, which is given back or kept by how the response was.
+  async #giveBack(decision, req, res) {
+    const {ticket} = decision
+    const letGo = this.client.keepTicket(ticket, renewalOf(decision))
     await new Promise((resolve) => onceClosed(req, res, resolve))
+    letGo()
     const charged = this.#refunds && !(await this.#isRefunded(req, res))
     await this.client.endTicket(charged ? 'settle' : 'release', ticket)
   }

@@ -20,12 +20,20 @@ export function readURL(text, option = 'url') {
   try {
     url = new URL(text)
   } catch {
-    throw new TypeError(`${option}: ${text}: must be such as redis://127.0.0.1:6380, rediss://HOST:PORT, unix:///PATH, http://127.0.0.1:8080, https://HOST or http+unix:///PATH`)
+    const shown = String(text).replace(/\/\/.*@/, '//...@') // without what may be a password
+    throw new TypeError(`${option}: ${shown}: must be such as redis://127.0.0.1:6380, rediss://HOST:PORT, unix:///PATH, http://127.0.0.1:8080, https://HOST or http+unix:///PATH`)
   }
   if (!protocols.includes(url.protocol)) throw new TypeError(`${option}: ${url.protocol}//: must be one of ${protocols.map((p) => `${p}//`).join(', ')}`)
   if (url.protocol.endsWith('unix:') && (url.hostname || url.pathname.length < 2)) throw new TypeError(`${option}: ${text}: the path of a socket has three slashes before it, such as unix:///run/headgate/resp.sock`)
   if (!url.protocol.startsWith('redis') && (url.username || url.password)) throw new TypeError(`${option}: holds a password: give it as token`)
   if (!url.protocol.endsWith('unix:') && url.pathname.length > 1) throw new TypeError(`${option}: ${url.pathname}: the server's addresses have no path`)
+  try {
+    for (const part of [url.pathname, url.username, url.password]) decodeURIComponent(part)
+  } catch {
+    throw new TypeError(`${option}: has a '%' that begins no escape of UTF-8: write %25 for it`)
+  }
+  // Port 80 is not in the URL, but may be in the text.
+  if (url.protocol === 'http:' && url.port === '' && !/:\d+\/?\s*$/.test(text)) url.port = '8080'
   return url
 }
 
@@ -41,7 +49,7 @@ export function readOptions(given) {
   positive('breaker.failures', o.breaker.failures, 1_000_000)
   positive('breaker.cooldown', o.breaker.cooldown, 60_000)
   failurePolicy('onError', o.onError)
-  if (typeof o.application !== 'string' || o.application === '') throw new TypeError('application: must be a name')
+  if (typeof o.application !== 'string' || o.application === '' || !o.application.isWellFormed()) throw new TypeError('application: must be a name')
   if (o.token !== undefined && (typeof o.token !== 'string' || !/^[!-~]+$/.test(o.token))) throw new TypeError('token: must be a string of printable ASCII characters without spaces, and not empty')
   if (typeof o.logger?.warn !== 'function') throw new TypeError('logger: must have a method warn')
   o.logger = guarded(o.logger)

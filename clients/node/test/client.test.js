@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import {execFileSync} from 'node:child_process'
+import {getEventListeners} from 'node:events'
 import {writeFileSync} from 'node:fs'
+import http from 'node:http'
 import {join} from 'node:path'
 import {after, before, describe, test} from 'node:test'
 import {Redis} from 'ioredis'
@@ -227,6 +229,34 @@ test('TLS and tokens', async (t) => {
   assert.equal((await clientFor(t, {url: inURL.href, tls: {ca}}).take({operation: 'send', subject: 'url'})).remaining, 4)
 })
 
+test('the port that http:// means', async (t) => {
+  const asked = []
+  t.mock.method(http, 'request', ({host, port}) => {
+    asked.push(`${host}:${port}`)
+    throw new Error('not sent')
+  })
+  for (const url of ['http://a', 'http://a/', 'http://a:80', ' HTTP://a:80/', 'http://a:8081', 'http://a:8081?x', 'http://[::1]:80', 'http://[::1]']) await assert.rejects(clientFor(t, {url}).ping(), /not sent/)
+  assert.deepEqual(asked, ['a:8080', 'a:8080', 'a:80', 'a:80', 'a:8081', 'a:8081', '::1:80', '::1:8080'])
+})
+
+test('one listener serves all calls that a signal may end', async (t) => {
+  const client = clientFor(t, {url: server.redis})
+  const gone = new AbortController()
+  const warned = []
+  const warn = (warning) => warned.push(warning.message)
+  process.on('warning', warn)
+  t.after(() => process.off('warning', warn))
+  const take = (signal) => client.take({operation: 'send', subject: 'signals', signal})
+  await Promise.all(Array.from({length: 20}, () => take(gone.signal)))
+  assert.equal(getEventListeners(gone.signal, 'abort').length, 0)
+  const asked = Array.from({length: 20}, () => assert.rejects(take(gone.signal), {code: 'aborted'}))
+  assert.equal(getEventListeners(gone.signal, 'abort').length, 1)
+  gone.abort()
+  await Promise.all(asked)
+  await new Promise((resolve) => setImmediate(resolve))
+  assert.deepEqual([warned, getEventListeners(gone.signal, 'abort').length, client.stats().pending], [[], 0, 0])
+})
+
 test('options and instances of ioredis', async (t) => {
   const {hostname: host, port} = new URL(server.redis)
   const instance = new Redis({host, port: Number(port), lazyConnect: true})
@@ -248,6 +278,11 @@ test('bad options are errors that name the fault', () => {
     [{url: 'unix://run/x.sock'}, /^url: .*three slashes/],
     [{url: 'http://x/v1'}, /^url: \/v1: the server's addresses have no path/],
     [{url: 'http://u:p@x'}, /^url: .*token/],
+    [{url: 'redis://:secret@x:99999'}, /^url: redis:\/\/\.\.\.@x:99999: must be such as/],
+    [{url: 'unix:///a%zz'}, /^url: has a '%' that begins no escape/],
+    [{url: 'http+unix:///a%ff'}, /^url: has a '%'/],
+    [{url: 'redis://:100%@x'}, /^url: has a '%'/],
+    [{application: '\ud800'}, /^application/],
     [{timeout: 0}, /^timeout: 0: must be a whole number from 1 to 60000/],
     [{timeout: '100'}, /^timeout/],
     [{onError: 'ignore'}, /^onError: "ignore": must be 'open', 'closed' or 'throw'/],

@@ -213,6 +213,44 @@ for (const door of ['redis', 'http']) {
   })
 }
 
+test('whether the server is back is not found out by standing in line', async (t) => {
+  const own = await startOnSockets(t)
+  const client = clientFor(t, {url: own.http, timeout: 5000, breaker: {failures: 1, cooldown: 1}})
+  const line = {operation: 'line', subject: 'a', maxWait: 10_000}
+  await own.kill()
+  assert.equal((await client.take(line)).error.code, 'disconnected')
+  await own.start()
+  const others = clientFor(t, {url: own.http, timeout: 5000})
+  const inLine = Array.from({length: 20}, () => others.take(line)) // for 4 seconds
+  while ((await others.peek({operation: 'line', subject: 'a'})).allowed);
+  const began = performance.now()
+  client.take(line)
+  while (client.stats().breaker !== 'closed') {
+    assert.ok(performance.now() - began < 2000, 'it looks for longer than 2 seconds')
+    await new Promise((resolve) => setImmediate(resolve))
+    client.take(line)
+  }
+  assert.equal((await client.throttle('a', {count: 9, period: 60})).allowed, true)
+  await others.close()
+  await Promise.all(inLine)
+})
+
+test('calls that stood behind others of this client say nothing of the server', async (t) => {
+  const held = []
+  const port = await listen(t, createHTTP((req, res) => {
+    if (held.push(res) !== 256) return
+    const answered = [...held]
+    setTimeout(() => {
+      for (const one of answered) one.end('{"allowed":true,"limits":[]}')
+    }, 1500)
+  }))
+  const client = clientFor(t, {url: `http://127.0.0.1:${port}`, timeout: 1000, breaker: {failures: 1, cooldown: 60_000}})
+  const asked = await Promise.all(Array.from({length: 300}, () => client.take({operation: 'a', maxWait: 1000})))
+  const counts = {}
+  for (const {error} of asked) counts[error?.code] = (counts[error?.code] ?? 0) + 1
+  assert.deepEqual([counts, held.length, client.stats().breaker], [{undefined: 256, too_many_pending: 44}, 300, 'closed'])
+})
+
 test('a logger that only warns is warned that the server is back', async (t) => {
   const own = await startOnSockets(t)
   await own.kill()

@@ -214,7 +214,7 @@ describe('who is limited', () => {
   test('no string makes two meet', async (t) => {
     const seen = new Set()
     const throttle = t.mock.method(Headgate.prototype, 'throttle')
-    const values = ['a', 'a:b', 'a%3Ab', 'a%', 'a%25', '%0D', '\r', '\n', '\0', 'ü', 'x'.repeat(600), 'x'.repeat(601), 'ü'.repeat(300)]
+    const values = ['a', 'a:b', 'a%3Ab', 'a%', 'a%25', '%0D', '\r', '\n', '\0', 'ü', 'x'.repeat(600), 'x'.repeat(601), 'ü'.repeat(300), '\ufffd', '\ud800', '\ud801']
     const ask = await limited(t, {identifier: (req) => values[Number(req.headers['x-n'])], name: 'a:id'})
     const plain = await limited(t, {identifier: (req) => values[Number(req.headers['x-n'])], name: 'a'})
     for (const one of [ask, plain]) for (const n of values.keys()) assert.equal((await one('/', {headers: {'x-n': String(n)}})).body.rateLimit.used, 1)
@@ -223,6 +223,18 @@ describe('who is limited', () => {
       seen.add(key)
     }
     assert.equal(seen.size, 2 * values.length)
+  })
+
+  test('half a character is somebody by all doors', async (t) => {
+    const overHTTP = new Headgate({url: server.http, timeout: 5000})
+    t.after(() => overHTTP.close())
+    for (const half of ['\ud800', '\ud801']) {
+      for (const options of [{name: 'half'}, {application: 'default', operation: 'send'}]) {
+        const lefts = []
+        for (const by of [client, overHTTP]) lefts.push((await (await limited(t, {...options, client: by, identifier: () => half}))()).body.rateLimit.remaining)
+        assert.equal(lefts[1], lefts[0] - 1)
+      }
+    }
   })
 })
 

@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict'
 import {execFileSync, spawn, spawnSync} from 'node:child_process'
 import {once} from 'node:events'
-import {mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
+import {existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync} from 'node:fs'
+import {createRequire} from 'node:module'
 import {createServer} from 'node:net'
 import {tmpdir} from 'node:os'
 import {join} from 'node:path'
 import {test} from 'node:test'
 import {fileURLToPath} from 'node:url'
-import {startServer} from '../testing/server.js'
+import {binary, newScratch, startServer} from '../testing/server.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 
@@ -23,6 +24,45 @@ async function freePort() {
   server.close()
   return port
 }
+
+test('PM2.md', async (t) => {
+  const scratch = newScratch()
+  const children = []
+  t.after(async () => {
+    for (const {child, ended} of children) {
+      child.kill()
+      await ended
+    }
+    rmSync(scratch, {recursive: true})
+  })
+  mkdirSync(join(scratch, 'node_modules'))
+  symlinkSync(root, join(scratch, 'node_modules/headgate'))
+  writeFileSync(join(scratch, 'package.json'), '{}')
+  for (const [, text, name] of readFileSync(join(root, 'PM2.md'), 'utf8').matchAll(/```js\n(\/\/ ([\w.]+).*?)```/gs)) writeFileSync(join(scratch, name), text)
+  const {apps} = createRequire(import.meta.url)(join(scratch, 'ecosystem.config.js'))
+  assert.deepEqual(apps.map(({script}) => script), ['server.js', 'app.js'])
+
+  const port = await freePort()
+  const env = {...process.env, HEADGATE_URL: '', PM2_HOME: scratch, HEADGATE_BIN: binary(), PORT: String(port)}
+  for (const {script} of apps) {
+    const child = spawn(process.execPath, [script], {cwd: scratch, env, stdio: ['ignore', 'ignore', 'pipe']})
+    children.push({child, ended: once(child, 'close')})
+    let said = ''
+    child.stderr.setEncoding('utf8').on('data', (text) => (said += text))
+    const isThere = script === 'server.js' ? () => existsSync(join(scratch, 'headgate/tokens.json')) : () => ask().then(() => true, () => false)
+    while (!(await isThere())) {
+      assert.equal(child.exitCode, null, said)
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+  }
+  const taken = []
+  for (let i = 0; i < 12; i++) taken.push(await ask())
+  assert.deepEqual([taken[0], taken.at(-1)], [200, 429])
+
+  async function ask() {
+    return (await fetch(`http://127.0.0.1:${port}`)).status
+  }
+})
 
 // The application of the README, as it stands there, with the package as it is packed.
 test('README', async (t) => {

@@ -30,10 +30,10 @@ async function serve(t, handler) {
 
 const status = async (port, path = '/') => (await fetch(`http://127.0.0.1:${port}${path}`)).status
 
-/** Resolves when it is so, which is looked at every 5 ms. Fails after 10 seconds. */
-async function until(what, isSo) {
+/** Resolves when it is so, which is looked at every 5 ms. Fails after `most` milliseconds. */
+async function until(what, isSo, most = 10_000) {
   for (const began = performance.now(); !(await isSo()); await delay(5)) {
-    if (performance.now() - began > 10_000) throw new Error(`not within 10 s: ${what}`)
+    if (performance.now() - began > most) throw new Error(`not within ${most} ms: ${what}`)
   }
 }
 
@@ -256,6 +256,63 @@ test('requestWasSuccessful that fails, or never says it, keeps the charge and no
     if (line) assert.match(logger.lines.join('\n'), line)
     settle.mock.restore()
   }
+})
+
+for (const door of ['redis', 'http']) {
+  test(`slots by ${door} are kept as long as the response lasts`, async (t) => {
+    const client = clientFor(t, {url: server[door]})
+    const request = {operation: 'brief', subject: fresh()}
+    const renew = t.mock.method(client, 'renew')
+    const port = await serve(t, express().use(slots(client, request.subject, {operation: 'brief'}), (req, res) => res.write('for long')))
+    const socket = connect(port, '127.0.0.1')
+    t.after(() => socket.destroy())
+    socket.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+    await once(socket, 'data')
+    await until('it was renewed over its TTL of 1 s', () => renew.mock.callCount() >= 6)
+    for (const {result} of renew.mock.calls) assert.equal((await result).details.held, true)
+    assert.equal((await client.peek(request)).allowed, false)
+    socket.destroy()
+    await until('the slot is free', async () => (await client.peek(request)).allowed)
+    const renewed = renew.mock.callCount()
+    await assert.rejects(until('it is renewed', () => renew.mock.callCount() > renewed, 600))
+  })
+
+  for (const kind of ['release', 'settle']) {
+    test(`what ${kind} could not say by ${door} is said when the server is back`, async (t) => {
+      const own = await startOnSockets(t)
+      const client = clientFor(t, {url: own[door], timeout: 100, breaker: {failures: 1, cooldown: 50}})
+      await until('there is a connection', () => client.ping().then(() => true, () => false))
+      const {ticket} = await client.reserve({operation: 'send', subject: 'a', cost: 3})
+      const ended = t.mock.method(client, kind)
+      own.freeze()
+      const real = kind === 'settle' ? [{cost: 1}] : []
+      for (let i = 0; i < 3; i++) await assert.rejects(client[kind](ticket, ...real))
+      await until('it was tried again', () => ended.mock.callCount() > 3)
+      own.thaw()
+      const left = async () => (await client.peek({operation: 'send', subject: 'a'})).remaining
+      await until('it is so', async () => (await left()) === (kind === 'settle' ? 4 : 5))
+    })
+  }
+
+  test(`a ticket by ${door} that the server does not take is not tried again`, async (t) => {
+    const client = clientFor(t, {url: server[door]})
+    const release = t.mock.method(client, 'release')
+    await assert.rejects(client.release('none'), {code: 'invalid_request'})
+    await client.close()
+    assert.equal(release.mock.callCount(), 1)
+  })
+}
+
+test('slots that are lost are not renewed for ever', async (t) => {
+  const logger = listener()
+  const client = clientFor(t, {url: server.redis, logger})
+  const renew = t.mock.method(client, 'renew')
+  const {ticket} = await client.take({operation: 'slots', subject: fresh()})
+  await client.release(ticket)
+  t.after(client.keepTicket(ticket, 5))
+  await until('it is told', () => logger.lines.length > 0)
+  assert.match(logger.lines[0], /slots were not held any more/)
+  await assert.rejects(until('it is renewed', () => renew.mock.callCount() > 1, 200))
 })
 
 test('close waits for tickets that are being ended', async (t) => {

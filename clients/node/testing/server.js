@@ -34,6 +34,7 @@ applications:
       - {name: send, match: {operation: send}, limits: [{name: burst, rate: 5/h, burst: 5, plans: {paid: {rate: 50/h, burst: 50}}}]}
       - {name: org, match: {operation: org}, limits: [{name: all, per: {expr: attributes.org}, rate: 2/h}, {name: own, rate: 9/h}]}
       - {name: slots, match: {operation: slots}, limits: [{name: slots, algorithm: concurrency, max: 1, ttl: 1h}]}
+      - {name: brief, match: {operation: brief}, limits: [{name: slots, algorithm: concurrency, max: 1, ttl: 1s}]}
       - {name: line, match: {operation: line}, max_wait: 10s, limits: [{name: rate, rate: 5/s, burst: 1}]}
       - {name: shape, match: {operation: shape}, limits: [{name: shape, algorithm: leaky_bucket, rate: 4/s, burst: 9}]}
       - {name: polite, match: {operation: polite}, limits: [{name: one, rate: 1/h}], message: "Slow \\"down\\""}
