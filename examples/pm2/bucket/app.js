@@ -19,5 +19,6 @@ app.get('/', (req, res) => res.send(`hello from instance ${instance}\n`))
 
 const server = app.listen(Number(process.env.PORT), '127.0.0.1')
 
-// So that a reload drops nobody: what is being answered is answered first.
-process.on('SIGINT', () => server.close(() => tokens.close().then(() => process.exit())))
+// So that a reload drops nobody: what is being answered is answered first. PM2 may just have
+// handed over one more connection, and gives it to another instance if this one still lives.
+process.on('SIGINT', () => server.close(() => tokens.close().then(() => setTimeout(process.exit, 300))))

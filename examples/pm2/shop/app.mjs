@@ -21,4 +21,4 @@ app.get('/api/orders', (req, res) => res.send(`orders from ${instance}\n`))
 
 const server = app.listen(Number(process.env.PORT), '127.0.0.1')
 
-process.on('SIGINT', () => server.close(() => headgate.close().then(() => process.exit())))
+process.on('SIGINT', () => server.close(() => headgate.close().then(() => setTimeout(process.exit, 300))))
