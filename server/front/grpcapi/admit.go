@@ -154,7 +154,7 @@ func (a *admitted) Context() context.Context { return a.ctx }
 // connection, for resetPause. The client would be asking without end otherwise, while it
 // waits for nothing: the calls of others, which come less densely, are read late then.
 func (d *door) linger(ctx context.Context) {
-	if ctx.Err() == nil {
+	if ctx.Err() == nil || !linkedTo(ctx) {
 		return
 	}
 	timer := time.NewTimer(resetPause)

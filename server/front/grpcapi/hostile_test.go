@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -240,6 +241,56 @@ func TestResetsLinger(t *testing.T) {
 			t.Errorf("the stop took %v", took)
 		}
 	})
+}
+
+// TestGoneDoNotLinger: nothing is left of a connection that has ended.
+func TestGoneDoNotLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, u := make(pipes, 1), &untilReset{entered: make(chan struct{})}
+		s := New(Config{Gate: u})
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(l) }()
+		client, server := net.Pipe()
+		l <- server
+		go io.Copy(io.Discard, client)
+		c, began := begin(t, client), time.Now()
+		if _, err := c.take(&headgatev1.TakeRequest{Subject: "s"}); err != nil {
+			t.Fatal(err)
+		}
+		<-u.entered
+		client.Close()
+		close(l)
+		s.GracefulStop()
+		<-served
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the stop took %v", took)
+		}
+	})
+}
+
+// parts is a connection that has always more.
+type parts struct {
+	net.Conn
+	asked []int
+}
+
+func (p *parts) Read(b []byte) (int, error) {
+	p.asked = append(p.asked, len(b))
+	return len(b), nil
+}
+
+// TestParts: what is read ahead is read in parts, and a large message as it is.
+func TestParts(t *testing.T) {
+	p := new(parts)
+	c := &linked{Conn: p}
+	for _, n := range []int{buffer, 16 << 10, 100, buffer} {
+		if _, err := c.Read(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if fmt.Sprint(p.asked) != "[1024 16384 100 1024]" {
+		t.Errorf("asked for %v", p.asked)
+	}
 }
 
 // TestUnreadReplies: who asks and takes no answers is held to the number of calls that
