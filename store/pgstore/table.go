@@ -86,11 +86,7 @@ func abandon(c *pgxpool.Conn) {
 // wrong, as when the functions are not those any more that were planned with, the
 // statements are prepared anew.
 func release(c *pgxpool.Conn, f *cas.Failure) {
-	if f != nil && (f.Kind == kinds[stateReadOnly].kind || f.Kind == kindEpoch || f.Kind == kindServer) {
-		abandon(c)
-		return
-	}
-	if c.Conn().IsClosed() {
+	if c.Conn().IsClosed() || f != nil && (f.Kind == kinds[stateReadOnly].kind || f.Kind == kindEpoch || f.Kind == kindServer) {
 		abandon(c)
 		return
 	}
