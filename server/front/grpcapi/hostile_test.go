@@ -205,18 +205,36 @@ func (u *untilReset) Take(ctx context.Context, _ *gate.Request, _ *gate.Decision
 	return ctx.Err()
 }
 
+// piped is a connection in memory, whose answers nobody reads. stop closes it and stops its
+// server, which must take no time.
+func piped(t *testing.T, config Config) (c *rawConn, stop func()) {
+	t.Helper()
+	l, s := make(pipes, 1), New(config)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	client, server := net.Pipe()
+	l <- server
+	go io.Copy(io.Discard, client)
+	return begin(t, client), func() {
+		t.Helper()
+		began := time.Now()
+		client.Close()
+		close(l)
+		s.GracefulStop()
+		<-served
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the stop took %v", took)
+		}
+	}
+}
+
 // TestResetsLinger: who resets its calls is let in for no more of them than a connection
 // may have at one time in each resetPause.
 func TestResetsLinger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, u, stopping := make(pipes, 1), &untilReset{entered: make(chan struct{})}, make(chan struct{})
-		s := New(Config{Gate: u, Stopping: stopping})
-		served := make(chan error, 1)
-		go func() { served <- s.Serve(l) }()
-		client, server := net.Pipe()
-		l <- server
-		go io.Copy(io.Discard, client)
-		c, began := begin(t, client), time.Now()
+		u, stopping := &untilReset{entered: make(chan struct{})}, make(chan struct{})
+		c, stop := piped(t, Config{Gate: u, Stopping: stopping})
+		began := time.Now()
 		for range 3*MaxStreams + 1 {
 			id, err := c.take(&headgatev1.TakeRequest{Subject: "s"})
 			if err != nil {
@@ -232,39 +250,20 @@ func TestResetsLinger(t *testing.T) {
 		}
 		close(stopping) // nobody waits for them then
 		synctest.Wait()
-		began = time.Now()
-		client.Close()
-		close(l)
-		s.GracefulStop()
-		<-served
-		if took := time.Since(began); took != 0 {
-			t.Errorf("the stop took %v", took)
-		}
+		stop()
 	})
 }
 
 // TestGoneDoNotLinger: nothing is left of a connection that has ended.
 func TestGoneDoNotLinger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, u := make(pipes, 1), &untilReset{entered: make(chan struct{})}
-		s := New(Config{Gate: u})
-		served := make(chan error, 1)
-		go func() { served <- s.Serve(l) }()
-		client, server := net.Pipe()
-		l <- server
-		go io.Copy(io.Discard, client)
-		c, began := begin(t, client), time.Now()
+		u := &untilReset{entered: make(chan struct{})}
+		c, stop := piped(t, Config{Gate: u})
 		if _, err := c.take(&headgatev1.TakeRequest{Subject: "s"}); err != nil {
 			t.Fatal(err)
 		}
 		<-u.entered
-		client.Close()
-		close(l)
-		s.GracefulStop()
-		<-served
-		if took := time.Since(began); took != 0 {
-			t.Errorf("the stop took %v", took)
-		}
+		stop()
 	})
 }
 
